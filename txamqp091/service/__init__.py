@@ -1,0 +1,3 @@
+"""
+AMQP as a Twisted service: what the ``twistd`` plugin runs.
+"""
