@@ -1,0 +1,78 @@
+# Everything starts here, on a machine with nothing but Python 3.11 and make:
+#
+#     make demo       see the consumer daemon at work on real messages
+#     make test       run all the tests
+#
+# Both make .venv and install what they need into it.  For another Python:
+# make test PYTHON=python3.13 (after "make clean" if .venv is there already).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# More for pytest: make test PYTEST="-k consumer"
+PYTEST ?=
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help demo test unit lint format types docs package bench clean
+
+help:
+	@echo "make demo      run the consumer daemon on real messages for a few seconds"
+	@echo "make test      run all the tests, against RabbitMQ too"
+	@echo "make unit      run the tests that need no broker"
+	@echo "make lint      ruff, and the news fragments"
+	@echo "make format    let ruff format the code"
+	@echo "make types     mypy, strict"
+	@echo "make docs      the documentation, into docs/_build"
+	@echo "make package   build, check and install the sdist and the wheel"
+	@echo "make bench     measure the client's CPU per message"
+	@echo "make clean     remove what the commands above made"
+
+demo: $(VENV)/.with-tls
+	@.ci/get-brokers
+	$(BIN)/python docs/examples/demo.py
+
+test: $(VENV)/.with-test
+	@.ci/get-brokers
+	$(BIN)/python -m pytest $(PYTEST)
+
+unit: $(VENV)/.with-test
+	$(BIN)/python -m pytest --ignore=txamqp091/test/integration $(PYTEST)
+
+lint: $(VENV)/.with-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/towncrier build --draft --version next >/dev/null
+
+format: $(VENV)/.with-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+types: $(VENV)/.with-dev $(VENV)/.with-test
+	$(BIN)/mypy -p txamqp091
+
+docs: $(VENV)/.with-docs
+	$(BIN)/sphinx-build -q -W --keep-going -n docs docs/_build
+
+package: $(VENV)/.with-dev
+	.ci/package $(BIN)/python
+
+bench: $(VENV)/.with-bench
+	@.ci/get-brokers
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build dist docs/_build *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp* .coverage*
+	find txamqp091 twisted docs -name __pycache__ -prune -exec rm -rf {} +
+	rm -f twisted/plugins/dropin.cache
+
+# The stamps: a virtual environment, and one for each extra installed in it.
+
+$(VENV)/.made:
+	@.ci/make-venv "$(PYTHON)" $(VENV)
+	@touch $@
+
+$(VENV)/.with-%: $(VENV)/.made setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[$*]'
+	@touch $@

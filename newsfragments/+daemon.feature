@@ -1,0 +1,1 @@
+``twistd amqp-consumer`` runs a handler of yours for each message of a queue.
