@@ -52,7 +52,7 @@ OUTSIDE: dict[str, set[str]] = {
     "tap": TWISTED,
     "adapters": TWISTED | {"tornado"},
     "testing": TWISTED | TLS,
-    "facade": set(),
+    "facade": {"__future__"},
 }
 
 BANNED_NAMES = {"abc", "base", "common", "core", "helpers", "manager", "utils"}
@@ -92,17 +92,25 @@ def modules() -> dict[str, ast.Module]:
     }
 
 
-def imports(tree: ast.AST) -> Iterator[str]:
+def imported(node: ast.AST) -> list[str]:
+    """
+    The dotted names that a statement imports.  ``from a import b`` counts as
+    ``a.b``.
+    """
+    if isinstance(node, ast.Import):
+        return [each.name for each in node.names]
+    if isinstance(node, ast.ImportFrom):
+        module = "." * node.level + (node.module or "")
+        return [f"{module}.{each.name}" for each in node.names]
+    return []
+
+
+def imports(tree: ast.Module) -> Iterator[str]:
     """
     The dotted names that a module imports, at its top or inside functions.
-    ``from a import b`` counts as ``a.b``.
     """
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (each.name for each in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            dots = "." * node.level
-            yield from (f"{dots}{node.module or ''}.{each.name}" for each in node.names)
+        yield from imported(node)
 
 
 def our_module(name: str) -> str:
@@ -214,16 +222,20 @@ class LayerTests(SynchronousTestCase):
     def test_rules_see_a_breach(self) -> None:
         """
         The reading of imports, which the rules rest on, sees them at the top of
-        a module, in functions and under conditions.
+        a module, in functions and under conditions, and tells these apart.
         """
         tree = ast.parse(
             "import a.b\n"
-            "def f():\n    from txamqp091.channel import Channel\n"
+            "class C:\n    def f():\n        from txamqp091.errors import Closed\n"
             "if x:\n    from .. import y\n"
         )
         self.assertEqual(
-            sorted(imports(tree)), ["...y", "a.b", "txamqp091.channel.Channel"]
+            sorted(imports(tree)), ["...y", "a.b", "txamqp091.errors.Closed"]
         )
+        at_import = [
+            name for node in outside_functions(tree) for name in imported(node)
+        ]
+        self.assertEqual(sorted(at_import), ["...y", "a.b"])
         self.assertEqual(layer("txamqp091.channel"), "root")
         self.assertEqual(layer("txamqp091._machine.channel"), "_machine")
         self.assertEqual(our_module("txamqp091.errors.Closed"), "txamqp091.errors")
@@ -242,7 +254,7 @@ class ReactorTests(SynchronousTestCase):
             name
             for name, tree in modules().items()
             for node in outside_functions(tree)
-            for found in imports(node)
+            for found in imported(node)
             if found.startswith("twisted.internet.reactor")
         ]
         self.assertEqual(takers, [])
