@@ -256,7 +256,7 @@ def method(
             content=content,
         )
         body.update(_compile(declared, fields, (class_id, method_id)))
-        compiled: type[_M] = type(declared)(declared.__name__, (Method,), body)
+        compiled: type[_M] = type(declared.__name__, (Method,), body)
         METHODS[prefix] = compiled
         return compiled
 
@@ -496,4 +496,4 @@ if __name__ == "__main__":
     from txamqp091.wire import spec
 
     for name in sys.argv[1:]:
-        print(source(getattr(spec, name)), end="")
+        sys.stdout.write(source(getattr(spec, name)))
