@@ -63,7 +63,7 @@ bench: $(VENV)/.with-bench
 
 clean:
 	rm -rf $(VENV) build dist docs/_build *.egg-info
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp* .coverage*
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp* .coverage* txamqp091.test.*/
 	find txamqp091 twisted docs -name __pycache__ -prune -exec rm -rf {} +
 	rm -f twisted/plugins/dropin.cache
 

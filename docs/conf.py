@@ -5,18 +5,17 @@ links to the API by its real names, and a name that is gone fails the build.
 
 from __future__ import annotations
 
-import sys
+import runpy
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(CHECKOUT))
-
-from txamqp091._version import __version__  # noqa: E402
+# By its path: the package itself would want Twisted.
+VERSION = runpy.run_path(str(CHECKOUT / "txamqp091" / "_version.py"))["__version__"]
 
 project = "txamqp091"
 author = "the txamqp091 authors"
 copyright = author
-release = version = __version__
+release = version = VERSION
 
 extensions = ["sphinx.ext.intersphinx", "pydoctor.sphinx_ext.build_apidocs"]
 exclude_patterns = ["_build", "examples"]

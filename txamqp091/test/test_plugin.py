@@ -7,8 +7,10 @@ those who only look at the list.  The service behind it has tests of its own.
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
@@ -27,8 +29,8 @@ class PluginTests(SynchronousTestCase):
         """
         Run a new interpreter in an empty folder, where a checkout is out of sight.
         """
-        folder = Path(self.mktemp()).resolve()
-        folder.mkdir(parents=True)
+        folder = Path(tempfile.mkdtemp(prefix="txamqp091-"))
+        self.addCleanup(shutil.rmtree, folder)
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=folder,

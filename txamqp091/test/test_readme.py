@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,8 +82,8 @@ class DocumentTests(RabbitTestCase):
         """
         Run a block, and fail with the document's line if it does.
         """
-        folder = Path(self.mktemp()).resolve()
-        folder.mkdir(parents=True)
+        folder = Path(tempfile.mkdtemp(prefix="txamqp091-"))
+        self.addCleanup(shutil.rmtree, folder)
         script = folder / document.name.replace(".rst", ".py")
         # The lines above it are left empty: a traceback has the document's lines.
         script.write_text("\n" * (program.line - 1) + program.source)
