@@ -58,6 +58,7 @@ def decode_table(
     :returns: the table, and the position after it.
     :raises DecodeError: when it is malformed, or over one of the limits.
     """
+    end = min(end, len(data))
     try:
         if position + 4 > end:
             raise Fault("ends within its length")

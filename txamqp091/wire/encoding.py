@@ -20,6 +20,7 @@ from typing import Any
 from txamqp091.errors import EncodeError
 from txamqp091.wire.values import (
     MAX_TABLE_DEPTH,
+    MAX_TABLE_SIZE,
     OCTETS,
     Fault,
     FieldValue,
@@ -56,7 +57,10 @@ def encode_table(table: Mapping[str, FieldValue], path: str = "table") -> bytes:
     try:
         if not isinstance(table, Mapping):
             raise Fault(f"expected a mapping, not {type(table).__name__}")
-        return _encode_pairs(table, MAX_TABLE_DEPTH)
+        data = _encode_pairs(table, MAX_TABLE_DEPTH)
+        if len(data) > MAX_TABLE_SIZE + 4:
+            raise Fault(f"{len(data)} bytes are over the limit of {MAX_TABLE_SIZE}")
+        return data
     except Fault as fault:
         raise EncodeError(fault.path(path), fault.problem) from None
 

@@ -25,6 +25,7 @@ from txamqp091.wire.types import (
     Wire,
     decode_table,
 )
+from txamqp091.wire.values import brief
 
 __all__ = ["EMPTY", "PROPERTY_TYPES", "Properties"]
 
@@ -253,7 +254,9 @@ def _identity(properties: Properties) -> tuple[object, ...] | bytes:
 def _encode_delivery_mode(value: object, path: str) -> bytes:
     if isinstance(value, int) and not isinstance(value, bool) and value in (1, 2):
         return OCTETS[value]
-    raise EncodeError(path, f"expected 1 (transient) or 2 (persistent), not {value!r}")
+    raise EncodeError(
+        path, f"expected 1 (transient) or 2 (persistent), not {brief(value)}"
+    )
 
 
 _ENCODERS = [

@@ -37,6 +37,7 @@ from txamqp091.wire.values import (
     UInt8,
     UInt16,
     UInt32,
+    brief,
 )
 
 __all__ = [
@@ -159,7 +160,7 @@ def _integer(code: str) -> Callable[[Any, str], bytes]:
             if not isinstance(value, int):
                 problem = f"expected an int, not {type(value).__name__}"
             else:
-                problem = f"{value} is not within 0 to {high}"
+                problem = f"{brief(value)} is not within 0 to {high}"
             raise EncodeError(path, problem) from None
 
     return encode

@@ -29,17 +29,19 @@ __all__ = [
     "UInt8",
     "UInt16",
     "UInt32",
+    "brief",
 ]
 
 #: How deep tables and arrays may nest, the outermost table counted.
 MAX_TABLE_DEPTH = 32
 
-#: How many bytes a table may have on the wire when it is decoded.
+#: How many bytes a table may have on the wire.
 MAX_TABLE_SIZE = 1 << 20
 
 #: How many values, at all depths together, a table may have when it is
-#: decoded.  Two bytes of wire can become a hundred and more of memory; this,
-#: not the size, is what keeps a hostile table small.
+#: decoded; each table and array in it counts as one more.  Two bytes of wire can
+#: become a hundred and more of memory: this, not the size, is what keeps a
+#: hostile table small.
 MAX_TABLE_VALUES = 1 << 16
 
 FieldValue: TypeAlias = Union[  # noqa: UP007 - "|" cannot hold forward references
@@ -75,10 +77,18 @@ class Fault(Exception):
         self.steps: list[object] = []
 
     def path(self, start: str) -> str:
-        steps = [repr(step) for step in reversed(self.steps)]
-        return start + "".join(
-            f"[{step if len(step) <= 64 else step[:60] + '...'}]" for step in steps
-        )
+        return start + "".join(f"[{brief(step)}]" for step in reversed(self.steps))
+
+
+def brief(value: object) -> str:
+    """
+    A value as an error may show it: a short one as it is, of others the type.
+    """
+    if isinstance(value, int) and value.bit_length() <= 64:
+        return repr(int(value))
+    if isinstance(value, str):
+        return repr(value if len(value) <= 60 else value[:57] + "...")
+    return type(value).__name__
 
 
 _Number = TypeVar("_Number", bound="_SizedInt")
@@ -98,7 +108,8 @@ class _SizedInt(int):
         self = super().__new__(cls, value)
         if not cls.low <= self <= cls.high:
             raise EncodeError(
-                cls.__name__, f"{value} is not within {cls.low} to {cls.high}"
+                cls.__name__,
+                f"{brief(self)} is not within {cls.low} to {cls.high}",
             )
         return self
 
