@@ -1,0 +1,494 @@
+# -*- test-case-name: txamqp091.test.test_channel_machine -*-
+"""
+One channel: puts content together, matches answers to calls, and finds the
+consumer of a delivery.
+
+Theory.  What a frame may be next is the bound method in ``expect``: a method, the
+header of the content that a method announced, or (more of) its body.  The channel
+is open for calls until ``reason`` is set, and that is the first thing that `fail`
+does.  While ``closing``, our ``channel.close`` is on its way: answers still come and
+are matched, deliveries are dropped (the broker has them again), calls are refused.
+
+What comes per message (deliver, ack) is taken apart by hand here; every other
+method through `txamqp091.wire.method`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from struct import Struct
+from struct import error as StructError
+from typing import NamedTuple
+
+from txamqp091._machine.confirms import Confirms
+from txamqp091._machine.replies import Replies
+from txamqp091._machine.sinks import ChannelSink, ConsumerSink, ReplyHandle
+from txamqp091.errors import (
+    AMQPError,
+    ChannelClosed,
+    CommandInvalid,
+    ContentTooLarge,
+    DecodeError,
+    FrameError,
+    LocalProtocolError,
+    UnexpectedFrame,
+    channel_closed,
+)
+from txamqp091.wire import spec
+from txamqp091.wire.frames import content_frames, frame_name, method_frame
+from txamqp091.wire.method import Method, decode_method, operation_name
+
+__all__ = ["ChannelMachine", "Content"]
+
+_UNPACK_HEADER = Struct(">HHQH").unpack_from
+_UNPACK_TAG = Struct(">QB").unpack_from
+# A whole frame: head, class and method, delivery tag, one octet of bits, end.
+_PACK_SETTLE = Struct(">BHIHHQBB").pack
+_CONTENT_CLASS = spec.BasicDeliver.identity[0]
+
+#: How many method frames of ``basic.publish`` are kept, encoded, for the next time.
+_ROUTES = 1024
+
+
+class Content(NamedTuple):
+    """
+    A method with its content, as the answer to a call.
+    """
+
+    method: Method
+    header: bytes
+    body: bytes
+
+
+class ChannelMachine:
+    """
+    What may be said when on one channel.
+
+    :ivar number: the channel's number.
+    :ivar expect: takes the next frame, as its type and payload.
+    :ivar consumers: who takes the deliveries for each consumer tag, encoded.
+    :ivar confirms: the unconfirmed messages, in confirm mode.
+    :ivar reason: why the channel has ended, or None while it has not.
+    :ivar closing: whether we have asked for its end.
+    """
+
+    __slots__ = (
+        "_body",
+        "_content",
+        "_header",
+        "_left",
+        "_max_body",
+        "_max_payload",
+        "_release",
+        "_replies",
+        "_routes",
+        "_size",
+        "_write",
+        "closing",
+        "confirms",
+        "consumers",
+        "expect",
+        "number",
+        "reason",
+        "sink",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        write: Callable[[bytes], None],
+        release: Callable[[int], None],
+        *,
+        max_payload: int,
+        max_body: int,
+    ) -> None:
+        """
+        :param write: sends bytes.
+        :param release: called with the number when it can be used again.
+        """
+        self.number = number
+        self.sink: ChannelSink
+        self.consumers: dict[bytes, ConsumerSink] = {}
+        self.confirms: Confirms | None = None
+        self.reason: AMQPError | None = None
+        self.closing = False
+        self.expect: Callable[[int, bytes], None] = self._expect_method
+        self._write = write
+        self._release = release
+        self._max_payload = max_payload
+        self._max_body = max_body
+        self._replies = Replies()
+        self._routes: dict[tuple[str, str, bool], bytes] = {}
+        # The content that is being received: its method and header, the size of
+        # its body, what is missing of that, and what is there (None: not kept).
+        self._content = b""
+        self._header = b""
+        self._size = 0
+        self._left = 0
+        self._body: list[bytes] | None = None
+
+    # -- what we say -----------------------------------------------------------
+
+    def send(self, method: Method) -> None:
+        """
+        Send a method that needs no answer.
+
+        :raises AMQPError: why the channel has ended, if it has.
+        :raises EncodeError: when a field does not fit; nothing was sent.
+        """
+        self.check()
+        self._write(method_frame(self.number, method.encode()))
+
+    def call(self, method: Method, handle: ReplyHandle) -> None:
+        """
+        Send a method; its answer goes to ``handle``: the method, or `Content`.
+
+        :raises AMQPError: as `send` does; ``handle`` is not called then.
+        """
+        self.check()
+        frame = method_frame(self.number, method.encode())
+        self._replies.expect(method.replies, handle)
+        self._write(frame)
+
+    def close(self, reply_code: int, reply_text: str, handle: ReplyHandle) -> None:
+        """
+        Ask for the end of the channel.
+        """
+        self.call(spec.ChannelClose(reply_code, reply_text, 0, 0), handle)
+        self.closing = True
+
+    def select_confirms(self, handle: ReplyHandle) -> None:
+        """
+        Enter confirm mode.  The broker counts messages from the moment it reads
+        this, so those that follow can be published without waiting for the answer.
+        """
+        self.call(spec.ConfirmSelect(False), handle)
+        if self.confirms is None:
+            self.confirms = Confirms()
+
+    def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        properties: bytes,
+        mandatory: bool,
+        handle: ReplyHandle,
+    ) -> None:
+        """
+        Send a message.  In confirm mode, the answer for it goes to ``handle``.
+
+        :raises AMQPError: as `send` does; ``handle`` is not called then.
+        """
+        if self.reason is not None or self.closing:
+            raise self._refusal()
+        try:
+            method = self._routes[exchange, routing_key, mandatory]
+        except KeyError:
+            method = self._route(exchange, routing_key, mandatory)
+        if self.confirms is not None:
+            if mandatory:
+                self.confirms.publish_mandatory(handle, exchange, routing_key, body)
+            else:
+                self.confirms.publish(handle)
+        for data in content_frames(
+            self.number, method, properties, body, self._max_payload
+        ):
+            self._write(data)
+
+    def _route(self, exchange: str, routing_key: str, mandatory: bool) -> bytes:
+        method = spec.BasicPublish(0, exchange, routing_key, mandatory, False)
+        frame = method_frame(self.number, method.encode())
+        if len(self._routes) >= _ROUTES:
+            self._routes.clear()
+        self._routes[exchange, routing_key, mandatory] = frame
+        return frame
+
+    def settle(self, method: type[Method], delivery_tag: int, bits: int) -> None:
+        """
+        Send ``basic.ack``, ``basic.nack`` or ``basic.reject`` for a delivery.  On a
+        channel that has ended, nothing is sent: the broker has the message again.
+        """
+        if self.reason is None and not self.closing:
+            class_id, method_id = method.identity
+            self._write(
+                _PACK_SETTLE(
+                    spec.FRAME_METHOD,
+                    self.number,
+                    13,
+                    class_id,
+                    method_id,
+                    delivery_tag,
+                    bits,
+                    spec.FRAME_END,
+                )
+            )
+
+    def check(self) -> None:
+        """
+        :raises AMQPError: why nothing can be sent any more, if that is so.
+        """
+        if self.reason is not None or self.closing:
+            raise self._refusal()
+
+    def _refusal(self) -> AMQPError:
+        return self.reason or ChannelClosed(
+            "the channel was closed by us", reply_code=200, by_us=True
+        )
+
+    # -- what the peer says: frames --------------------------------------------
+
+    def _expect_method(self, kind: int, payload: bytes) -> None:
+        if kind != spec.FRAME_METHOD:
+            raise UnexpectedFrame(f"a {frame_name(kind)} frame, where a method was due")
+        handler = _HANDLERS.get(payload[:4])
+        if handler is not None:
+            handler(self, payload)
+        else:
+            method = decode_method(payload)
+            self._replies.take(type(method)).callback(method)
+
+    def _begin_content(self, payload: bytes) -> None:
+        self._content = payload
+        self.expect = self._expect_header
+
+    def _expect_header(self, kind: int, payload: bytes) -> None:
+        if kind != spec.FRAME_HEADER:
+            raise UnexpectedFrame(
+                f"a {frame_name(kind)} frame, where a content header was due"
+            )
+        try:
+            class_id, weight, size, _ = _UNPACK_HEADER(payload)
+        except StructError:
+            raise DecodeError("a content header that is too short") from None
+        if class_id != _CONTENT_CLASS or weight:
+            raise FrameError(
+                f"a content header of class {class_id} and weight {weight}"
+            )
+        self._header = payload
+        self._size = self._left = size
+        self._body = [] if size <= self._max_body else None
+        if size:
+            self.expect = self._expect_body
+        else:
+            self._complete(b"")
+
+    def _expect_body(self, kind: int, payload: bytes) -> None:
+        if kind != spec.FRAME_BODY:
+            raise UnexpectedFrame(
+                f"a {frame_name(kind)} frame, where a content body was due"
+            )
+        self._left = left = self._left - len(payload)
+        body = self._body
+        if left > 0:
+            if body is not None:
+                body.append(payload)
+        elif left < 0:
+            raise FrameError(f"a body of {self._size - left} octets, not {self._size}")
+        elif body is None:
+            self._drop()
+        elif body:
+            body.append(payload)
+            self._complete(b"".join(body))
+        else:
+            self._complete(payload)
+
+    def _complete(self, body: bytes) -> None:
+        content, header = self._content, self._header
+        self._content = self._header = b""
+        self._body = None
+        self.expect = self._expect_method
+        _CONTENT[content[:4]](self, content, header, body)
+
+    # -- what the peer says: messages ------------------------------------------
+
+    def _deliver(self, payload: bytes, header: bytes, body: bytes) -> None:
+        route, consumer, tag, bits = self._parse_deliver(payload)
+        if not self.closing:
+            consumer.delivered(tag, bits & 1 != 0, payload, route, header, body)
+
+    def _parse_deliver(self, payload: bytes) -> tuple[int, ConsumerSink, int, int]:
+        """
+        Where in a ``basic.deliver`` its exchange is, and what comes before.
+        """
+        try:
+            place = 5 + payload[4]
+            tag, bits = _UNPACK_TAG(payload, place)
+            route = place + 9
+            routing_key = route + 1 + payload[route]
+            end = routing_key + 1 + payload[routing_key]
+        except (IndexError, StructError):
+            end = -1
+        if end != len(payload):
+            raise DecodeError(
+                "basic.deliver: its fields do not fill its frame",
+                *spec.BasicDeliver.identity,
+            )
+        consumer = self.consumers.get(payload[5:place])
+        if consumer is None:
+            name = payload[5:place].decode("utf-8", "backslashreplace")
+            raise CommandInvalid(
+                f"a delivery for the consumer {name!r}, which does not exist",
+                *spec.BasicDeliver.identity,
+            )
+        return route, consumer, tag, bits
+
+    def _return(self, payload: bytes, header: bytes, body: bytes) -> None:
+        method = spec.BasicReturn.decode(payload)
+        error = self.sink.returned(method, header, body)
+        if self.confirms is not None:
+            self.confirms.returned(method.exchange, method.routing_key, body, error)
+
+    def _get_ok(self, payload: bytes, header: bytes, body: bytes) -> None:
+        method = spec.BasicGetOk.decode(payload)
+        self._replies.take(spec.BasicGetOk).callback(Content(method, header, body))
+
+    def _drop(self) -> None:
+        """
+        The content that has now come was over the limit, and not kept.
+        """
+        payload, size = self._content, self._size
+        self._content = self._header = b""
+        self.expect = self._expect_method
+        prefix = payload[:4]
+        if prefix == spec.BasicDeliver.prefix:
+            _, consumer, tag, _ = self._parse_deliver(payload)
+            if not self.closing:
+                consumer.oversized(tag, size)
+        elif prefix == spec.BasicGetOk.prefix:
+            method = spec.BasicGetOk.decode(payload)
+            error = ContentTooLarge(size, self._max_body)
+            error.delivery_tag = method.delivery_tag
+            self._replies.take(spec.BasicGetOk).errback(error)
+        # A returned message over the limit tells its publisher nothing it needs.
+
+    # -- what the peer says: the rest ------------------------------------------
+
+    def _ack(self, payload: bytes) -> None:
+        self._confirm(payload, spec.BasicAck)
+
+    def _nack(self, payload: bytes) -> None:
+        self._confirm(payload, spec.BasicNack)
+
+    def _confirm(self, payload: bytes, method: type[Method]) -> None:
+        if len(payload) != 13:
+            raise DecodeError(
+                f"{method.name}: its fields do not fill its frame", *method.identity
+            )
+        if self.confirms is None:
+            raise CommandInvalid(
+                f"{method.name} on a channel that is not in confirm mode",
+                *method.identity,
+            )
+        number, bits = _UNPACK_TAG(payload, 4)
+        self.confirms.settle(number, bits & 1 != 0, method is spec.BasicAck)
+        self.sink.confirmed()
+
+    def _cancel(self, payload: bytes) -> None:
+        method = spec.BasicCancel.decode(payload)
+        if not method.no_wait and not self.closing and self.reason is None:
+            self.send(spec.BasicCancelOk(method.consumer_tag))
+        tag = method.consumer_tag.encode("utf-8", "surrogateescape")
+        consumer = self.consumers.pop(tag, None)
+        if consumer is not None:
+            consumer.cancelled()
+
+    def _flow(self, payload: bytes) -> None:
+        active = spec.ChannelFlow.decode(payload).active
+        if not self.closing:
+            self.send(spec.ChannelFlowOk(active))
+            self.sink.flow(active)
+
+    def _close(self, payload: bytes) -> None:
+        method = spec.ChannelClose.decode(payload)
+        self._write(method_frame(self.number, spec.ChannelCloseOk().encode()))
+        operation = operation_name(method.class_id, method.method_id)
+        reason = channel_closed(
+            method.reply_code,
+            method.reply_text,
+            method.class_id,
+            method.method_id,
+            operation,
+        )
+        if self.closing:
+            # Our close crossed the peer's, and its answer is still to come.
+            self.fail(reason)
+            self.expect = self._await_close_ok
+        else:
+            self._release(self.number)
+            self.fail(reason)
+
+    def _await_close_ok(self, kind: int, payload: bytes) -> None:
+        if kind == spec.FRAME_METHOD and payload[:4] == spec.ChannelCloseOk.prefix:
+            self.expect = _ignore
+            self._release(self.number)
+
+    def _close_ok(self, payload: bytes) -> None:
+        method = spec.ChannelCloseOk.decode(payload)
+        handle = self._replies.take(type(method))
+        self._release(self.number)
+        self.fail(self._refusal())
+        handle.callback(method)
+
+    # -- the end ---------------------------------------------------------------
+
+    def fail(self, reason: AMQPError) -> None:
+        """
+        End the channel: tell everyone who waits for something on it, once.
+        """
+        if self.reason is not None:
+            return
+        self.reason = reason
+        self.expect = _ignore
+        consumers, self.consumers = self.consumers, {}
+        self._body = None
+        self._replies.fail(reason)
+        if self.confirms is not None:
+            self.confirms.fail(reason)
+        for consumer in consumers.values():
+            consumer.ended(reason)
+        self.sink.closed(reason)
+
+    def register(self, tag: str, consumer: ConsumerSink) -> None:
+        """
+        Have the deliveries for a tag go to a consumer.
+
+        :raises LocalProtocolError: when the tag is in use on this channel.
+        """
+        key = tag.encode("utf-8", "surrogateescape")
+        if key in self.consumers:
+            raise LocalProtocolError(f"the consumer tag {tag!r} is in use")
+        self.consumers[key] = consumer
+
+    def forget(self, tag: str) -> None:
+        """
+        There are no more deliveries for a tag.
+        """
+        self.consumers.pop(tag.encode("utf-8", "surrogateescape"), None)
+
+
+def _ignore(kind: int, payload: bytes) -> None:
+    """
+    What an ended channel expects.
+    """
+
+
+#: Who takes a method that is not the answer to a call.
+_HANDLERS: dict[bytes, Callable[[ChannelMachine, bytes], None]] = {
+    spec.BasicDeliver.prefix: ChannelMachine._begin_content,
+    spec.BasicReturn.prefix: ChannelMachine._begin_content,
+    spec.BasicGetOk.prefix: ChannelMachine._begin_content,
+    spec.BasicAck.prefix: ChannelMachine._ack,
+    spec.BasicNack.prefix: ChannelMachine._nack,
+    spec.BasicCancel.prefix: ChannelMachine._cancel,
+    spec.ChannelFlow.prefix: ChannelMachine._flow,
+    spec.ChannelClose.prefix: ChannelMachine._close,
+    spec.ChannelCloseOk.prefix: ChannelMachine._close_ok,
+}
+
+#: Who takes a method that has content, once all of it is there.
+_CONTENT: dict[bytes, Callable[[ChannelMachine, bytes, bytes, bytes], None]] = {
+    spec.BasicDeliver.prefix: ChannelMachine._deliver,
+    spec.BasicReturn.prefix: ChannelMachine._return,
+    spec.BasicGetOk.prefix: ChannelMachine._get_ok,
+}

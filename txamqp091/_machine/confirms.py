@@ -1,0 +1,119 @@
+# -*- test-case-name: txamqp091.test.test_confirms -*-
+"""
+Which message does a confirm belong to?
+
+In confirm mode the broker counts the messages of a channel, from the moment that
+it reads ``confirm.select``, and answers for each number: ``basic.ack`` or
+``basic.nack``, in any order, one at a time or all up to a number.  A message that
+had to be routed and could not be comes back first, as ``basic.return``, which bears
+no number.
+
+Returned messages are told apart thus.  They come in the order in which they were
+published, each before its own confirm.  So the mandatory messages wait in a queue;
+a return belongs to the first of them with the same exchange, routing key and body;
+and those before it will not come back any more.  Two messages that are alike in all
+three may be swapped, which nobody can tell.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from txamqp091._machine.sinks import ReplyHandle
+from txamqp091.errors import AMQPError, CommandInvalid, Nacked, Returned
+
+__all__ = ["Confirms"]
+
+
+class Confirms:
+    """
+    The unconfirmed messages of one channel.
+
+    :ivar published: how many messages were published; also the last one's number.
+    :ivar outstanding: who waits for each number that has no answer yet.
+    """
+
+    __slots__ = ("_lowest", "_mandatory", "_returned", "outstanding", "published")
+
+    def __init__(self) -> None:
+        self.published = 0
+        self.outstanding: dict[int, ReplyHandle] = {}
+        # No number below this one is outstanding.
+        self._lowest = 1
+        self._mandatory: deque[tuple[int, str, str, bytes]] = deque()
+        self._returned: dict[int, Returned] = {}
+
+    def publish(self, handle: ReplyHandle) -> None:
+        """
+        Count a message; ``handle`` waits for the answer.
+        """
+        self.published = number = self.published + 1
+        self.outstanding[number] = handle
+
+    def publish_mandatory(
+        self, handle: ReplyHandle, exchange: str, routing_key: str, body: bytes
+    ) -> None:
+        """
+        Count a message that may come back.
+        """
+        self.publish(handle)
+        mandatory = self._mandatory
+        outstanding = self.outstanding
+        while mandatory and mandatory[0][0] not in outstanding:
+            mandatory.popleft()
+        mandatory.append((self.published, exchange, routing_key, body))
+
+    def returned(
+        self, exchange: str, routing_key: str, body: bytes, error: Returned
+    ) -> None:
+        """
+        Find the message that came back, and keep the error until its confirm.
+        """
+        for place, (number, *message) in enumerate(self._mandatory):
+            if message == [exchange, routing_key, body]:
+                for _ in range(place + 1):
+                    self._mandatory.popleft()
+                if number in self.outstanding:
+                    self._returned[number] = error
+                return
+
+    def settle(self, number: int, multiple: bool, positive: bool) -> None:
+        """
+        The broker has answered for one message, or for all up to one.  Zero, with
+        ``multiple``, is all.
+
+        :raises CommandInvalid: for a message that was not published.
+        """
+        last = self.published
+        if multiple and not number:
+            number = last
+        if not 0 < number <= last:
+            raise CommandInvalid(f"a confirm for the message {number} of {last}")
+        if not multiple:
+            self._settle(number, positive)
+            return
+        first, self._lowest = self._lowest, max(number + 1, self._lowest)
+        for each in range(first, number + 1):
+            self._settle(each, positive)
+
+    def _settle(self, number: int, positive: bool) -> None:
+        handle = self.outstanding.pop(number, None)
+        if handle is None:
+            return  # answered before: `multiple` covers it, or the broker repeats
+        error = self._returned.pop(number, None) if self._returned else None
+        if error is not None:
+            handle.errback(error)
+        elif positive:
+            handle.callback(None)
+        else:
+            handle.errback(Nacked())
+
+    def fail(self, reason: AMQPError) -> None:
+        """
+        Tell all who wait that no answer will come.
+        """
+        outstanding, self.outstanding = self.outstanding, {}
+        returned, self._returned = self._returned, {}
+        self._mandatory.clear()
+        for number, handle in outstanding.items():
+            handle.errback(returned.get(number, reason))

@@ -1,0 +1,383 @@
+# -*- test-case-name: txamqp091.test.test_connection_machine -*-
+"""
+The connection: handshake, tuning, channel 0, routing, closing.
+
+Theory.  ``state`` moves along the table in `txamqp091._machine.states`, and nowhere
+else.  All bytes come in through `receive`.  What waits for the peer is in one of two
+places, the answers due on channel 0 and the channels, and `fail` empties both: it is
+the only way in which a connection ends for those who use it.
+
+The machine has no clock: time limits, heartbeats and the transport are its driver's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from txamqp091._machine.channel import ChannelMachine
+from txamqp091._machine.replies import Replies
+from txamqp091._machine.sinks import ConnectionSink, ReplyHandle
+from txamqp091._machine.states import Role, State, received, sent
+from txamqp091.errors import (
+    AMQPError,
+    ChannelsExhausted,
+    ConnectionClosed,
+    DecodeError,
+    ProtocolVersionMismatch,
+    RemoteProtocolError,
+    UnexpectedFrame,
+    connection_closed,
+)
+from txamqp091.wire import spec
+from txamqp091.wire.frames import (
+    FRAME_OVERHEAD,
+    HEARTBEAT,
+    FrameReader,
+    frame_name,
+    method_frame,
+)
+from txamqp091.wire.method import Method, decode_method, operation_name
+
+__all__ = ["ConnectionMachine", "Limits", "negotiate"]
+
+_MAX_CHANNELS = 65535
+
+
+@dataclass(frozen=True)
+class Limits:
+    """
+    What this side can take; the handshake lowers it to what both can.
+
+    :ivar frame_max: the largest frame, in octets.
+    :ivar channel_max: the highest channel number.
+    :ivar heartbeat: the seconds between heartbeats.
+    :ivar max_body: the largest body of a message, in octets.
+    """
+
+    frame_max: int = 131072
+    channel_max: int = 2047
+    heartbeat: int = 60
+    max_body: int = 64 << 20
+
+
+def negotiate(ours: int, theirs: int) -> int:
+    """
+    The lower of two limits, where 0 is no limit.
+    """
+    return min(ours, theirs) if ours and theirs else max(ours, theirs)
+
+
+class _Route(Protocol):
+    """
+    Whatever takes the frames of a channel number.
+    """
+
+    def expect(self, kind: int, payload: bytes, /) -> None:
+        """
+        Take a frame.
+        """
+
+
+class ConnectionMachine:
+    """
+    What may be said when, on one connection.
+
+    :ivar role: which end we are.
+    :ivar state: where the conversation stands.
+    :ivar limits: ours before the handshake, both sides' after it.
+    """
+
+    def __init__(self, role: Role, sink: ConnectionSink, limits: Limits) -> None:
+        self.role = role
+        self.state = State.NEW
+        self.limits = limits
+        self.expect: Callable[[int, bytes], None] = self._expect_method
+        self._sink = sink
+        self._replies = Replies()
+        self._channels: dict[int, ChannelMachine] = {}
+        self._next_number = 1
+        self._routes: dict[int, _Route] = {0: self}
+        self._reader: FrameReader[_Route] = FrameReader(self._routes)
+        self._virtual_host = "/"
+
+    # -- bytes in --------------------------------------------------------------
+
+    def receive(self, data: bytes) -> None:
+        """
+        Take bytes from the peer, and do all that follows from them.
+
+        :raises RemoteProtocolError: when the peer breaks the rules.  Tell the peer,
+            with `violated`, and drop the transport.
+        """
+        for route, kind, payload in self._reader.feed(data):
+            route.expect(kind, payload)
+
+    def pause(self) -> None:
+        """
+        Give out no more of what was received, until `resume`.
+        """
+        self._reader.paused = True
+
+    def resume(self) -> None:
+        """
+        Go on: receive ``b""`` to have what had come before the pause.
+        """
+        if self.state is not State.CLOSED:
+            self._reader.paused = False
+
+    def _expect_method(self, kind: int, payload: bytes) -> None:
+        if kind != spec.FRAME_METHOD:
+            raise UnexpectedFrame(f"a {frame_name(kind)} frame on channel 0")
+        method = decode_method(payload)
+        self.state = received(self.role, self.state, type(method))
+        if self.state is not State.CLOSING:
+            _HANDLERS[type(method)](self, method)
+
+    # -- the handshake, the client's side --------------------------------------
+
+    def begin(self) -> None:
+        """
+        Speak first: send the protocol header.
+        """
+        self.state = State.GREETED
+        self._sink.write(spec.PROTOCOL_HEADER)
+
+    def _started(self, start: spec.ConnectionStart) -> None:
+        version = (start.version_major, start.version_minor)
+        if version != (0, 9):
+            raise ProtocolVersionMismatch(
+                f"the peer speaks AMQP version {version[0]}.{version[1]}, not 0.9",
+                *start.identity,
+            )
+        self._sink.started(start)
+
+    def start_ok(
+        self,
+        client_properties: Mapping[str, Any],
+        mechanism: str,
+        response: bytes,
+        locale: str,
+        virtual_host: str,
+    ) -> None:
+        """
+        Choose a SASL mechanism and give its first response.
+
+        :param virtual_host: what to ask for, when the time comes.
+        """
+        self._virtual_host = virtual_host
+        self._say(
+            spec.ConnectionStartOk(dict(client_properties), mechanism, response, locale)
+        )
+
+    def _challenged(self, secure: spec.ConnectionSecure) -> None:
+        self._sink.challenged(secure.challenge)
+
+    def secure_ok(self, response: bytes) -> None:
+        """
+        Answer the mechanism's challenge.
+        """
+        self._say(spec.ConnectionSecureOk(response))
+
+    def _tuned(self, tune: spec.ConnectionTune) -> None:
+        if 0 < tune.frame_max < spec.FRAME_MIN_SIZE:
+            raise DecodeError(
+                f"connection.tune: a frame_max of {tune.frame_max}, "
+                f"below {spec.FRAME_MIN_SIZE}",
+                *tune.identity,
+            )
+        ours = self.limits
+        self.limits = Limits(
+            frame_max=negotiate(ours.frame_max, tune.frame_max),
+            channel_max=negotiate(ours.channel_max, tune.channel_max) or _MAX_CHANNELS,
+            heartbeat=negotiate(ours.heartbeat, tune.heartbeat),
+            max_body=ours.max_body,
+        )
+        self._reader.max_payload = self.limits.frame_max - FRAME_OVERHEAD
+        self._say(
+            spec.ConnectionTuneOk(
+                self.limits.channel_max, self.limits.frame_max, self.limits.heartbeat
+            )
+        )
+        self._say(spec.ConnectionOpen(self._virtual_host, "", False))
+
+    def _opened(self, _: spec.ConnectionOpenOk) -> None:
+        self._sink.opened()
+
+    # -- the open connection ---------------------------------------------------
+
+    def open_channel(
+        self, attach: Callable[[ChannelMachine], None], handle: ReplyHandle
+    ) -> ChannelMachine:
+        """
+        Ask for a new channel, by the next free number.
+
+        :param attach: gives the machine its sink, before anything is sent.
+        :param handle: waits for the answer.
+        :raises ChannelsExhausted: when all numbers are taken.
+        """
+        number = self._free_number()
+        channel = ChannelMachine(
+            number,
+            self._sink.write,
+            self._release,
+            max_payload=self.limits.frame_max - FRAME_OVERHEAD,
+            max_body=self.limits.max_body,
+        )
+        attach(channel)
+        self._channels[number] = channel
+        self._routes[number] = channel
+        channel.call(spec.ChannelOpen(), handle)
+        return channel
+
+    def _free_number(self) -> int:
+        channels, last = self._channels, self.limits.channel_max
+        if len(channels) >= last:
+            raise ChannelsExhausted(
+                f"all {last} channels of the connection are in use: close some, or "
+                "open another connection (or raise channel_max, here and at the broker)"
+            )
+        number = self._next_number
+        while number in channels or number > last:
+            number = number + 1 if number < last else 1
+        self._next_number = number + 1
+        return number
+
+    def _release(self, number: int) -> None:
+        """
+        A channel has ended: its number is free.
+        """
+        self._channels.pop(number, None)
+        self._routes.pop(number, None)
+
+    def _blocked(self, method: spec.ConnectionBlocked) -> None:
+        self._sink.blocked_by(method.reason)
+
+    def _unblocked(self, _: spec.ConnectionUnblocked) -> None:
+        self._sink.unblocked()
+
+    def update_secret(self, secret: bytes, reason: str, handle: ReplyHandle) -> None:
+        """
+        Give the broker a new secret; the answer goes to ``handle``.
+        """
+        method = spec.ConnectionUpdateSecret(secret, reason)
+        self._say(method)
+        self._replies.expect(method.replies, handle)
+
+    def _answered(self, method: Method) -> None:
+        self._replies.take(type(method)).callback(method)
+
+    def heartbeat(self) -> None:
+        """
+        Tell the peer that we are alive.
+        """
+        self._sink.write(HEARTBEAT)
+
+    # -- the end ---------------------------------------------------------------
+
+    def close(self, reason: ConnectionClosed) -> None:
+        """
+        Ask for the end of the connection, with the code and the text of a reason.
+        All that waits for the peer fails with it now; ``sink.closed(None)`` tells
+        when the peer has agreed.
+        """
+        self._say(spec.ConnectionClose(reason.reply_code, reason.reply_text, 0, 0))
+        self.fail(reason)
+
+    def violated(self, error: RemoteProtocolError) -> None:
+        """
+        The peer has broken the rules: say so, and listen to it no more.
+        """
+        talking = self.state not in (State.NEW, State.GREETED, State.CLOSED)
+        self._end()
+        if talking:
+            text = error.reply_text.encode("utf-8", "replace")[:255]
+            close = spec.ConnectionClose(
+                error.reply_code,
+                text.decode("utf-8", "ignore"),
+                error.class_id,
+                error.method_id,
+            )
+            self._sink.write(method_frame(0, close.encode()))
+
+    def _closed_by_peer(self, method: spec.ConnectionClose) -> None:
+        self._sink.write(method_frame(0, spec.ConnectionCloseOk().encode()))
+        operation = operation_name(method.class_id, method.method_id)
+        reason = connection_closed(
+            method.reply_code,
+            method.reply_text,
+            method.class_id,
+            method.method_id,
+            operation,
+        )
+        self._end()
+        self._sink.closed(reason)
+
+    def _close_agreed(self, _: spec.ConnectionCloseOk) -> None:
+        self._end()
+        self._sink.closed(None)
+
+    def _end(self) -> None:
+        self.state = State.CLOSED
+        self._reader.paused = True
+
+    def fail(self, reason: AMQPError) -> None:
+        """
+        Tell everyone who waits for the peer that it is over, and why.  There is no
+        channel after that.
+        """
+        self._reader.routes = _OnlyChannelZero({0: self})
+        channels, self._channels = self._channels, {}
+        self._routes.clear()
+        self._replies.fail(reason)
+        for channel in channels.values():
+            channel.fail(reason)
+
+    def lost(self, reason: AMQPError) -> None:
+        """
+        The transport has gone, or is about to: nothing more is sent or received.
+        """
+        self._end()
+        self.fail(reason)
+
+    def _say(self, method: Method) -> None:
+        data = method_frame(0, method.encode())
+        self.state = sent(self.role, self.state, type(method))
+        self._sink.write(data)
+
+
+class _Deaf:
+    """
+    Takes the frames of channels that ended with the connection.
+    """
+
+    def expect(self, kind: int, payload: bytes, /) -> None:
+        """
+        AMQP 0-9-1 §2.2.4: after close, all frames but close and close-ok are
+        discarded.
+        """
+
+
+class _OnlyChannelZero(dict[int, _Route]):
+    """
+    The routes of a connection that is closing.
+    """
+
+    _deaf = _Deaf()
+
+    def get(self, number: int, default: object = None) -> _Route:
+        return self[0] if number == 0 else self._deaf
+
+
+_HANDLERS: dict[type[Method], Callable[[ConnectionMachine, Any], None]] = {
+    spec.ConnectionStart: ConnectionMachine._started,
+    spec.ConnectionSecure: ConnectionMachine._challenged,
+    spec.ConnectionTune: ConnectionMachine._tuned,
+    spec.ConnectionOpenOk: ConnectionMachine._opened,
+    spec.ConnectionBlocked: ConnectionMachine._blocked,
+    spec.ConnectionUnblocked: ConnectionMachine._unblocked,
+    spec.ConnectionUpdateSecretOk: ConnectionMachine._answered,
+    spec.ConnectionClose: ConnectionMachine._closed_by_peer,
+    spec.ConnectionCloseOk: ConnectionMachine._close_agreed,
+}

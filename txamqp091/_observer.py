@@ -1,0 +1,63 @@
+# -*- test-case-name: txamqp091.test.test_observer -*-
+"""
+Something that happens once, and any number of people who want to know.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+from twisted.internet.defer import Deferred, fail, succeed
+
+__all__ = ["OneShot"]
+
+Result = TypeVar("Result")
+
+
+class OneShot(Generic[Result]):
+    """
+    Behind every ``when_x()``: each asker gets a Deferred of their own, before or
+    after the event, and may cancel it without harm to the others.
+
+    :ivar fired: whether it has happened.
+    """
+
+    __slots__ = ("_error", "_result", "_waiting", "fired")
+
+    def __init__(self) -> None:
+        self.fired = False
+        self._error: BaseException | None = None
+        self._result: Result | None = None
+        self._waiting: list[Deferred[Result]] = []
+
+    def when_fired(self) -> Deferred[Result]:
+        """
+        A new Deferred for the event.
+        """
+        if not self.fired:
+            waiting: Deferred[Result] = Deferred(self._waiting.remove)
+            self._waiting.append(waiting)
+            return waiting
+        if self._error is not None:
+            return fail(self._error)
+        return succeed(self._result)  # type: ignore[arg-type]
+
+    def fire(self, result: Result) -> None:
+        """
+        It has happened.  The first of `fire` and `fail` counts.
+        """
+        if not self.fired:
+            self.fired, self._result = True, result
+            waiting, self._waiting = self._waiting, []
+            for deferred in waiting:
+                deferred.callback(result)
+
+    def fail(self, error: BaseException) -> None:
+        """
+        It will not happen.
+        """
+        if not self.fired:
+            self.fired, self._error = True, error
+            waiting, self._waiting = self._waiting, []
+            for deferred in waiting:
+                deferred.errback(error)

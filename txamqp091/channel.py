@@ -1,0 +1,721 @@
+# -*- test-case-name: txamqp091.test.test_channel -*-
+"""
+The verbs of AMQP, once each: one method for one method of the protocol.
+
+This file is long because it is a list.  It has no state to speak of: what waits for
+the broker is in `txamqp091._machine.channel`, publishing is in
+`txamqp091.publisher`, consuming in `txamqp091.consumer`.
+
+What holds for all verbs.  Each returns a Deferred of its own, which fires with the
+broker's answer, as the object of that name in `txamqp091.wire.spec`.  Verbs need not
+wait for one another: n of them cost one round trip, and are answered in order.  A
+Deferred fails with the `ChannelClosed` or `ConnectionClosed` that says why, when the
+channel ends first; with `LocalProtocolError` when nothing could be sent; and nothing
+is ever raised.  Cancelling it ends the waiting, not what the broker does: the queue
+may still be declared.  With ``no_wait`` the broker is told not to answer: the Deferred
+fires at once, with an answer of our own whose fields say nothing, and if the broker
+refuses it closes the channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.logger import Logger
+
+from txamqp091._machine.channel import ChannelMachine, Content
+from txamqp091._observer import OneShot
+from txamqp091.consumer import DEFAULT_PREFETCH, Consumer, Deliveries, Handler
+from txamqp091.errors import AMQPError, ContentTooLarge, LocalProtocolError
+from txamqp091.message import Body, Delivery, Message
+from txamqp091.publisher import DEFAULT_WINDOW, Publisher
+from txamqp091.wire import spec
+from txamqp091.wire.method import Method
+from txamqp091.wire.properties import Properties
+
+if TYPE_CHECKING:
+    from txamqp091.protocol import AMQPProtocol
+
+__all__ = ["Arguments", "Channel"]
+
+#: The arguments of a declaration: `txamqp091.arguments` has typed ones.
+Arguments = Mapping[str, Any]
+
+Reply = TypeVar("Reply", bound=Method)
+
+_SHORT_MAX = 65535
+
+
+class Channel:
+    """
+    A channel of a connection; made by `AMQPProtocol.open_channel`.
+
+    :ivar number: its number on the connection.
+    :ivar connection: the connection.
+    """
+
+    _log = Logger()
+
+    def __init__(self, connection: AMQPProtocol) -> None:
+        self.connection = connection
+        self.number = 0
+        self._machine: ChannelMachine
+        self._publisher: Publisher
+        self._thread = get_ident()
+        self._closed: OneShot[None] = OneShot()
+        # Deliveries up to this tag were settled by ``multiple``.
+        self._settled_up_to = 0
+        self._tags = 0
+
+    def _attach(self, machine: ChannelMachine) -> None:
+        self._machine = machine
+        self.number = machine.number
+        self._publisher = Publisher(self, self.connection, machine)
+        machine.sink = self._publisher
+
+    def __repr__(self) -> str:
+        state = "open" if self.is_open else "closed"
+        return f"<Channel {self.number}, {state}>"
+
+    # -- life ------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """
+        Whether the channel can be used.
+        """
+        return self._machine.reason is None and not self._machine.closing
+
+    def close(self, reply_code: int = 200, reply_text: str = "") -> Deferred[None]:
+        """
+        Close the channel.  What is unacknowledged goes back to its queue.
+
+        :returns: fires when the channel has ended, however it did; it does not
+            fail.  Closing again is harmless, and so is cancelling the Deferred.
+        """
+        machine = self._machine
+        if machine.reason is None and not machine.closing:
+            reply: Deferred[spec.ChannelCloseOk] = Deferred()
+            reply.addErrback(lambda _: None)  # `_ended` tells everyone
+            machine.close(reply_code, reply_text, reply)
+            self.connection._release_channel(self)
+        ended: Deferred[None] = self._closed.when_fired()
+        return ended.addErrback(lambda _: None)
+
+    def when_closed(self) -> Deferred[None]:
+        """
+        :returns: fires once the channel was closed by us; fails with the reason when
+            the broker closed it, or the connection ended.  Each caller has a
+            Deferred of their own; cancelling it does nothing else.
+        """
+        return self._closed.when_fired()
+
+    def _ended(self, reason: AMQPError) -> None:
+        self.connection._release_channel(self)
+        if self._machine.closing and getattr(reason, "by_us", False):
+            self._closed.fire(None)
+        else:
+            self._closed.fail(reason)
+
+    # -- asking ----------------------------------------------------------------
+
+    def _call(self, method: Method, reply: type[Reply]) -> Deferred[Reply]:
+        """
+        Send a method, and return a Deferred for its answer.
+        """
+        deferred: Deferred[Reply] = Deferred()
+        try:
+            if getattr(method, "no_wait", False):
+                self._machine.send(method)
+                deferred.callback(reply())
+            else:
+                self._machine.call(method, deferred)
+        except AMQPError as error:
+            deferred.errback(error)
+        return deferred
+
+    def _send(self, method: Method) -> Deferred[None]:
+        """
+        Send a method that has no answer.
+        """
+        try:
+            self._machine.send(method)
+        except AMQPError as error:
+            return fail(error)
+        return succeed(None)
+
+    def _from_thread(self, method: type[Method], delivery_tag: int, bits: int) -> None:
+        """
+        Settle a delivery, from another thread than the reactor's.
+        """
+        reactor = cast(IReactorFromThreads, self.connection.reactor)
+        reactor.callFromThread(self._machine.settle, method, delivery_tag, bits)
+
+    # -- exchanges -------------------------------------------------------------
+
+    def exchange_declare(
+        self,
+        exchange: str,
+        exchange_type: str = "direct",
+        passive: bool = False,
+        durable: bool = True,
+        auto_delete: bool = False,
+        internal: bool = False,
+        arguments: Arguments | None = None,
+        *,
+        no_wait: bool = False,
+    ) -> Deferred[spec.ExchangeDeclareOk]:
+        """
+        Make an exchange, unless it exists as described.
+
+        :param exchange_type: ``direct``, ``fanout``, ``topic``, ``headers``, or one
+            that a plugin adds.
+        :param passive: only ask whether it exists (`NotFound` if not).
+        :param durable: it outlives a restart of the broker.
+        :param auto_delete: it goes when its last binding does.
+        :param internal: only other exchanges may publish to it.
+        :returns: fails with `PreconditionFailed` when it exists and differs.
+        """
+        return self._call(
+            spec.ExchangeDeclare(
+                0,
+                exchange,
+                exchange_type,
+                passive,
+                durable,
+                auto_delete,
+                internal,
+                no_wait,
+                dict(arguments or {}),
+            ),
+            spec.ExchangeDeclareOk,
+        )
+
+    def exchange_delete(
+        self, exchange: str, if_unused: bool = False, *, no_wait: bool = False
+    ) -> Deferred[spec.ExchangeDeleteOk]:
+        """
+        Delete an exchange.  RabbitMQ does not mind if there is none.
+
+        :param if_unused: only if nothing is bound to it.
+        """
+        return self._call(
+            spec.ExchangeDelete(0, exchange, if_unused, no_wait), spec.ExchangeDeleteOk
+        )
+
+    def exchange_bind(
+        self,
+        destination: str,
+        source: str,
+        routing_key: str = "",
+        arguments: Arguments | None = None,
+        *,
+        no_wait: bool = False,
+    ) -> Deferred[spec.ExchangeBindOk]:
+        """
+        Have one exchange pass messages on to another (RabbitMQ).
+
+        :param destination: the exchange that gets the messages.
+        :param source: the exchange that they are published to.
+        """
+        return self._call(
+            spec.ExchangeBind(
+                0, destination, source, routing_key, no_wait, dict(arguments or {})
+            ),
+            spec.ExchangeBindOk,
+        )
+
+    def exchange_unbind(
+        self,
+        destination: str,
+        source: str,
+        routing_key: str = "",
+        arguments: Arguments | None = None,
+        *,
+        no_wait: bool = False,
+    ) -> Deferred[spec.ExchangeUnbindOk]:
+        """
+        Undo `exchange_bind`; its arguments must be the same (RabbitMQ).
+        """
+        return self._call(
+            spec.ExchangeUnbind(
+                0, destination, source, routing_key, no_wait, dict(arguments or {})
+            ),
+            spec.ExchangeUnbindOk,
+        )
+
+    # -- queues ----------------------------------------------------------------
+
+    def queue_declare(
+        self,
+        queue: str = "",
+        passive: bool = False,
+        durable: bool | None = None,
+        exclusive: bool = False,
+        auto_delete: bool = False,
+        arguments: Arguments | None = None,
+        *,
+        no_wait: bool = False,
+    ) -> Deferred[spec.QueueDeclareOk]:
+        """
+        Make a queue, unless it exists as described.
+
+        :param queue: its name; if it is "", the broker makes one up.
+        :param passive: only ask whether it exists (`NotFound` if not).
+        :param durable: it outlives a restart of the broker.  By default it does,
+            unless it is exclusive: RabbitMQ 4.3 refuses one that is neither.
+        :param exclusive: it is for this connection only, and ends with it.
+        :param auto_delete: it goes when its last consumer does.
+        :param arguments: more, such as its type: see `txamqp091.arguments`.
+        :returns: fires with ``queue``, ``message_count`` (ready, not unacknowledged
+            ones) and ``consumer_count``.  Fails with `PreconditionFailed` when it
+            exists and differs, and with `ResourceLocked` when it is exclusive to
+            another connection.
+        """
+        if durable is None:
+            durable = not exclusive
+        if not (durable or exclusive or passive):
+            self._log.warn(
+                "The queue {queue} is neither durable nor exclusive: RabbitMQ 4.3 "
+                "refuses that, and closes the connection",
+                queue=queue,
+            )
+        return self._call(
+            spec.QueueDeclare(
+                0,
+                queue,
+                passive,
+                durable,
+                exclusive,
+                auto_delete,
+                no_wait,
+                dict(arguments or {}),
+            ),
+            spec.QueueDeclareOk,
+        )
+
+    def queue_bind(
+        self,
+        queue: str,
+        exchange: str,
+        routing_key: str = "",
+        arguments: Arguments | None = None,
+        *,
+        no_wait: bool = False,
+    ) -> Deferred[spec.QueueBindOk]:
+        """
+        Have an exchange put messages into a queue.
+
+        :param queue: the queue; "" is the last one declared on this channel.
+        """
+        return self._call(
+            spec.QueueBind(
+                0, queue, exchange, routing_key, no_wait, dict(arguments or {})
+            ),
+            spec.QueueBindOk,
+        )
+
+    def queue_unbind(
+        self,
+        queue: str,
+        exchange: str,
+        routing_key: str = "",
+        arguments: Arguments | None = None,
+    ) -> Deferred[spec.QueueUnbindOk]:
+        """
+        Undo `queue_bind`; its arguments must be the same.
+        """
+        return self._call(
+            spec.QueueUnbind(0, queue, exchange, routing_key, dict(arguments or {})),
+            spec.QueueUnbindOk,
+        )
+
+    def queue_purge(
+        self, queue: str, *, no_wait: bool = False
+    ) -> Deferred[spec.QueuePurgeOk]:
+        """
+        Drop all ready messages of a queue.
+
+        :returns: fires with ``message_count``, how many there were.
+        """
+        return self._call(spec.QueuePurge(0, queue, no_wait), spec.QueuePurgeOk)
+
+    def queue_delete(
+        self,
+        queue: str,
+        if_unused: bool = False,
+        if_empty: bool = False,
+        *,
+        no_wait: bool = False,
+    ) -> Deferred[spec.QueueDeleteOk]:
+        """
+        Delete a queue.  RabbitMQ does not mind if there is none.
+
+        :param if_unused: only if it has no consumers.
+        :param if_empty: only if it has no messages.
+        :returns: fires with ``message_count``, how many messages went with it.
+        """
+        return self._call(
+            spec.QueueDelete(0, queue, if_unused, if_empty, no_wait), spec.QueueDeleteOk
+        )
+
+    # -- publishing ------------------------------------------------------------
+
+    def basic_publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: Body,
+        properties: Properties | None = None,
+        mandatory: bool = False,
+    ) -> Deferred[None]:
+        """
+        Publish a message.
+
+        :param exchange: the exchange; "" routes to the queue that the routing key
+            names.
+        :param body: bytes, or text, which is sent as UTF-8.
+        :param mandatory: have it come back when no queue takes it.
+        :returns: in confirm mode (`confirm_select`), fires with None once the broker
+            has taken *this* message, and fails with `Nacked`, or with `Returned`, if
+            it has not.  Otherwise it fires when the message may leave: no more is
+            known then.  It waits while the broker blocks the connection, while the
+            transport is full, and while the window of unconfirmed messages is.
+            It fails with the channel's or the connection's reason if that ends
+            first: the message may have been taken then.  Cancelling it keeps a
+            message that still waits from being sent.
+        """
+        return self._publisher.publish(
+            exchange, routing_key, body, properties, mandatory
+        )
+
+    def publish_many(self, messages: Iterable[Message]) -> Deferred[None]:
+        """
+        Publish many messages, at much less cost than one by one.  They are drawn
+        from the iterable as they may leave.
+
+        :returns: fires with None when all have left, and in confirm mode when the
+            broker has taken all of them.  Fails with `BatchFailed`, which names each
+            message that was not taken, once the fate of all is known.  Cancelling it
+            keeps those from being sent that have not left.
+        """
+        return self._publisher.publish_many(messages)
+
+    def confirm_select(
+        self, window: int = DEFAULT_WINDOW
+    ) -> Deferred[spec.ConfirmSelectOk]:
+        """
+        Enter confirm mode: the broker answers for each message from now on.  There
+        is no need to wait for the Deferred before publishing, and no harm in
+        calling this again.
+
+        :param window: how many messages may be unconfirmed at a time; the next one
+            waits.
+        """
+        deferred: Deferred[spec.ConfirmSelectOk] = Deferred()
+        try:
+            if window < 1:
+                raise LocalProtocolError(f"a window of {window} messages; 1 at least")
+            self._publisher.select_confirms(window, deferred)
+        except AMQPError as error:
+            deferred.errback(error)
+        return deferred
+
+    def observe_returns(self, listener: Callable[[Message], object]) -> None:
+        """
+        Have mandatory messages that come back given to a function.  (In confirm mode
+        the Deferred of the publish tells too.)
+        """
+        self._publisher.observe_returns(listener)
+
+    # -- consuming -------------------------------------------------------------
+
+    def basic_consume(
+        self,
+        queue: str,
+        handler: Handler,
+        auto_ack: bool = False,
+        exclusive: bool = False,
+        consumer_tag: str = "",
+        arguments: Arguments | None = None,
+        *,
+        prefetch: int = DEFAULT_PREFETCH,
+        no_local: bool = False,
+    ) -> Deferred[Consumer]:
+        """
+        Have the messages of a queue given to a function.
+
+        :param handler: called with each `Delivery`; it may return a Deferred or a
+            coroutine.  See `Consumer` for what happens when it fails.
+        :param auto_ack: the broker forgets each message as soon as it has sent it.
+        :param exclusive: nobody else may consume from the queue.
+        :param consumer_tag: a name for the consumer; one is made up if it is "".
+        :param prefetch: how many deliveries may be unacknowledged; 0 is no limit.
+        :param no_local: not to get what this connection publishes (RabbitMQ ignores
+            it).
+        :returns: fires with the `Consumer` once the broker has agreed; deliveries may
+            come before that.  Cancelling it cancels the consumer.
+        """
+        consumer = self._consumer(queue, consumer_tag, handler, auto_ack, prefetch)
+        return self._consume(consumer, exclusive, arguments, prefetch, no_local)
+
+    def consume(
+        self,
+        queue: str,
+        auto_ack: bool = False,
+        exclusive: bool = False,
+        arguments: Arguments | None = None,
+        *,
+        prefetch: int = DEFAULT_PREFETCH,
+        consumer_tag: str = "",
+    ) -> Deferred[Deliveries]:
+        """
+        Iterate over the messages of a queue, with ``async for`` or `Deliveries.get`.
+
+        :returns: fires with the `Deliveries` once the broker has agreed.  Its other
+            parameters, and cancelling, are as for `basic_consume`.
+        """
+        deliveries = Deliveries(prefetch)
+        consumer = self._consumer(
+            queue, consumer_tag, deliveries._received, auto_ack, prefetch
+        )
+        deliveries._attach(consumer)
+        started = self._consume(consumer, exclusive, arguments, prefetch, False)
+        return started.addCallback(lambda _: deliveries)
+
+    def _consumer(
+        self, queue: str, tag: str, handler: Handler, auto_ack: bool, prefetch: int
+    ) -> Consumer:
+        if not tag:
+            self._tags += 1
+            tag = f"ctag-{self.number}.{self._tags}"
+        return Consumer(self, queue, tag, handler, auto_ack, prefetch)
+
+    def _consume(
+        self,
+        consumer: Consumer,
+        exclusive: bool,
+        arguments: Arguments | None,
+        prefetch: int,
+        no_local: bool,
+    ) -> Deferred[Consumer]:
+        # Cancelled, it must not leave a consumer behind that nobody knows of.
+        started: Deferred[Consumer] = Deferred(lambda _: consumer._abandon())
+        machine, tag = self._machine, consumer.consumer_tag
+        qos: Deferred[spec.BasicQosOk] = self.basic_qos(prefetch_count=prefetch)
+        qos.addErrback(lambda _: None)  # the answer to consume tells it as well
+        reply: Deferred[spec.BasicConsumeOk] = Deferred()
+        try:
+            if not 0 <= prefetch <= _SHORT_MAX:
+                raise LocalProtocolError(f"a prefetch of {prefetch}; 0 to {_SHORT_MAX}")
+            machine.check()
+            machine.register(tag, consumer)
+            try:
+                machine.call(
+                    spec.BasicConsume(
+                        0,
+                        consumer.queue,
+                        tag,
+                        no_local,
+                        consumer.auto_ack,
+                        exclusive,
+                        False,
+                        dict(arguments or {}),
+                    ),
+                    reply,
+                )
+            except AMQPError:
+                machine.forget(tag)
+                raise
+        except AMQPError as error:
+            started.errback(error)
+            return started
+
+        def agreed(_: spec.BasicConsumeOk) -> None:
+            if not started.called:
+                started.callback(consumer)
+
+        def refused(failure: Any) -> None:
+            if not started.called:
+                started.errback(failure)
+
+        reply.addCallbacks(agreed, refused)
+        return started
+
+    def basic_cancel(self, consumer_tag: str) -> Deferred[spec.BasicCancelOk]:
+        """
+        End a consumer, by its name: as `Consumer.cancel`, which says how many
+        messages went back.
+        """
+        key = consumer_tag.encode("utf-8", "surrogateescape")
+        consumer = self._machine.consumers.get(key)
+        if isinstance(consumer, Consumer):
+            ended = consumer.cancel()
+            return ended.addCallback(lambda _: spec.BasicCancelOk(consumer_tag))
+        return self._call(spec.BasicCancel(consumer_tag, False), spec.BasicCancelOk)
+
+    def basic_get(
+        self, queue: str, auto_ack: bool = False
+    ) -> Deferred[Delivery | None]:
+        """
+        Fetch one message.  (To fetch many, ask many times without waiting: they come
+        in order.)
+
+        :returns: fires with a `Delivery`, or None if the queue is empty.  Fails with
+            `ContentTooLarge` when its body is over the limit; it is rejected then.
+            When it is cancelled, the message goes back to the queue.
+        """
+        result: Deferred[Delivery | None] = Deferred(lambda _: None)
+        reply: Deferred[Content | spec.BasicGetEmpty] = Deferred()
+
+        def answered(answer: Content | spec.BasicGetEmpty) -> None:
+            delivery = None
+            if isinstance(answer, Content):
+                delivery = self._fetched(answer, auto_ack)
+            if not result.called:
+                result.callback(delivery)
+            elif delivery is not None and not auto_ack:
+                delivery.nack()
+
+        def failed(failure: Any) -> None:
+            error = failure.value
+            if isinstance(error, ContentTooLarge) and not auto_ack:
+                self._machine.settle(spec.BasicReject, error.delivery_tag, 0)
+            if not result.called:
+                result.errback(failure)
+
+        reply.addCallbacks(answered, failed)
+        try:
+            self._machine.call(spec.BasicGet(0, queue, auto_ack), reply)
+        except AMQPError as error:
+            result.errback(error)
+        return result
+
+    def _fetched(self, content: Content, auto_ack: bool) -> Delivery:
+        method = cast(spec.BasicGetOk, content.method)
+        delivery = Delivery.__new__(Delivery)
+        delivery._channel = self
+        delivery._header = content.header
+        # What `Delivery` reads of a method is its exchange and routing key.
+        delivery._method = method.encode()
+        delivery._route = 13
+        delivery._properties = None
+        delivery._settled = auto_ack
+        delivery.body = content.body
+        delivery.consumer_tag = ""
+        delivery.delivery_tag = method.delivery_tag
+        delivery.redelivered = method.redelivered
+        return delivery
+
+    def basic_qos(
+        self,
+        prefetch_size: int = 0,
+        prefetch_count: int = 0,
+        global_qos: bool = False,
+    ) -> Deferred[spec.BasicQosOk]:
+        """
+        Limit what is unacknowledged, for each consumer that is started after this.
+        `basic_consume` and `consume` do so themselves.
+
+        :param prefetch_size: a limit in octets (RabbitMQ has none: it must be 0).
+        :param prefetch_count: a limit in messages; 0 is none.
+        :param global_qos: one limit for the whole channel.  RabbitMQ 4.3 refuses it.
+        """
+        if global_qos:
+            self._log.warn(
+                "basic.qos with global: RabbitMQ 4.3 refuses that, and closes the "
+                "connection"
+            )
+        return self._call(
+            spec.BasicQos(prefetch_size, prefetch_count, global_qos), spec.BasicQosOk
+        )
+
+    def basic_ack(
+        self, delivery_tag: int = 0, multiple: bool = False
+    ) -> Deferred[None]:
+        """
+        Acknowledge by number.  `Delivery.ack` knows what was settled before; this
+        does not, and RabbitMQ closes the channel for a number that it does not know.
+
+        :returns: fires when it was sent: there is no answer.
+        """
+        return self._send(spec.BasicAck(delivery_tag, multiple))
+
+    def basic_nack(
+        self, delivery_tag: int = 0, multiple: bool = False, requeue: bool = True
+    ) -> Deferred[None]:
+        """
+        Refuse by number; as `basic_ack`.
+        """
+        return self._send(spec.BasicNack(delivery_tag, multiple, requeue))
+
+    def basic_reject(
+        self, delivery_tag: int = 0, requeue: bool = True
+    ) -> Deferred[None]:
+        """
+        Refuse one delivery by number; as `basic_ack`.
+        """
+        return self._send(spec.BasicReject(delivery_tag, requeue))
+
+    def basic_recover(self, requeue: bool = True) -> Deferred[spec.BasicRecoverOk]:
+        """
+        Have all unacknowledged deliveries delivered again.
+
+        :param requeue: to whichever consumer; RabbitMQ knows only that.
+        """
+        return self._call(spec.BasicRecover(requeue), spec.BasicRecoverOk)
+
+    def basic_recover_async(self, requeue: bool = True) -> Deferred[None]:
+        """
+        `basic_recover`, with no answer; AMQP deprecates it.
+        """
+        return self._send(spec.BasicRecoverAsync(requeue))
+
+    # -- transactions, flow, and the rest --------------------------------------
+
+    def tx_select(self) -> Deferred[spec.TxSelectOk]:
+        """
+        Enter transaction mode: what is published and acknowledged from now on takes
+        effect at `tx_commit`.
+        """
+        return self._call(spec.TxSelect(), spec.TxSelectOk)
+
+    def tx_commit(self) -> Deferred[spec.TxCommitOk]:
+        """
+        Have the transaction take effect, and begin the next one.
+        """
+        return self._call(spec.TxCommit(), spec.TxCommitOk)
+
+    def tx_rollback(self) -> Deferred[spec.TxRollbackOk]:
+        """
+        Forget the transaction, and begin the next one.
+        """
+        return self._call(spec.TxRollback(), spec.TxRollbackOk)
+
+    def flow(self, active: bool) -> Deferred[spec.ChannelFlowOk]:
+        """
+        Ask the broker to stop, or resume, deliveries on this channel.  RabbitMQ does
+        not do that: limit the prefetch instead.
+        """
+        return self._call(spec.ChannelFlow(active), spec.ChannelFlowOk)
+
+    def access_request(
+        self,
+        realm: str = "/data",
+        exclusive: bool = False,
+        passive: bool = True,
+        active: bool = True,
+        write: bool = True,
+        read: bool = True,
+    ) -> Deferred[spec.AccessRequestOk]:
+        """
+        Ask for a ticket, as AMQP 0-8 wanted.  RabbitMQ answers, and ignores it.
+        """
+        return self._call(
+            spec.AccessRequest(realm, exclusive, passive, active, write, read),
+            spec.AccessRequestOk,
+        )

@@ -1,0 +1,355 @@
+# -*- test-case-name: txamqp091.test.test_publisher -*-
+"""
+Publishing on one channel: when a message may leave, and who hears of its fate.
+
+A message leaves at once if it may.  It may not while the transport is full, while
+the broker blocks the connection or stops the channel, or while the window of
+unconfirmed messages is; then it waits here, in order, and its Deferred with it.
+Numbering the messages, and matching confirms and returns to them, is
+`txamqp091._machine.confirms`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from txamqp091._machine.channel import ChannelMachine
+from txamqp091._machine.sinks import ReplyHandle
+from txamqp091.errors import AMQPError, BatchFailed, Returned
+from txamqp091.message import Body, Message, body_bytes
+from txamqp091.wire.properties import EMPTY, Properties
+from txamqp091.wire.spec import BasicReturn
+
+if TYPE_CHECKING:
+    from txamqp091.channel import Channel
+    from txamqp091.protocol import AMQPProtocol
+
+__all__ = ["DEFAULT_WINDOW", "Publisher"]
+
+#: How many messages may be unconfirmed before the next one waits.
+DEFAULT_WINDOW = 1000
+
+
+class _Waiting(Protocol):
+    """
+    Something that will leave when it may.
+    """
+
+    def go(self) -> bool:
+        """
+        Send what may be sent now; tell whether that was all.
+        """
+
+    def fail(self, reason: AMQPError) -> None:
+        """
+        It will never leave.
+        """
+
+
+class Publisher:
+    """
+    The sending side of a channel: its machine's sink, and the queue of messages
+    that wait.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, channel: Channel, connection: AMQPProtocol, machine: ChannelMachine
+    ) -> None:
+        self._channel = channel
+        self._connection = connection
+        self._machine = machine
+        self._window = DEFAULT_WINDOW
+        #: Whether the channel itself is ready: the window has room, flow is on.
+        self._ready = True
+        self._flowing = True
+        self._waiting: deque[_Waiting] = deque()
+        self._releasing = False
+        self._listeners: list[Callable[[Message], object]] = []
+
+    # -- what we say -----------------------------------------------------------
+
+    def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: Body,
+        properties: Properties | None,
+        mandatory: bool,
+    ) -> Deferred[None]:
+        """
+        See `Channel.basic_publish`.
+        """
+        deferred: Deferred[None] = Deferred()
+        try:
+            if type(body) is not bytes:
+                body = body_bytes(body)
+            encoded = (EMPTY if properties is None else properties).encode()
+            if self._ready and self._connection.may_publish and not self._waiting:
+                self.send(exchange, routing_key, body, encoded, mandatory, deferred)
+            else:
+                self._machine.check()
+                self._wait(
+                    _Held(
+                        self, exchange, routing_key, body, encoded, mandatory, deferred
+                    )
+                )
+        except (AMQPError, TypeError) as error:
+            deferred.errback(error)
+        return deferred
+
+    def publish_many(self, messages: Iterable[Message]) -> Deferred[None]:
+        """
+        See `Channel.publish_many`.
+        """
+        batch = _Batch(self, iter(messages))
+        try:
+            self._machine.check()
+        except AMQPError as error:
+            batch.fail(error)
+            return batch.deferred
+        if self._waiting or not batch.go():
+            self._wait(batch)
+        return batch.deferred
+
+    def send(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        properties: bytes,
+        mandatory: bool,
+        handle: ReplyHandle,
+    ) -> None:
+        """
+        Send a message that may leave now.
+        """
+        machine = self._machine
+        machine.publish(exchange, routing_key, body, properties, mandatory, handle)
+        confirms = machine.confirms
+        if confirms is None:
+            handle.callback(None)
+        elif len(confirms.outstanding) >= self._window:
+            self._ready = False
+
+    @property
+    def may_send(self) -> bool:
+        """
+        Whether a message may leave now.
+        """
+        machine = self._machine
+        return (
+            self._ready
+            and self._connection.may_publish
+            and machine.reason is None
+            and not machine.closing
+        )
+
+    def select_confirms(self, window: int, handle: ReplyHandle) -> None:
+        """
+        Enter confirm mode, with so many unconfirmed messages at the most.
+        """
+        self._machine.select_confirms(handle)
+        self._window = window
+        self._refresh()
+
+    def _wait(self, item: _Waiting) -> None:
+        self._waiting.append(item)
+        self._connection.wake_when_writable(self)
+
+    def release(self) -> None:
+        """
+        Let go what waits, as far as it may leave now.
+        """
+        if self._releasing:
+            return
+        self._releasing = True
+        try:
+            while self._waiting and self.may_send:
+                item = self._waiting.popleft()
+                if not item.go():
+                    self._waiting.appendleft(item)
+        finally:
+            self._releasing = False
+        if self._machine.reason is not None:
+            self._fail(self._machine.reason)
+        elif self._waiting:
+            self._connection.wake_when_writable(self)
+
+    def _refresh(self) -> None:
+        confirms = self._machine.confirms
+        room = confirms is None or len(confirms.outstanding) < self._window
+        self._ready = room and self._flowing
+        if self._waiting and self._ready:
+            self.release()
+
+    def _fail(self, reason: AMQPError) -> None:
+        waiting, self._waiting = self._waiting, deque()
+        for item in waiting:
+            item.fail(reason)
+
+    def observe_returns(self, listener: Callable[[Message], object]) -> None:
+        """
+        See `Channel.observe_returns`.
+        """
+        self._listeners.append(listener)
+
+    # -- what the machine calls: see `ChannelSink` -----------------------------
+
+    def confirmed(self) -> None:
+        if not self._ready or self._waiting:
+            self._refresh()
+
+    def returned(self, method: BasicReturn, header: bytes, body: bytes) -> Returned:
+        message = Message(
+            method.exchange,
+            method.routing_key,
+            body,
+            Properties.from_wire(header[12:]),
+            mandatory=True,
+        )
+        for listener in list(self._listeners):
+            try:
+                listener(message)
+            except Exception:
+                self._log.failure("A listener for returned messages failed")
+        return Returned(message, method.reply_code, method.reply_text)
+
+    def flow(self, active: bool) -> None:
+        self._flowing = active
+        self._refresh()
+
+    def closed(self, reason: AMQPError) -> None:
+        self._ready = False
+        self._fail(reason)
+        self._channel._ended(reason)
+
+
+class _Held:
+    """
+    One message that waits.
+    """
+
+    __slots__ = ("_arguments", "_deferred", "_publisher")
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        properties: bytes,
+        mandatory: bool,
+        deferred: Deferred[None],
+    ) -> None:
+        self._publisher = publisher
+        self._arguments = (exchange, routing_key, body, properties, mandatory)
+        self._deferred = deferred
+
+    def go(self) -> bool:
+        if not self._deferred.called:  # else it was cancelled, and does not leave
+            try:
+                self._publisher.send(*self._arguments, self._deferred)
+            except AMQPError as error:
+                self._deferred.errback(error)
+        return True
+
+    def fail(self, reason: AMQPError) -> None:
+        self._deferred.errback(reason)
+
+
+class _Batch:
+    """
+    Many messages, drawn from an iterator as they may leave, and one Deferred.
+    """
+
+    __slots__ = ("_exhausted", "_failures", "_messages", "_pending", "_publisher",
+                 "_sent", "deferred")  # fmt: skip
+
+    def __init__(self, publisher: Publisher, messages: Iterator[Message]) -> None:
+        self.deferred: Deferred[None] = Deferred()
+        self._publisher = publisher
+        self._messages = messages
+        self._failures: list[tuple[int, BaseException]] = []
+        self._sent = 0
+        self._pending = 0
+        self._exhausted = False
+
+    def go(self) -> bool:
+        publisher = self._publisher
+        # One more is pending as long as this loop runs: the Deferred must not fire
+        # in the middle of it.
+        self._pending += 1
+        try:
+            while publisher.may_send and not self.deferred.called:
+                message = next(self._messages, None)
+                if message is None:
+                    self._exhausted = True
+                    break
+                place = _Place(self, self._sent)
+                self._sent += 1
+                self._pending += 1
+                try:
+                    publisher.send(
+                        message.exchange,
+                        message.routing_key,
+                        body_bytes(message.body),
+                        message.properties.encode(),
+                        message.mandatory,
+                        place,
+                    )
+                except (AMQPError, TypeError) as error:
+                    place.errback(error)
+        except Exception as error:  # the user's iterator failed
+            self._failures.append((self._sent, error))
+            self._exhausted = True
+        self.done()
+        return self._exhausted or self.deferred.called
+
+    def done(self) -> None:
+        """
+        One message less is pending.
+        """
+        self._pending -= 1
+        if self._pending == 0 and self._exhausted and not self.deferred.called:
+            if self._failures:
+                self._failures.sort(key=lambda failure: failure[0])
+                self.deferred.errback(BatchFailed(self._failures))
+            else:
+                self.deferred.callback(None)
+
+    def failed(self, place: int, error: BaseException) -> None:
+        """
+        A message was not taken.
+        """
+        self._failures.append((place, error))
+        self.done()
+
+    def fail(self, reason: AMQPError) -> None:
+        self._exhausted = True
+        self._pending += 1
+        self.failed(self._sent, reason)
+
+
+class _Place:
+    """
+    Waits for one message of a batch.
+    """
+
+    __slots__ = ("_batch", "_number")
+
+    def __init__(self, batch: _Batch, number: int) -> None:
+        self._batch = batch
+        self._number = number
+
+    def callback(self, result: object) -> None:
+        self._batch.done()
+
+    def errback(self, fail: BaseException) -> None:
+        self._batch.failed(self._number, fail)

@@ -1,0 +1,213 @@
+# -*- test-case-name: txamqp091.test.test_frames -*-
+"""
+Bytes to frames and back.
+
+`FrameReader` cuts a stream into frames and judges each by its first seven
+octets, before it waits for the rest.  The functions below it build frames.  What
+a frame means is not known here.
+
+A frame, AMQP 0-9-1 §4.2.3: type (1 octet), channel (2), size (4), payload (size),
+and the octet 206.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from struct import Struct
+from typing import Generic, TypeVar
+
+from txamqp091.errors import (
+    ChannelError,
+    CommandInvalid,
+    FrameError,
+    ProtocolVersionMismatch,
+    UnexpectedFrame,
+)
+from txamqp091.wire.spec import (
+    FRAME_BODY,
+    FRAME_END,
+    FRAME_HEADER,
+    FRAME_HEARTBEAT,
+    FRAME_METHOD,
+    FRAME_MIN_SIZE,
+)
+
+__all__ = [
+    "FRAME_OVERHEAD",
+    "HEARTBEAT",
+    "FrameReader",
+    "content_frames",
+    "frame_name",
+    "method_frame",
+]
+
+Route = TypeVar("Route")
+
+#: The octets of a frame that are not payload.
+FRAME_OVERHEAD = 8
+
+_HEAD = Struct(">BHI")
+_HEAD_SIZE = _HEAD.size
+_END = bytes([FRAME_END])
+
+#: A heartbeat frame, AMQP 0-9-1 §4.2.7.
+HEARTBEAT = _HEAD.pack(FRAME_HEARTBEAT, 0, 0) + _END
+
+_NAMES = {
+    FRAME_METHOD: "method",
+    FRAME_HEADER: "content header",
+    FRAME_BODY: "content body",
+    FRAME_HEARTBEAT: "heartbeat",
+}
+
+
+def frame_name(kind: int) -> str:
+    """
+    What a frame type is called.
+    """
+    return _NAMES.get(kind, f"type {kind}")
+
+
+class FrameReader(Generic[Route]):
+    """
+    Cuts a stream of bytes into frames, however the stream was split.
+
+    An incomplete frame waits as a list of pieces, joined once it is complete, so
+    the cost of a byte does not depend on the size of the pieces.
+
+    :ivar routes: who takes the frames of each open channel.  A frame for any
+        other channel is an error.
+    :ivar max_payload: the largest payload that is accepted.
+    :ivar paused: while true, no more frames are given out; feed ``b""`` to go on
+        after that.
+    """
+
+    def __init__(self, routes: Mapping[int, Route]) -> None:
+        self.routes = routes
+        self.max_payload = FRAME_MIN_SIZE - FRAME_OVERHEAD
+        self.paused = False
+        self._pieces: list[bytes] = []
+        self._have = 0
+        self._need = 0
+
+    def feed(self, data: bytes) -> Iterator[tuple[Route, int, bytes]]:
+        """
+        Take bytes, and give out the frames that are complete now, each as its
+        route, its type and its payload.  Heartbeats are swallowed.
+
+        :raises RemoteProtocolError: for bytes that cannot be a frame.  The reader
+            is of no use after that.
+        """
+        pieces = self._pieces
+        if pieces:
+            pieces.append(data)
+            self._have += len(data)
+            if self._have < self._need or self.paused:
+                return
+            data = b"".join(pieces)
+            pieces.clear()
+        unpack = _HEAD.unpack_from
+        position, size, need = 0, len(data), _HEAD_SIZE
+        while size - position >= _HEAD_SIZE and not self.paused:
+            kind, channel, length = unpack(data, position)
+            start = position + _HEAD_SIZE
+            end = start + length
+            route = self.routes.get(channel)
+            if route is None or length > self.max_payload or not 0 < kind < 4:
+                self._judge(kind, channel, length, data[position : position + 8])
+            if end >= size:
+                need = length + FRAME_OVERHEAD
+                break
+            if data[end] != FRAME_END:
+                raise FrameError(
+                    f"a frame ends with the octet {data[end]} instead of {FRAME_END}"
+                )
+            position = end + 1
+            if kind != FRAME_HEARTBEAT:
+                assert route is not None  # or `_judge` would have raised
+                yield route, kind, data[start:end]
+        if position < size:
+            pieces.append(data[position:] if position else data)
+            self._have = size - position
+            self._need = need
+
+    def _judge(self, kind: int, channel: int, length: int, head: bytes) -> None:
+        """
+        Raise what is wrong with a frame, going by its first octets alone.
+        """
+        if kind == FRAME_HEARTBEAT:
+            if channel:
+                raise CommandInvalid(f"a heartbeat on channel {channel}")
+            if length:
+                raise FrameError(f"a heartbeat with a payload of {length} octets")
+        elif head.startswith(b"AMQP"):
+            version = ".".join(map(str, head[5:8]))
+            raise ProtocolVersionMismatch(
+                f"the peer asks for AMQP version {version}; this is 0.9.1"
+            )
+        elif kind not in _NAMES:
+            hint = _FIRST_OCTETS.get(kind, "is it an AMQP broker?")
+            raise FrameError(f"unknown frame type {kind} ({hint})")
+        elif length > self.max_payload:
+            raise FrameError(
+                f"a {frame_name(kind)} frame of {length + FRAME_OVERHEAD} octets, "
+                f"over the {self.max_payload + FRAME_OVERHEAD} that were agreed"
+            )
+        elif kind == FRAME_METHOD:
+            raise ChannelError(f"a frame for channel {channel}, which is not open")
+        else:
+            raise (ChannelError if channel else UnexpectedFrame)(
+                f"a {frame_name(kind)} frame for channel {channel}, which is not open"
+            )
+
+
+#: What sort of server begins its answer with an octet that no frame begins with.
+_FIRST_OCTETS = {
+    0x15: "the peer answers in TLS: use amqps://",
+    0x16: "the peer answers in TLS: use amqps://",
+    ord("H"): "the peer answers in HTTP",
+    ord("S"): "the peer answers in SSH, or another text protocol",
+}
+
+
+def method_frame(channel: int, payload: bytes) -> bytes:
+    """
+    A method frame.  Methods are always smaller than the smallest frame limit,
+    unless the user put a large table into one: RabbitMQ says so then.
+    """
+    return _HEAD.pack(FRAME_METHOD, channel, len(payload)) + payload + _END
+
+
+_HEADER = Struct(">BHIHHQ")
+_BODY = Struct(">BBHI")
+_BASIC = 60
+
+
+def content_frames(
+    channel: int, method: bytes, properties: bytes, body: bytes, max_payload: int
+) -> Iterator[bytes]:
+    """
+    The frames of a method with content, in pieces fit for writing: the first has
+    the method, the header and as much of the body as one frame holds.
+
+    :param method: the whole frame of the method.
+    :param properties: flags and values, as `Properties.encode` gives them.
+    """
+    size = len(body)
+    header = _HEADER.pack(
+        FRAME_HEADER, channel, 12 + len(properties), _BASIC, 0, size
+    )
+    if not size:
+        yield b"".join((method, header, properties, _END))
+        return
+    first = min(size, max_payload)
+    # The end of the header's frame, and the head of the body's.
+    seam = _BODY.pack(FRAME_END, FRAME_BODY, channel, first)
+    if first == size:
+        yield b"".join((method, header, properties, seam, body, _END))
+        return
+    view = memoryview(body)
+    yield b"".join((method, header, properties, seam, view[:first], _END))
+    for start in range(first, size, max_payload):
+        piece = view[start : start + max_payload]
+        yield b"".join((_HEAD.pack(FRAME_BODY, channel, len(piece)), piece, _END))
