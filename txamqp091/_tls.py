@@ -1,0 +1,429 @@
+# -*- test-case-name: txamqp091.test.test_tls -*-
+"""
+TLS: who the peer is, and what went wrong below AMQP, in words.
+
+`connection_creator` turns parameters into what Twisted makes TLS connections by,
+`verify_peer` is our own look at the certificate, and `translate_failure` makes
+one of our errors of whatever ends a transport.  pyOpenSSL and service-identity
+are optional: they are imported in the functions that need them.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "connection_creator",
+    "handshake_completed",
+    "translate_failure",
+    "verify_peer",
+]
+
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, cast
+
+from twisted.internet import error
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from txamqp091.errors import (
+    ConnectFailed,
+    ConnectionClosed,
+    ConnectionLost,
+    InvalidURI,
+    TLSFailed,
+    printable,
+)
+from txamqp091.parameters import ConnectionParameters, TLSParameters
+
+if TYPE_CHECKING:
+    from OpenSSL.SSL import Connection
+    from twisted.protocols.tls import TLSMemoryBIOProtocol
+
+_MISSING = "TLS needs pyOpenSSL and service-identity: pip install txamqp091[tls]"
+
+
+# -- making connections -----------------------------------------------------------
+
+
+def connection_creator(
+    parameters: ConnectionParameters,
+) -> IOpenSSLClientConnectionCreator:
+    """
+    What makes the TLS connections that the parameters ask for.
+
+    :raises InvalidURI: when a file of certificates cannot be read.
+    :raises TLSFailed: when the packages for TLS are missing.
+    """
+    try:
+        import service_identity  # noqa: F401
+        from twisted.internet import ssl
+    except ImportError as missing:
+        raise TLSFailed(_MISSING) from missing
+    tls = parameters.tls
+    assert tls is not None, "only called for TLS"
+    if tls.connection_creator is not None:
+        return tls.connection_creator
+    # Twisted's default today; said here so that it stays the least.
+    extra: dict[str, Any] = {"raiseMinimumTo": ssl.TLSVersion.TLSv1_2}
+    own = None
+    if tls.certfile is not None:
+        own, chain = _own_certificate(tls)
+        if chain:
+            extra["extraCertChain"] = chain
+    if not tls.verified:
+        if own is not None:
+            extra["privateKey"] = own.privateKey.original
+            extra["certificate"] = own.original
+        return _Unverified(ssl.CertificateOptions(**extra), tls.server_name)
+    # Only Twisted knows the type of it: its interface has no public name.
+    trust_root: Any = tls.trust_root
+    if tls.cafile is not None:
+        trust_root = ssl.trustRootFromCertificates(
+            [ssl.Certificate(each) for each in _certificates("cafile", tls.cafile)]
+        )
+    name = parameters.certified_name
+    assert name is not None, "whoever is verified has a name"
+    creator: IOpenSSLClientConnectionCreator = ssl.optionsForClientTLS(
+        name,
+        trustRoot=trust_root,
+        clientCertificate=own,
+        extraCertificateOptions=extra,
+    )
+    return creator
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class _Unverified:
+    """
+    Connections to whoever answers.
+    """
+
+    def __init__(self, options: Any, server_name: str | None):
+        self._options = options
+        self._server_name = server_name
+
+    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> Connection:
+        """
+        See ``IOpenSSLClientConnectionCreator``.
+        """
+        from OpenSSL.SSL import Connection
+
+        connection = Connection(self._options.getContext(), None)
+        if self._server_name is not None:
+            connection.set_tlsext_host_name(self._server_name.encode("idna"))
+        return connection
+
+
+def _read(name: str, path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as problem:
+        raise InvalidURI(f"{name}: cannot read {path}: {problem.strerror}") from problem
+
+
+def _certificates(name: str, path: str) -> list[Any]:
+    """
+    The certificates in a PEM file, as pyOpenSSL's.
+    """
+    from cryptography import x509
+    from OpenSSL.crypto import X509
+
+    data = _read(name, path)
+    try:
+        found = x509.load_pem_x509_certificates(data)
+    except ValueError as problem:
+        raise InvalidURI(f"{name}: no PEM certificate in {path}") from problem
+    return [X509.from_cryptography(each) for each in found]
+
+
+def _own_certificate(tls: TLSParameters) -> tuple[Any, list[Any]]:
+    """
+    Our certificate with its key, and the certificates that vouch for it.
+    """
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+    from OpenSSL.crypto import PKey
+    from twisted.internet import ssl
+
+    assert tls.certfile is not None and tls.keyfile is not None
+    own, *chain = _certificates("certfile", tls.certfile)
+    data = _read("keyfile", tls.keyfile)
+    # By OpenSSL itself, it would ask for a passphrase on the terminal.
+    problem = ""
+    try:
+        key = load_pem_private_key(data, None)
+    except TypeError:
+        problem = "is protected by a passphrase, which is not supported"
+    except ValueError:
+        problem = "has no PEM private key in it"
+    # The key is not left for whoever prints the variables of this frame.
+    del data
+    if problem:
+        raise InvalidURI(f"keyfile: {tls.keyfile} {problem}")
+    pair = ssl.KeyPair(PKey.from_cryptography_key(key))  # type: ignore[arg-type]
+    if key.public_key() != own.to_cryptography().public_key():
+        raise InvalidURI(
+            f"keyfile: {tls.keyfile} is not the key of the certificate {tls.certfile}"
+        )
+    return ssl.PrivateCertificate.fromCertificateAndKeyPair(
+        ssl.Certificate(own), pair
+    ), chain
+
+
+# -- who the peer is ----------------------------------------------------------------
+
+
+def verify_peer(transport: object, hostname: str) -> None:
+    """
+    Check that the peer's certificate is for ``hostname``.
+
+    Twisted has checked that before; this is the second lock on the same door.
+    It is for the moment after the TLS handshake and before the first byte of
+    AMQP, and looks at the subjectAltName only.  (Twisted 26 lets certificates
+    without any pass; a connection creator by somebody else may check nothing.)
+
+    :param transport: the transport of a protocol that runs over TLS.
+    :param hostname: a host name or an IP address.
+    :raises TLSFailed: naming whom the certificate is for.
+    """
+    certificate = _leaf(transport)
+    if certificate is None:
+        raise TLSFailed("the peer has shown no certificate")
+    problem = _name_problem(certificate, hostname)
+    if problem:
+        raise TLSFailed(problem)
+
+
+def handshake_completed(transport: object) -> bool:
+    """
+    Whether the TLS handshake of a transport is done.
+    """
+    handle = _handle(transport)
+    return handle is not None and handle.get_peer_finished() is not None
+
+
+def _handle(transport: object) -> Any:
+    """
+    pyOpenSSL's connection behind a transport, or ``None``.
+    """
+    handle = getattr(transport, "getHandle", lambda: None)()
+    return handle if hasattr(handle, "get_peer_certificate") else None
+
+
+def _leaf(transport: object) -> Any:
+    handle = _handle(transport)
+    certificate = handle and handle.get_peer_certificate()
+    return certificate and certificate.to_cryptography()
+
+
+def _name_problem(certificate: Any, hostname: str) -> str:
+    """
+    Why a certificate is not for a host; empty if it is.
+    """
+    from service_identity import CertificateError, VerificationError
+    from service_identity.cryptography import (
+        verify_certificate_hostname,
+        verify_certificate_ip_address,
+    )
+
+    try:
+        names = _names(certificate)
+    except ValueError:
+        return "the peer's certificate is malformed"
+    if not any(kind in ("DNS", "IP") for kind, _ in names):
+        return (
+            f"the peer's certificate has no subjectAltName with a host in it: it "
+            f"cannot be that of {hostname} (its subject is "
+            f"{printable(certificate.subject.rfc4514_string())}, which does not count)"
+        )
+    try:
+        if _is_address(hostname):
+            verify_certificate_ip_address(certificate, hostname)
+        else:
+            verify_certificate_hostname(certificate, hostname)
+    except (CertificateError, VerificationError, ValueError):
+        whom = ", ".join(f"{kind}:{name}" for kind, name in names)
+        return f"the peer's certificate is for {printable(whom)}, not for {hostname}"
+    return ""
+
+
+def _is_address(hostname: str) -> bool:
+    try:
+        ip_address(hostname)
+    except ValueError:
+        return False
+    return True
+
+
+def _names(certificate: Any) -> list[tuple[str, str]]:
+    """
+    Whom a certificate is for, as pairs such as ``("DNS", "rabbit.example")``.
+    """
+    from cryptography import x509
+
+    try:
+        extension = certificate.extensions.get_extension_for_class(
+            x509.SubjectAlternativeName
+        )
+    except x509.ExtensionNotFound:
+        return []
+    kinds: dict[type[Any], str] = {x509.DNSName: "DNS", x509.IPAddress: "IP"}
+    return [
+        (kinds.get(type(each), "other"), str(each.value)) for each in extension.value
+    ]
+
+
+# -- what went wrong, in words --------------------------------------------------------
+
+
+def translate_failure(
+    reason: Failure | BaseException,
+    *,
+    transport: object = None,
+    hostname: str | None = None,
+    peer: str = "",
+    in_tls_handshake: bool = False,
+) -> ConnectionClosed:
+    """
+    Our error for what ended a transport, or kept it from coming to be.
+
+    :param reason: what Twisted or OpenSSL said.  It becomes the ``__cause__``;
+        an error of ours is returned as it is.
+    :param transport: the transport, while it still knows its certificates: in
+        ``connectionLost``.  Without it a refused certificate is not explained.
+    :param hostname: the name that the certificate should have had.
+    :param peer: whom it was about, for the message.
+    :param in_tls_handshake: whether the transport ended before the TLS
+        handshake had completed.
+    """
+    # A Failure's value is only absent while it is being made.
+    cause = cast(BaseException, reason.value if isinstance(reason, Failure) else reason)
+    if isinstance(cause, ConnectionClosed):
+        return cause
+    kind: type[ConnectionClosed]
+    if _is_tls(cause):
+        kind, words = TLSFailed, _tls_problem(cause, transport, hostname)
+    elif in_tls_handshake and isinstance(cause, error.ConnectionClosed):
+        kind, words = (
+            TLSFailed,
+            ("the peer closed the connection in the TLS handshake; does it speak TLS?"),
+        )
+    else:
+        kind, words = _plain_problem(cause)
+    translated = kind(f"{peer}: {words}" if peer else words)
+    translated.__cause__ = cause
+    return translated
+
+
+# Twisted's errors: the first that fits says it.
+_PLAIN: list[tuple[type[BaseException], type[ConnectionClosed], str]] = [
+    (error.ConnectionRefusedError, ConnectFailed, "nobody listens there"),
+    (error.DNSLookupError, ConnectFailed, "the host name is unknown"),
+    (error.UnknownHostError, ConnectFailed, "the host name is unknown"),
+    (error.NoRouteError, ConnectFailed, "there is no route to the host"),
+    (error.TCPTimedOutError, ConnectFailed, "connecting took too long"),
+    (error.TimeoutError, ConnectFailed, "connecting took too long"),
+    (error.ConnectError, ConnectFailed, "cannot connect"),
+    (error.ConnectionDone, ConnectionLost, "the peer closed the connection"),
+    (error.ConnectionAborted, ConnectionLost, "the connection was aborted"),
+    (error.ConnectionLost, ConnectionLost, "the connection was lost"),
+]
+
+
+def _plain_problem(cause: BaseException) -> tuple[type[ConnectionClosed], str]:
+    for type_, kind, words in _PLAIN:
+        if isinstance(cause, type_):
+            # The operating system's or the resolver's own words.
+            said = [each for each in cause.args if isinstance(each, str) and each]
+            return kind, f"{words} ({printable(said[0])})" if said else words
+    words = f"{type(cause).__name__}: {printable(str(cause))}"
+    return ConnectFailed, f"cannot connect ({words})"
+
+
+# OpenSSL's reasons, by a part of their text: what they mean here.
+_TLS: list[tuple[str, str]] = [
+    ("wrong version number", "the peer does not speak TLS: amqp:// or port 5671?"),
+    ("packet length too long", "the peer does not speak TLS: amqp:// or port 5671?"),
+    ("http request", "the peer does not speak TLS: amqp:// or port 5671?"),
+    ("unsupported protocol", "the peer knows no version of TLS that is safe"),
+    ("alert protocol version", "the peer knows no version of TLS that is safe"),
+    ("alert handshake failure", "the peer and we have no way of encryption in common"),
+    ("certificate required", "the peer asks for a client certificate"),
+    ("alert unknown ca", "the peer does not trust our certificate's issuer"),
+    ("alert certificate expired", "the peer says that our certificate has expired"),
+    ("alert certificate revoked", "the peer says that our certificate is revoked"),
+    ("alert bad certificate", "the peer does not accept our certificate"),
+    ("alert unsupported certificate", "the peer does not accept our certificate"),
+    ("alert certificate unknown", "the peer does not accept our certificate"),
+    ("alert access denied", "the peer does not let us in"),
+    ("unexpected eof", "the peer closed the connection in the TLS handshake"),
+]
+
+
+def _is_tls(cause: BaseException) -> bool:
+    # By name: where the packages are not installed, they raise nothing.
+    package = type(cause).__module__.partition(".")[0]
+    return package in ("OpenSSL", "service_identity")
+
+
+def _tls_problem(cause: BaseException, transport: object, hostname: str | None) -> str:
+    reasons = _reasons(cause)
+    text = "; ".join(reasons) or str(cause) or type(cause).__name__
+    if "certificate verify failed" in text or not reasons:
+        # That is OpenSSL, or service-identity, and neither has said why.
+        return _certificate_problem(transport, hostname) or (
+            f"the peer's certificate was refused ({printable(text)})"
+        )
+    for part, words in _TLS:
+        if part in text:
+            return f"{words} ({text})"
+    return f"TLS failed ({printable(text)})"
+
+
+def _reasons(cause: BaseException) -> list[str]:
+    """
+    The texts in an error of OpenSSL's, whose argument is a list of triples.
+    """
+    queue = cause.args[0] if cause.args else None
+    if not isinstance(queue, list):
+        return []
+    return [each[2] for each in queue if isinstance(each, tuple) and len(each) == 3]
+
+
+def _certificate_problem(transport: object, hostname: str | None) -> str:
+    """
+    What is wrong about the certificates that the peer has shown; empty if they
+    are not to be had, or nothing is.
+
+    OpenSSL does not tell pyOpenSSL why it refused; so it is asked again.
+    """
+    handle = _handle(transport)
+    chain = handle and handle.get_peer_cert_chain()
+    if not chain:
+        return ""
+    from OpenSSL.crypto import X509StoreContext, X509StoreContextError
+
+    store = handle.get_context().get_cert_store()
+    subject = printable(chain[0].to_cryptography().subject.rfc4514_string())
+    issuer = printable(chain[0].to_cryptography().issuer.rfc4514_string())
+    try:
+        X509StoreContext(store, chain[0], chain).verify_certificate()
+    except X509StoreContextError as refused:
+        code, depth, text = refused.errors
+        whose = "the peer's certificate" if depth == 0 else "an issuer's certificate"
+        words = _CHAIN.get(code, "was refused")
+        return f"{whose} {words} ({text}; subject {subject}, issuer {issuer})"
+    return _name_problem(chain[0].to_cryptography(), hostname) if hostname else ""
+
+
+# X509_V_ERR_...: what is wrong with a certificate, by OpenSSL's numbers.
+_CHAIN: dict[int, str] = {
+    2: "is from an issuer that is not trusted",
+    9: "is not yet valid",
+    10: "has expired",
+    18: "is self-signed and not trusted",
+    19: "is from an issuer that is not trusted",
+    20: "is from an issuer that is not trusted",
+    21: "is from an issuer that is not trusted",
+    23: "is revoked",
+}

@@ -1,0 +1,187 @@
+# -*- test-case-name: txamqp091.test.test_endpoint -*-
+"""
+From parameters to a connection: endpoints, and `connect`.
+
+What TLS is and what its errors mean is in `txamqp091._tls`.  Connecting again
+is the business of `txamqp091.service`; here is one attempt.
+"""
+
+from __future__ import annotations
+
+__all__ = ["connect", "endpoint_from_parameters"]
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+from twisted.internet.defer import CancelledError, Deferred, fail
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import (
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.python.failure import Failure
+
+from txamqp091._tls import connection_creator, handshake_completed, translate_failure
+from txamqp091.errors import AMQPError, HandshakeTimeout
+from txamqp091.factory import AMQPClientFactory
+from txamqp091.interfaces import ICredentials
+from txamqp091.parameters import ConnectionParameters
+from txamqp091.protocol import AMQPProtocol
+
+
+def endpoint_from_parameters(
+    reactor: IReactorTime, parameters: ConnectionParameters
+) -> IStreamClientEndpoint:
+    """
+    The endpoint that the parameters describe: TCP to any address of the host
+    (all are tried), with TLS around it if they say so.
+
+    Use it with ``ClientService``, or in place of `connect` when the protocol
+    needs a factory of its own.
+
+    :param reactor: one that has timers, TCP and name resolution.
+    :raises txamqp091.errors.InvalidURI: when a certificate file cannot be read.
+    :raises txamqp091.errors.TLSFailed: when the packages for TLS are missing.
+    """
+    endpoint: IStreamClientEndpoint = HostnameEndpoint(
+        reactor,
+        parameters.host,
+        parameters.port_number,
+        timeout=parameters.connection_timeout,
+    )
+    if parameters.tls is None:
+        return endpoint
+    creator = connection_creator(parameters)
+    return wrapClientTLS(creator, endpoint)
+
+
+def connect(
+    reactor: IReactorTime,
+    uri_or_parameters: str | bytes | ConnectionParameters,
+    *,
+    credentials: ICredentials | Sequence[ICredentials] | None = None,
+) -> Deferred[AMQPProtocol]:
+    """
+    Connect to a broker, and open AMQP.
+
+    :param reactor: one that has timers, TCP and name resolution.
+    :param uri_or_parameters: an ``amqp://`` or ``amqps://`` URI, or
+        `ConnectionParameters`.
+    :param credentials: as whom to log in, instead of what the first says.
+
+    :returns: fires with the protocol when AMQP is open.  Cancelling it, like
+        any failure, drops the connection.  It fails with
+
+        - `txamqp091.errors.InvalidURI` for what cannot be understood,
+        - `txamqp091.errors.ConnectFailed` when there is no connection; its
+          ``__cause__`` is Twisted's error,
+        - `txamqp091.errors.TLSFailed`, one of these, when the broker is not
+          who it should be, or TLS cannot be had (it is never done without),
+        - `txamqp091.errors.HandshakeTimeout` when it took longer than
+          ``handshake_timeout``,
+        - `txamqp091.errors.AuthenticationFailed`,
+          `txamqp091.errors.VhostAccessRefused` and other kinds of
+          `txamqp091.errors.ConnectionClosed` when the broker said no,
+        - `txamqp091.errors.RemoteProtocolError` when the peer does not speak
+          AMQP 0-9-1.
+    """
+    problem: AMQPError | None = None
+    try:
+        parameters = _parameters(uri_or_parameters, credentials)
+        endpoint = endpoint_from_parameters(reactor, parameters)
+    except AMQPError as error:
+        # Without its stack, which has the URI on it.
+        problem = error.with_traceback(None)
+    del uri_or_parameters
+    if problem is not None:
+        return fail(problem)
+    attempt = _Attempt(
+        parameters, endpoint, AMQPClientFactory(parameters, clock=reactor)
+    )
+    return attempt.start().addTimeout(
+        parameters.handshake_timeout, reactor, attempt.timed_out
+    )
+
+
+def _parameters(
+    uri_or_parameters: str | bytes | ConnectionParameters,
+    credentials: ICredentials | Sequence[ICredentials] | None,
+) -> ConnectionParameters:
+    if isinstance(uri_or_parameters, ConnectionParameters):
+        parameters = uri_or_parameters
+    else:
+        parameters = ConnectionParameters.from_uri(uri_or_parameters)
+    if credentials is None:
+        return parameters
+    if ICredentials.providedBy(credentials):
+        credentials = [credentials]
+    return replace(parameters, credentials=credentials)
+
+
+class _Attempt:
+    """
+    One attempt to connect, and how far it has come.
+    """
+
+    def __init__(
+        self,
+        parameters: ConnectionParameters,
+        endpoint: IStreamClientEndpoint,
+        factory: AMQPClientFactory,
+    ):
+        self._parameters = parameters
+        self._endpoint = endpoint
+        self._factory = factory
+        self._stage = "TCP has not connected"
+        self._cancelled = False
+
+    def start(self) -> Deferred[AMQPProtocol]:
+        """
+        Start the attempt.  Cancelling the Deferred ends it.
+        """
+        running = Deferred.fromCoroutine(self._run())
+
+        def cancel(_: object) -> None:
+            self._cancelled = True
+            running.cancel()
+
+        result: Deferred[AMQPProtocol] = Deferred(cancel)
+        running.chainDeferred(result)
+        return result
+
+    async def _run(self) -> AMQPProtocol:
+        """
+        Connect, and wait until AMQP is open; or leave nothing behind.
+        """
+        try:
+            connected = await self._endpoint.connect(self._factory)
+        except Exception as error:
+            # Cancelled endpoints fail with this or that.
+            if self._cancelled:
+                raise CancelledError from None
+            parameters = self._parameters
+            peer = f"{parameters.host}:{parameters.port_number}"
+            raise translate_failure(error, peer=peer) from error
+        protocol = cast(AMQPProtocol, connected)
+        try:
+            return await protocol.when_open()
+        except CancelledError:
+            self._stage = "the broker has not opened AMQP"
+            if self._parameters.tls and not handshake_completed(protocol.transport):
+                self._stage = "the TLS handshake has not completed"
+            # Nobody else has it.
+            protocol.close()
+            raise
+
+    def timed_out(self, result: object, seconds: float) -> Failure:
+        """
+        What a cancelled attempt fails with when it was us who had no patience.
+        """
+        return Failure(
+            HandshakeTimeout(
+                f"{self._parameters.display} was not open after {seconds:g} s: "
+                f"{self._stage}",
+                by_us=True,
+            )
+        )
