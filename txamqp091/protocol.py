@@ -1,48 +1,43 @@
 # -*- test-case-name: txamqp091.test.test_protocol -*-
 """
-The connection, as a Twisted protocol: bytes in and out, time limits, heartbeats,
-back-pressure.  What may be said when is `txamqp091._machine.connection`.
+The connection, as a Twisted protocol: bytes in and out, time limits, back-pressure.
+What may be said when is `txamqp091._machine.connection`.
 
 Theory.  A connection has a *reason* once it is over for its users, and it is *gone*
-once its transport is.  `_end` sets the reason: it is the only place that does, the
-first reason counts, and everything that waits for the peer fails with it there and
+once its transport is.  `AMQPProtocol._end` and `AMQPProtocol.close` set the reason:
+the first one counts, and everything that waits for the peer fails with it there and
 then.  After that the transport is closed, in order where the peer may still read
 what we say, and aborted where it may not or does not; ``connectionLost`` follows.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import platform
 from collections.abc import Callable
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, cast
 
-from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import (
-    IAddress,
     IDelayedCall,
     IHandshakeListener,
     IPushProducer,
     IReactorTime,
     ISSLTransport,
-    ITransport,
 )
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from txamqp091._login import Login, client_properties
 from txamqp091._machine.connection import ConnectionMachine, Limits
 from txamqp091._machine.states import Role, State
 from txamqp091._observer import OneShot
+from txamqp091._timers import Heartbeats, Outgoing
 from txamqp091._tls import translate_failure, verify_peer
-from txamqp091._version import __version__
 from txamqp091.channel import Channel
-from txamqp091.credentials import choose
 from txamqp091.errors import (
     AMQPError,
-    AuthenticationFailed,
     ConnectionClosed,
     ConnectionLost,
     HandshakeTimeout,
@@ -50,7 +45,6 @@ from txamqp091.errors import (
     LocalProtocolError,
     RemoteProtocolError,
 )
-from txamqp091.interfaces import ICredentials
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.wire import spec
 
@@ -59,24 +53,13 @@ if TYPE_CHECKING:
 
 __all__ = ["AMQPProtocol"]
 
-#: Bytes that wait for the end of the reactor's turn, at the most.
-_FLUSH_SIZE = 65536
-
-_CAPABILITIES = {
-    "publisher_confirms": True,
-    "exchange_exchange_bindings": True,
-    "basic.nack": True,
-    "consumer_cancel_notify": True,
-    "connection.blocked": True,
-    "authentication_failure_close": True,
-}
-
-#: Where a connection that went without a word was, and what that may mean.
-_LOST_WHILE = {
-    State.NEW: "before the peer said anything",
+#: What a connection that ended, or fell silent, was about; and what that may mean.
+_ABOUT = {
+    State.NEW: "before TLS was agreed on",
     State.GREETED: (
         "before the peer said anything (does it speak AMQP, and without TLS?)"
     ),
+    State.STARTED: "while the credentials were being fetched",
     State.AUTHENTICATING: "while logging in (are the user name and password right?)",
     State.OPENING: "while opening the virtual host",
     State.CLOSING: "while closing",
@@ -106,8 +89,10 @@ class AMQPProtocol(Protocol):
         self.blocked: str | None = None
         self.may_publish = False
         self._thread = get_ident()
+        self._outgoing = Outgoing(reactor, self._write)
         self._machine = ConnectionMachine(
             Role.CLIENT,
+            self._outgoing.write,
             self,
             Limits(
                 frame_max=parameters.frame_max,
@@ -116,30 +101,22 @@ class AMQPProtocol(Protocol):
                 max_body=parameters.max_body_size,
             ),
         )
-        self._credentials: ICredentials | None = None
+        self._login: Login | None = None
+        self._heartbeats: Heartbeats | None = None
+        # The time limit of the handshake, and later of the close.
+        self._limit_call: IDelayedCall | None = None
+        self._resume_call: IDelayedCall | None = None
         self._reason: AMQPError | None = None
         self._gone = False
         self._opened: OneShot[AMQPProtocol] = OneShot()
         self._closed: OneShot[None] = OneShot()
         self._unblocked: OneShot[None] = OneShot()
         self._observers: list[Callable[[str | None], object]] = []
-        # Bytes that leave at the end of this turn.
-        self._outgoing: list[bytes] = []
-        self._outgoing_size = 0
-        self._flush_call: IDelayedCall | None = None
-        self._in_turn = False  # a flush will come without a call
         self._writable = True
         # Publishers with messages that wait for `may_publish`.
         self._publishers: dict[Publisher, None] = {}
         # Who asks for nothing to be read, and on behalf of which channel.
         self._held: dict[object, Channel] = {}
-        self._resume_call: IDelayedCall | None = None
-        # Timers: of the handshake or the close, and of heartbeats each way.
-        self._limit_call: IDelayedCall | None = None
-        self._send_call: IDelayedCall | None = None
-        self._receive_call: IDelayedCall | None = None
-        self._sent_at = 0.0
-        self._received_at = 0.0
 
     def __repr__(self) -> str:
         name = f"{self.parameters.name!r} " if self.parameters.name else ""
@@ -148,481 +125,7 @@ class AMQPProtocol(Protocol):
             f"{self._machine.state.value}>"
         )
 
-    # -- the transport ---------------------------------------------------------
-
-    def connectionMade(self) -> None:
-        """
-        Twisted: the transport is there.
-        """
-        self._thread = get_ident()
-        transport = self._transport()
-        transport.registerProducer(self, True)
-        self._limit_call = self.reactor.callLater(
-            self.parameters.handshake_timeout, self._handshake_timed_out
-        )
-        # Under TLS nothing is said before the certificate has been looked at.
-        if not self._is_tls():
-            self._begin()
-
-    def handshakeCompleted(self) -> None:
-        """
-        Twisted: the TLS handshake has succeeded.
-        """
-        if self._reason is not None:
-            return
-        name = self.parameters.certified_name
-        try:
-            if name is not None:
-                verify_peer(self.transport, name)
-        except AMQPError as error:
-            self._end(error)
-            self._transport().abortConnection()
-        else:
-            self._begin()
-
-    def _begin(self) -> None:
-        self._received_at = self._sent_at = self.reactor.seconds()
-        self._machine.begin()
-        self.flush()
-
-    def dataReceived(self, data: bytes) -> None:
-        """
-        Twisted: bytes came.
-        """
-        self._received_at = self.reactor.seconds()
-        self._receive(data)
-
-    def _receive(self, data: bytes) -> None:
-        self._in_turn = True
-        try:
-            self._machine.receive(data)
-        except RemoteProtocolError as error:
-            self._violated(error)
-        finally:
-            self._in_turn = False
-        if self._outgoing:
-            self.flush()
-
-    def _violated(self, error: RemoteProtocolError) -> None:
-        """
-        The peer has broken the rules: tell it, once, and go.
-        """
-        if self._reason is None:
-            self._log.error("{peer} broke the rules: {error}", peer=self, error=error)
-        self._machine.violated(error)
-        self._end(error)
-        self._leave()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """
-        Twisted: the transport has gone.
-        """
-        if self._reason is None:
-            self._end(self._lost(reason))
-        self._gone = True
-        self._cancel_calls()
-        self._outgoing.clear()
-        ours = self._reason
-        if type(ours) is ConnectionClosed and ours.by_us:
-            self._closed.fire(None)
-        else:
-            assert ours is not None
-            self._closed.fail(ours)
-
-    def _lost(self, reason: Failure) -> AMQPError:
-        """
-        What the end of the transport means.
-        """
-        state = self._machine.state
-        error = translate_failure(
-            reason,
-            transport=self.transport,
-            hostname=self.parameters.certified_name,
-            peer=self.parameters.host,
-            in_tls_handshake=state is State.NEW and self._is_tls(),
-        )
-        where = _LOST_WHILE.get(state)
-        if where is None or type(error) is not ConnectionLost:
-            return error
-        explained = ConnectionLost(f"{error.reply_text}, {where}")
-        explained.__cause__ = error.__cause__
-        return explained
-
-    def _end(self, reason: AMQPError) -> None:
-        """
-        It is over for everyone who waits, and this is why.
-        """
-        if self._reason is not None:
-            return
-        self._reason = reason
-        self._cancel_calls()
-        self.may_publish = False
-        self._held.clear()
-        self._machine.lost(reason)
-        self._publishers.clear()
-        self._opened.fail(reason)
-        self._unblocked.fail(reason)
-
-    def _leave(self) -> None:
-        """
-        Close the transport, once what we have to say has left; and not much later.
-        """
-        self.flush()
-        self._limit_call = self.reactor.callLater(
-            self.parameters.close_timeout, self._abort
-        )
-        transport = self._transport()
-        # TLS waits for its producer to be done, and for the peer's last word.
-        transport.unregisterProducer()
-        transport.resumeProducing()
-        transport.loseConnection()
-
-    def _abort(self) -> None:
-        self._limit_call = None
-        self._transport().abortConnection()
-
-    def _is_tls(self) -> bool:
-        return bool(ISSLTransport.providedBy(self.transport))
-
-    def _transport(self) -> Any:
-        # Twisted's interfaces for TCP and TLS do not say so, but both have all of
-        # what we use: IConsumer, IPushProducer and abortConnection.
-        return cast(Any, self.transport)
-
-    def _cancel_calls(self) -> None:
-        for call in (
-            self._limit_call,
-            self._send_call,
-            self._receive_call,
-            self._flush_call,
-            self._resume_call,
-        ):
-            if call is not None and call.active():
-                call.cancel()
-        self._limit_call = self._send_call = self._receive_call = None
-        self._flush_call = self._resume_call = None
-
-    # -- bytes out -------------------------------------------------------------
-
-    def write(self, data: bytes) -> None:
-        """
-        The machine's: send bytes, with all else that is sent in this turn.
-        """
-        if self._gone:
-            return
-        self._outgoing.append(data)
-        self._outgoing_size += len(data)
-        if self._outgoing_size >= _FLUSH_SIZE:
-            self.flush()
-        elif self._flush_call is None and not self._in_turn:
-            self._flush_call = self.reactor.callLater(0, self._flush_now)
-
-    def _flush_now(self) -> None:
-        self._flush_call = None
-        self.flush()
-
-    def flush(self) -> None:
-        """
-        Give the transport what waits for the end of this turn.
-        """
-        outgoing = self._outgoing
-        if outgoing and not self._gone:
-            self._outgoing = []
-            self._outgoing_size = 0
-            self._sent_at = self.reactor.seconds()
-            data = outgoing[0] if len(outgoing) == 1 else b"".join(outgoing)
-            cast(ITransport, self.transport).write(data)
-
-    # -- back-pressure ---------------------------------------------------------
-
-    def pauseProducing(self) -> None:
-        """
-        Twisted: the transport is full.
-        """
-        self._writable = False
-        self.may_publish = False
-
-    def resumeProducing(self) -> None:
-        """
-        Twisted: the transport has room again.
-        """
-        self._writable = True
-        self._wake()
-
-    def stopProducing(self) -> None:
-        """
-        Twisted: the transport wants no more; ``connectionLost`` follows.
-        """
-        self.pauseProducing()
-
-    def wake_when_writable(self, publisher: Publisher) -> None:
-        """
-        A publisher's: it has messages that wait for `may_publish`.
-        """
-        if not self.may_publish and self._reason is None:
-            self._publishers[publisher] = None
-
-    def _wake(self) -> None:
-        self.may_publish = (
-            self._writable
-            and self.blocked is None
-            and self._reason is None
-            and self._machine.state is State.OPEN
-        )
-        if self.may_publish:
-            publishers, self._publishers = self._publishers, {}
-            for publisher in publishers:
-                publisher.release()
-
-    def _hold(self, owner: object, channel: Channel) -> None:
-        """
-        A consumer's: read nothing more, as too much was read already.
-        """
-        if not self._held and self._reason is None:
-            self._machine.pause()
-            self._transport().pauseProducing()
-        self._held[owner] = channel
-
-    def _release(self, owner: object) -> None:
-        """
-        A consumer's: it can take more.
-        """
-        if self._held.pop(owner, None) is not None and not self._held:
-            self._resume_reading()
-
-    def _release_channel(self, channel: Channel) -> None:
-        for owner, held in list(self._held.items()):
-            if held is channel:
-                self._release(owner)
-
-    def _resume_reading(self) -> None:
-        if self._reason is None or self._machine.state is State.CLOSING:
-            # In a turn of its own: whoever released may be in the middle of things.
-            if self._resume_call is None:
-                self._resume_call = self.reactor.callLater(0, self._read_on)
-
-    def _read_on(self) -> None:
-        self._resume_call = None
-        if self._held or self._gone or self._machine.state is State.CLOSED:
-            return
-        self._received_at = self.reactor.seconds()
-        self._transport().resumeProducing()
-        self._machine.resume()
-        self._receive(b"")
-
-    # -- the handshake: what the machine calls ---------------------------------
-
-    def started(self, start: spec.ConnectionStart) -> None:
-        """
-        The machine's: choose the mechanism, and ask the credentials.
-        """
-        self.server_properties = dict(start.server_properties)
-        try:
-            credentials = choose(self.parameters.credentials, start.mechanisms)
-        except AMQPError as error:
-            self._fail_handshake(error)
-            return
-        self._credentials = credentials
-        self._warn_of_plain_text(credentials.mechanism)
-        self._ask(
-            None,
-            lambda response: self._machine.start_ok(
-                self._client_properties(),
-                credentials.mechanism,
-                response,
-                self.parameters.locale,
-                self.parameters.virtual_host,
-            ),
-        )
-
-    def challenged(self, challenge: bytes) -> None:
-        """
-        The machine's: the mechanism goes on.
-        """
-        self._ask(challenge, self._machine.secure_ok)
-
-    def _ask(self, challenge: bytes | None, answer: Callable[[bytes], None]) -> None:
-        """
-        Ask the credentials, who may take their time, and go on with the answer.
-        """
-        assert self._credentials is not None
-
-        def answered(response: bytes) -> None:
-            if self._reason is None:
-                answer(response)
-
-        def failed(failure: Failure) -> None:
-            error = failure.value
-            if isinstance(error, RemoteProtocolError):
-                self._violated(error)
-            elif isinstance(error, AMQPError):
-                self._fail_handshake(error)
-            else:
-                refused = AuthenticationFailed(
-                    "the credentials could not be had: "
-                    f"{type(error).__name__} from {type(self._credentials).__name__}",
-                    reply_code=0,
-                    by_us=True,
-                )
-                refused.__cause__ = error
-                self._fail_handshake(refused)
-
-        respond = cast("Callable[..., Deferred[bytes]]", self._credentials.respond)
-        asked = maybeDeferred(respond, challenge)
-        asked.addCallback(answered).addErrback(failed)
-
-    def _fail_handshake(self, error: AMQPError) -> None:
-        self._end(error)
-        self._leave()
-
-    def _client_properties(self) -> dict[str, Any]:
-        properties: dict[str, Any] = {
-            "product": "txamqp091",
-            "version": __version__,
-            "platform": f"Python {platform.python_version()}",
-            "information": "AMQP 0-9-1 for Twisted",
-        }
-        if self.parameters.name:
-            properties["connection_name"] = self.parameters.name
-        properties.update(self.parameters.client_properties)
-        properties["capabilities"] = {
-            **_CAPABILITIES,
-            **properties.get("capabilities", {}),
-        }
-        return properties
-
-    def _warn_of_plain_text(self, mechanism: str) -> None:
-        if (
-            mechanism in ("PLAIN", "AMQPLAIN")
-            and not self._is_tls()
-            and not _is_local(self._transport().getPeer())
-        ):
-            self._log.warn(
-                "The password for {host} travels unencrypted: use amqps://",
-                host=self.parameters.host,
-            )
-
-    def opened(self) -> None:
-        """
-        The machine's: the connection is open.
-        """
-        self._cancel_limit()
-        self._start_heartbeats(self._machine.limits.heartbeat)
-        self._wake()
-        self._opened.fire(self)
-
-    def _handshake_timed_out(self) -> None:
-        self._limit_call = None
-        state = self._machine.state
-        where = _LOST_WHILE.get(state, f"while {state.value}")
-        self._end(
-            HandshakeTimeout(
-                f"{self.parameters.host} did not open the connection within "
-                f"{self.parameters.handshake_timeout} s: it fell silent {where}",
-                by_us=True,
-            )
-        )
-        self._transport().abortConnection()
-
-    def _cancel_limit(self) -> None:
-        if self._limit_call is not None and self._limit_call.active():
-            self._limit_call.cancel()
-        self._limit_call = None
-
-    # -- heartbeats ------------------------------------------------------------
-
-    def _start_heartbeats(self, interval: int) -> None:
-        if interval:
-            later = self.reactor.callLater
-            self._send_call = later(interval / 2, self._send_heartbeat)
-            self._receive_call = later(interval * 2, self._check_heartbeat)
-
-    def _send_heartbeat(self) -> None:
-        """
-        Say something if nothing was said for half an interval.  Bytes that the
-        transport has not got rid of will do.
-        """
-        half = self._machine.limits.heartbeat / 2
-        quiet = self.reactor.seconds() - self._sent_at
-        if quiet >= half:
-            quiet = 0.0
-            if self._writable:
-                self._machine.heartbeat()
-                self.flush()
-        self._send_call = self.reactor.callLater(half - quiet, self._send_heartbeat)
-
-    def _check_heartbeat(self) -> None:
-        """
-        Give up on a peer that was silent for two intervals; unless it is we who do
-        not listen.
-        """
-        limit = self._machine.limits.heartbeat * 2
-        now = self.reactor.seconds()
-        if self._held:
-            self._received_at = now
-        quiet = now - self._received_at
-        if quiet < limit:
-            self._receive_call = self.reactor.callLater(
-                limit - quiet, self._check_heartbeat
-            )
-            return
-        self._receive_call = None
-        self._end(
-            HeartbeatTimeout(
-                f"nothing was heard from {self.parameters.host} for {limit} s, "
-                "two heartbeat intervals"
-            )
-        )
-        # To lose the connection in order would be to wait for the peer to read.
-        self._transport().abortConnection()
-
-    # -- blocking --------------------------------------------------------------
-
-    def blocked_by(self, reason: str) -> None:
-        """
-        The machine's: the broker asks for no more publishing.
-        """
-        self.blocked = reason
-        self.may_publish = False
-        self._tell_observers()
-
-    def unblocked(self) -> None:
-        """
-        The machine's: publishing may go on.
-        """
-        self.blocked = None
-        self._tell_observers()
-        waiting, self._unblocked = self._unblocked, OneShot()
-        waiting.fire(None)
-        self._wake()
-
-    def _tell_observers(self) -> None:
-        for observer in list(self._observers):
-            try:
-                observer(self.blocked)
-            except Exception:
-                self._log.failure("An observer of connection.blocked failed")
-
-    def when_unblocked(self) -> Deferred[None]:
-        """
-        :returns: fires when the broker does not block publishing, which may be at
-            once; fails with the reason when the connection ends.  Each caller has a
-            Deferred of their own; cancelling it does nothing else.
-        """
-        if self._reason is not None:
-            return fail(self._reason)
-        if self.blocked is None:
-            return succeed(None)
-        return self._unblocked.when_fired()
-
-    def observe_blocked(self, observer: Callable[[str | None], object]) -> None:
-        """
-        Have a function told when the broker blocks publishing, with its reason, and
-        when it goes on, with None.
-        """
-        self._observers.append(observer)
-
-    # -- using the connection --------------------------------------------------
+    # -- using the connection ------------------------------------------------------
 
     @property
     def is_open(self) -> bool:
@@ -687,7 +190,8 @@ class AMQPProtocol(Protocol):
 
         :param reason: for the broker's log.
         :returns: fires when the broker has accepted it.  If it does not, it closes
-            the connection, and this fails with the reason.
+            the connection, and this fails with the reason.  Cancelling it ends the
+            waiting only.
         """
         deferred: Deferred[spec.ConnectionUpdateSecretOk] = Deferred()
         if isinstance(secret, str):
@@ -708,6 +212,25 @@ class AMQPProtocol(Protocol):
                 "when_open()"
             )
 
+    def when_unblocked(self) -> Deferred[None]:
+        """
+        :returns: fires when the broker does not block publishing, which may be at
+            once; fails with the reason when the connection ends.  Each caller has a
+            Deferred of their own; cancelling it does nothing else.
+        """
+        if self._reason is not None:
+            return fail(self._reason)
+        if self.blocked is None:
+            return succeed(None)
+        return self._unblocked.when_fired()
+
+    def observe_blocked(self, observer: Callable[[str | None], object]) -> None:
+        """
+        Have a function told when the broker blocks publishing, with its reason, and
+        when it goes on, with None.
+        """
+        self._observers.append(observer)
+
     def close(self, reply_code: int = 200, reply_text: str = "") -> Deferred[None]:
         """
         Close the connection: AMQP first, then the transport.  All that waits for the
@@ -719,52 +242,381 @@ class AMQPProtocol(Protocol):
             Deferred.
         """
         if self._reason is None:
-            ours = ConnectionClosed(
+            reason = ConnectionClosed(
                 reply_text or "the connection was closed by us",
                 reply_code=reply_code,
                 by_us=True,
             )
             if self._machine.state is State.OPEN:
-                self._close(ours)
+                self._stop(reason)
+                self._set_limit(self.parameters.close_timeout, self._abort)
+                self._machine.close(reason)
+                self._outgoing.flush()
             else:
-                self._end(ours)
+                self._end(reason)
                 if self.transport is not None:
                     self._transport().abortConnection()
         return self._closed.when_fired().addErrback(lambda _: None)
 
-    def _close(self, reason: ConnectionClosed) -> None:
-        self._cancel_calls()
+    # -- the transport -------------------------------------------------------------
+
+    def connectionMade(self) -> None:
+        """
+        Twisted: the transport is there.
+        """
+        self._thread = get_ident()
+        transport = self._transport()
+        if self._reason is not None:  # closed before it was connected
+            transport.abortConnection()
+            return
+        transport.registerProducer(self, True)
+        self._set_limit(self.parameters.handshake_timeout, self._handshake_timed_out)
+        # Under TLS nothing is said before the certificate has been looked at.
+        if not self._is_tls():
+            self._begin()
+
+    def handshakeCompleted(self) -> None:
+        """
+        Twisted: the TLS handshake has succeeded.
+        """
+        if self._reason is not None:
+            return
+        name = self.parameters.certified_name
+        try:
+            if name is not None:
+                verify_peer(self.transport, name)
+        except AMQPError as error:
+            self._end(error)
+            self._transport().abortConnection()
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._machine.begin()
+        self._outgoing.flush()
+
+    def dataReceived(self, data: bytes) -> None:
+        """
+        Twisted: bytes came.
+        """
+        if self._heartbeats is not None:
+            self._heartbeats.heard_at = self.reactor.seconds()
+        outgoing = self._outgoing
+        outgoing.in_turn = True
+        try:
+            self._machine.receive(data)
+        except RemoteProtocolError as error:
+            self._violated(error)
+        finally:
+            outgoing.in_turn = self._gone
+        outgoing.flush()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """
+        Twisted: the transport has gone.
+        """
+        if self._reason is None:
+            self._end(self._lost(reason))
+        self._gone = True
+        self._clear_limit()
+        self._outgoing.stop()
+        ours = self._reason
+        assert ours is not None
+        if type(ours) is ConnectionClosed and ours.by_us:
+            self._closed.fire(None)
+        else:
+            self._closed.fail(ours)
+
+    def _lost(self, reason: Failure) -> AMQPError:
+        """
+        What the end of the transport means.
+        """
+        state = self._machine.state
+        error = translate_failure(
+            reason,
+            transport=self.transport,
+            hostname=self.parameters.certified_name,
+            peer=self.parameters.host,
+            in_tls_handshake=state is State.NEW and self._is_tls(),
+        )
+        about = _ABOUT.get(state)
+        if about is None or type(error) is not ConnectionLost:
+            return error
+        explained = ConnectionLost(f"{error.reply_text}, {about}")
+        explained.__cause__ = error.__cause__
+        return explained
+
+    def _write(self, data: bytes) -> None:
+        self._transport().write(data)
+
+    def _is_tls(self) -> bool:
+        return bool(ISSLTransport.providedBy(self.transport))
+
+    def _transport(self) -> Any:
+        # Twisted's interfaces for TCP and TLS do not say so, but both have all of
+        # what we use: IConsumer, IPushProducer and abortConnection.
+        return cast(Any, self.transport)
+
+    # -- the end -------------------------------------------------------------------
+
+    def _stop(self, reason: AMQPError) -> None:
+        """
+        It is over for the users, and this is why.
+        """
         self._reason = reason
         self.may_publish = False
-        held = bool(self._held)
-        self._held.clear()
-        self._machine.close(reason)
-        self.flush()
         self._publishers.clear()
-        self._unblocked.fail(reason)
-        self._limit_call = self.reactor.callLater(
-            self.parameters.close_timeout, self._abort
-        )
-        if held:
+        self._clear_limit()
+        if self._heartbeats is not None:
+            self._heartbeats.stop()
+        if self._held:
+            self._held.clear()
             self._resume_reading()
+        self._opened.fail(reason)
+        self._unblocked.fail(reason)
+
+    def _end(self, reason: AMQPError) -> None:
+        """
+        It is over, for the users and on the wire; the transport is to go.
+        """
+        if self._reason is None:
+            self._stop(reason)
+        if self._resume_call is not None:
+            self._resume_call.cancel()
+            self._resume_call = None
+        assert self._reason is not None
+        self._machine.lost(self._reason)
+
+    def _violated(self, error: RemoteProtocolError) -> None:
+        """
+        The peer has broken the rules: tell it, and go.
+        """
+        if self._reason is None:
+            self._log.error("{peer!r}: {error}", peer=self, error=error)
+        self._machine.violated(error)
+        self._end(error)
+        self._leave()
+
+    def _leave(self) -> None:
+        """
+        Close the transport, once what we have to say has left; and not much later.
+        """
+        self._outgoing.flush()
+        self._set_limit(self.parameters.close_timeout, self._abort)
+        transport = self._transport()
+        # TLS waits for its producer to be done, and for the peer's last word.
+        transport.unregisterProducer()
+        transport.resumeProducing()
+        transport.loseConnection()
+
+    def _abort(self) -> None:
+        self._transport().abortConnection()
+
+    def _set_limit(self, seconds: float, expired: Callable[[], None]) -> None:
+        self._clear_limit()
+        self._limit_call = self.reactor.callLater(seconds, expired)
+
+    def _clear_limit(self) -> None:
+        if self._limit_call is not None and self._limit_call.active():
+            self._limit_call.cancel()
+        self._limit_call = None
+
+    # -- back-pressure -------------------------------------------------------------
+
+    def pauseProducing(self) -> None:
+        """
+        Twisted: the transport is full.
+        """
+        self._writable = False
+        self.may_publish = False
+
+    def resumeProducing(self) -> None:
+        """
+        Twisted: the transport has room again.
+        """
+        self._writable = True
+        self._wake()
+
+    def stopProducing(self) -> None:
+        """
+        Twisted: the transport wants no more; ``connectionLost`` follows.
+        """
+        self.pauseProducing()
+
+    def wake_when_writable(self, publisher: Publisher) -> None:
+        """
+        A publisher's: it has messages that wait for `may_publish`.
+        """
+        if not self.may_publish and self._reason is None:
+            self._publishers[publisher] = None
+
+    def _wake(self) -> None:
+        self.may_publish = self._writable and self.blocked is None and self.is_open
+        if self.may_publish:
+            publishers, self._publishers = self._publishers, {}
+            for publisher in publishers:
+                publisher.release()
+
+    def _hold(self, owner: object, channel: Channel) -> None:
+        """
+        A consumer's: read nothing more, as too much was read already.
+        """
+        if self._reason is None:
+            if not self._held:
+                self._machine.pause()
+                self._transport().pauseProducing()
+            self._held[owner] = channel
+            if self._heartbeats is not None:
+                self._heartbeats.deaf = True
+
+    def _release(self, owner: object) -> None:
+        """
+        A consumer's: it can take more.
+        """
+        if self._held.pop(owner, None) is not None and not self._held:
+            self._resume_reading()
+
+    def _release_channel(self, channel: Channel) -> None:
+        for owner, held in list(self._held.items()):
+            if held is channel:
+                self._release(owner)
+
+    def _resume_reading(self) -> None:
+        # In a turn of its own: whoever released may be in the middle of things.
+        if self._resume_call is None:
+            self._resume_call = self.reactor.callLater(0, self._read_on)
+
+    def _read_on(self) -> None:
+        self._resume_call = None
+        if not self._held and not self._gone:
+            if self._heartbeats is not None:
+                self._heartbeats.deaf = False
+            self._transport().resumeProducing()
+            self._machine.resume()
+            self.dataReceived(b"")
+
+    # -- what the machine calls: see `ConnectionSink` --------------------------------
+
+    def started(self, start: spec.ConnectionStart) -> None:
+        """
+        The broker has introduced itself.
+        """
+        self.server_properties = dict(start.server_properties)
+        try:
+            login = Login(self.parameters, start.mechanisms)
+        except AMQPError as error:
+            self._give_up(error)
+            return
+        if not self._is_tls():
+            peer = self._transport().getPeer()
+            login.warn_if_exposed(self.parameters.host, peer)
+        self._login = login
+        login.ask(None, self._answer_start, self._give_up)
+
+    def _answer_start(self, response: bytes) -> None:
+        if self._reason is None:
+            assert self._login is not None
+            self._machine.start_ok(
+                client_properties(self.parameters),
+                self._login.mechanism,
+                response,
+                self.parameters.locale,
+                self.parameters.virtual_host,
+            )
+
+    def challenged(self, challenge: bytes) -> None:
+        """
+        The SASL mechanism goes on.
+        """
+        assert self._login is not None
+        self._login.ask(challenge, self._answer_challenge, self._give_up)
+
+    def _answer_challenge(self, response: bytes) -> None:
+        if self._reason is None:
+            self._machine.secure_ok(response)
+
+    def _give_up(self, error: AMQPError) -> None:
+        """
+        We cannot log in.
+        """
+        if isinstance(error, RemoteProtocolError):
+            self._violated(error)
+        elif self._reason is None:
+            self._end(error)
+            self._leave()
+
+    def opened(self) -> None:
+        """
+        The connection is open.
+        """
+        self._clear_limit()
+        self._heartbeats = Heartbeats(
+            self.reactor,
+            self._machine.limits.heartbeat,
+            self._outgoing,
+            self._send_heartbeat,
+            self._fell_silent,
+        )
+        self._wake()
+        self._opened.fire(self)
+
+    def _handshake_timed_out(self) -> None:
+        state = self._machine.state
+        about = _ABOUT.get(state, f"while {state.value}")
+        self._end(
+            HandshakeTimeout(
+                f"{self.parameters.host} did not open the connection within "
+                f"{self.parameters.handshake_timeout} s: it fell silent {about}",
+                by_us=True,
+            )
+        )
+        self._transport().abortConnection()
+
+    def _send_heartbeat(self) -> None:
+        # A transport that is full has enough to say.
+        if self._writable:
+            self._machine.heartbeat()
+            self._outgoing.flush()
+
+    def _fell_silent(self, seconds: int) -> None:
+        self._end(
+            HeartbeatTimeout(
+                f"nothing was heard from {self.parameters.host} for {seconds} s, "
+                "two heartbeat intervals"
+            )
+        )
+        # To lose the connection in order would be to wait for the peer to read.
+        self._transport().abortConnection()
+
+    def blocked_by(self, reason: str) -> None:
+        """
+        The broker asks for no more publishing.
+        """
+        self.blocked = reason
+        self.may_publish = False
+        self._tell_observers()
+
+    def unblocked(self) -> None:
+        """
+        Publishing may go on.
+        """
+        self.blocked = None
+        self._tell_observers()
+        waiting, self._unblocked = self._unblocked, OneShot()
+        waiting.fire(None)
+        self._wake()
+
+    def _tell_observers(self) -> None:
+        for observer in list(self._observers):
+            try:
+                observer(self.blocked)
+            except Exception:
+                self._log.failure("An observer of connection.blocked failed")
 
     def closed(self, reason: AMQPError | None) -> None:
         """
-        The machine's: AMQP is over; the broker's close has been answered, or ours has
-        been.
+        AMQP is over; the broker's close has been answered, or ours has been.
         """
         if reason is not None:
             self._end(reason)
-        self._cancel_limit()
         self._leave()
-
-
-def _is_local(peer: IAddress) -> bool:
-    """
-    Whether a peer is on this machine.
-    """
-    host = getattr(peer, "host", None)
-    try:
-        return host is None or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

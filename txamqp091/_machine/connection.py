@@ -89,11 +89,22 @@ class ConnectionMachine:
     :ivar limits: ours before the handshake, both sides' after it.
     """
 
-    def __init__(self, role: Role, sink: ConnectionSink, limits: Limits) -> None:
+    def __init__(
+        self,
+        role: Role,
+        write: Callable[[bytes], None],
+        sink: ConnectionSink,
+        limits: Limits,
+    ) -> None:
+        """
+        :param write: sends bytes, after all those before.
+        :param sink: is told what happens.
+        """
         self.role = role
         self.state = State.NEW
         self.limits = limits
         self.expect: Callable[[int, bytes], None] = self._expect_method
+        self._write = write
         self._sink = sink
         self._replies = Replies()
         self._channels: dict[int, ChannelMachine] = {}
@@ -142,7 +153,7 @@ class ConnectionMachine:
         Speak first: send the protocol header.
         """
         self.state = State.GREETED
-        self._sink.write(spec.PROTOCOL_HEADER)
+        self._write(spec.PROTOCOL_HEADER)
 
     def _started(self, start: spec.ConnectionStart) -> None:
         version = (start.version_major, start.version_minor)
@@ -220,7 +231,7 @@ class ConnectionMachine:
         number = self._free_number()
         channel = ChannelMachine(
             number,
-            self._sink.write,
+            self._write,
             self._release,
             max_payload=self.limits.frame_max - FRAME_OVERHEAD,
             max_body=self.limits.max_body,
@@ -272,7 +283,7 @@ class ConnectionMachine:
         """
         Tell the peer that we are alive.
         """
-        self._sink.write(HEARTBEAT)
+        self._write(HEARTBEAT)
 
     # -- the end ---------------------------------------------------------------
 
@@ -299,10 +310,10 @@ class ConnectionMachine:
                 error.class_id,
                 error.method_id,
             )
-            self._sink.write(method_frame(0, close.encode()))
+            self._write(method_frame(0, close.encode()))
 
     def _closed_by_peer(self, method: spec.ConnectionClose) -> None:
-        self._sink.write(method_frame(0, spec.ConnectionCloseOk().encode()))
+        self._write(method_frame(0, spec.ConnectionCloseOk().encode()))
         operation = operation_name(method.class_id, method.method_id)
         reason = connection_closed(
             method.reply_code,
@@ -344,7 +355,7 @@ class ConnectionMachine:
     def _say(self, method: Method) -> None:
         data = method_frame(0, method.encode())
         self.state = sent(self.role, self.state, type(method))
-        self._sink.write(data)
+        self._write(data)
 
 
 class _Deaf:

@@ -39,11 +39,6 @@ class ConnectionSink(Protocol):
     What a `ConnectionMachine` calls.
     """
 
-    def write(self, data: bytes) -> None:
-        """
-        Send these bytes, after all those before.
-        """
-
     def started(self, start: ConnectionStart) -> None:
         """
         The broker has introduced itself: answer with `start_ok`.

@@ -1,0 +1,123 @@
+# -*- test-case-name: txamqp091.test.test_login -*-
+"""
+How a client introduces itself: who it is, and the SASL conversation.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import platform
+from collections.abc import Callable
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IAddress
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from txamqp091._version import __version__
+from txamqp091.credentials import choose
+from txamqp091.errors import AMQPError, AuthenticationFailed
+from txamqp091.interfaces import ICredentials
+from txamqp091.parameters import ConnectionParameters
+
+__all__ = ["Login", "client_properties"]
+
+_CAPABILITIES = {
+    "publisher_confirms": True,
+    "exchange_exchange_bindings": True,
+    "basic.nack": True,
+    "consumer_cancel_notify": True,
+    "connection.blocked": True,
+    "authentication_failure_close": True,
+}
+
+
+def client_properties(parameters: ConnectionParameters) -> dict[str, Any]:
+    """
+    What the broker is told of us.
+    """
+    properties: dict[str, Any] = {
+        "product": "txamqp091",
+        "version": __version__,
+        "platform": f"Python {platform.python_version()}",
+        "information": "AMQP 0-9-1 for Twisted",
+    }
+    if parameters.name:
+        properties["connection_name"] = parameters.name
+    properties.update(parameters.client_properties)
+    properties["capabilities"] = {
+        **_CAPABILITIES,
+        **properties.get("capabilities", {}),
+    }
+    return properties
+
+
+class Login:
+    """
+    One SASL conversation.  The credentials are asked anew for each connection, and
+    may take their time.
+
+    :ivar mechanism: the mechanism that was chosen.
+    """
+
+    _log = Logger()
+
+    def __init__(self, parameters: ConnectionParameters, offered: bytes) -> None:
+        """
+        :param offered: the mechanisms that the broker has.
+        :raises MechanismNotOffered: when none of ours is among them.
+        """
+        self._credentials: ICredentials = choose(parameters.credentials, offered)
+        self.mechanism = self._credentials.mechanism
+
+    def warn_if_exposed(self, host: str, peer: IAddress) -> None:
+        """
+        Log it when a password is about to cross a network for all to read.
+        """
+        if self.mechanism in ("PLAIN", "AMQPLAIN") and not _is_local(peer):
+            self._log.warn(
+                "The password for {host} goes over the network in the clear: use "
+                "amqps://",
+                host=host,
+            )
+
+    def ask(
+        self,
+        challenge: bytes | None,
+        answer: Callable[[bytes], object],
+        give_up: Callable[[AMQPError], object],
+    ) -> None:
+        """
+        Ask for the response to a challenge (None, at first), and pass it on; or say
+        why there is none.
+        """
+
+        def failed(failure: Failure) -> None:
+            error = failure.value
+            if not isinstance(error, AMQPError):
+                # Its words are not repeated: they may have a secret in them.
+                refused = AuthenticationFailed(
+                    f"the credentials could not be had: {type(error).__name__} "
+                    f"from {type(self._credentials).__name__}",
+                    reply_code=0,
+                    by_us=True,
+                )
+                refused.__cause__ = error
+                error = refused
+            give_up(error)
+
+        respond = cast("Callable[..., Deferred[bytes]]", self._credentials.respond)
+        asked = maybeDeferred(respond, challenge)
+        asked.addCallback(answer).addErrback(failed)
+
+
+def _is_local(peer: IAddress) -> bool:
+    """
+    Whether a peer is on this machine.
+    """
+    host = getattr(peer, "host", None)
+    try:
+        return host is None or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,151 @@
+# -*- test-case-name: txamqp091.test.test_timers -*-
+"""
+What a connection does by the clock: writes once per turn of the reactor, and
+heartbeats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+__all__ = ["Heartbeats", "Outgoing"]
+
+#: Bytes that wait for the end of the turn, at the most.
+_FLUSH_SIZE = 65536
+
+
+class Outgoing:
+    """
+    Joins what is written in one turn of the reactor: one system call (and under
+    TLS, one record) for many frames.
+
+    :ivar in_turn: set by whoever will flush without being asked.
+    :ivar flushed_at: when something was last handed on, in the clock's seconds.
+    """
+
+    __slots__ = ("_call", "_clock", "_pieces", "_size", "_write", "flushed_at",
+                 "in_turn")  # fmt: skip
+
+    def __init__(self, clock: IReactorTime, write: Callable[[bytes], object]) -> None:
+        self.in_turn = False
+        self.flushed_at = 0.0
+        self._clock = clock
+        self._write = write
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._call: IDelayedCall | None = None
+
+    def write(self, data: bytes) -> None:
+        """
+        Send bytes, after all those before.
+        """
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size >= _FLUSH_SIZE:
+            self.flush()
+        elif self._call is None and not self.in_turn:
+            self._call = self._clock.callLater(0, self._turn_ends)
+
+    def _turn_ends(self) -> None:
+        self._call = None
+        self.flush()
+
+    def flush(self) -> None:
+        """
+        Hand on what waits for the end of the turn.
+        """
+        pieces = self._pieces
+        if pieces:
+            self._pieces = []
+            self._size = 0
+            self.flushed_at = self._clock.seconds()
+            self._write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+    def stop(self) -> None:
+        """
+        Hand on nothing more: there is nobody to take it.
+        """
+        self._write = _nowhere
+        self._pieces = []
+        self._size = 0
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        self.in_turn = True
+
+
+def _nowhere(data: bytes) -> None:
+    """
+    Where bytes go when the transport has gone.
+    """
+
+
+class Heartbeats:
+    """
+    Says something when nothing was said for half an interval, and gives up on a
+    peer that said nothing for two.
+
+    :ivar heard_at: when the peer was last heard, in the clock's seconds.
+    :ivar deaf: whether we do not listen, and so cannot blame the peer.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        interval: int,
+        outgoing: Outgoing,
+        send: Callable[[], None],
+        expired: Callable[[int], None],
+    ) -> None:
+        """
+        :param interval: what was agreed, in seconds; 0 is no heartbeats.
+        :param send: sends a heartbeat, unless other bytes are still to leave.
+        :param expired: told when the peer was silent for so many seconds.
+        """
+        self.heard_at = clock.seconds()
+        self.deaf = False
+        self._clock = clock
+        self._outgoing = outgoing
+        self._send = send
+        self._expired = expired
+        self._pause = interval / 2
+        self._limit = interval * 2
+        self._calls: list[IDelayedCall | None] = [None, None]
+        if interval:
+            self._speak_after(self._pause)
+            self._listen_for(self._limit)
+
+    def _speak_after(self, delay: float) -> None:
+        self._calls[0] = self._clock.callLater(delay, self._speak)
+
+    def _speak(self) -> None:
+        quiet = self._clock.seconds() - self._outgoing.flushed_at
+        if quiet >= self._pause:
+            quiet = 0.0
+            self._send()
+        self._speak_after(self._pause - quiet)
+
+    def _listen_for(self, delay: float) -> None:
+        self._calls[1] = self._clock.callLater(delay, self._listen)
+
+    def _listen(self) -> None:
+        now = self._clock.seconds()
+        if self.deaf:
+            self.heard_at = now
+        quiet = now - self.heard_at
+        if quiet < self._limit:
+            self._listen_for(self._limit - quiet)
+        else:
+            self._calls[1] = None
+            self._expired(self._limit)
+
+    def stop(self) -> None:
+        """
+        No more of it.
+        """
+        calls, self._calls = self._calls, [None, None]
+        for call in calls:
+            if call is not None and call.active():
+                call.cancel()
