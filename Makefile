@@ -29,7 +29,7 @@ help:
 	@echo "make clean     remove what the commands above made"
 
 demo: $(VENV)/.with-tls
-	@.ci/get-brokers
+	@.ci/get-brokers --any
 	$(BIN)/python docs/examples/demo.py
 
 test: $(VENV)/.with-test
@@ -58,7 +58,7 @@ package: $(VENV)/.with-dev
 	.ci/package $(BIN)/python
 
 bench: $(VENV)/.with-bench
-	@.ci/get-brokers
+	@.ci/get-brokers --any
 	$(BIN)/python -m benchmarks
 
 clean:
