@@ -93,7 +93,7 @@ class Properties:
     # A slot that is empty has not been looked at yet: __getattr__ fills it.  One
     # that is full costs what an attribute costs.  The last two are for what came
     # from the wire: why properties cannot be read, by name, and where the table
-    # of headers stands.
+    # of headers stands, or 0.
     _faults: dict[str, str]
     _headers_at: int
 
@@ -304,7 +304,7 @@ def _fill(properties: Properties, name: str) -> object:
     if name not in PROPERTY_TYPES:
         raise AttributeError(f"properties have no {name!r}")
     faults = properties._faults  # the first time this scans
-    if name == "headers" and name not in faults:
+    if name == "headers" and name not in faults and properties._headers_at:
         _decode_headers(properties, faults)
     if name in faults:
         raise UndecodableProperty(name, faults[name], properties.encoded)
@@ -330,6 +330,7 @@ def _scan(properties: Properties) -> dict[str, str]:
         return dict.fromkeys(PROPERTY_TYPES, "the flags of the properties end early")
     faults: dict[str, str] = {}
     malformed = ""
+    _set_headers_at(properties, 0)
     for name, flag, decode, fill in _DECODERS:
         if not flags & flag:
             fill(properties, None)
