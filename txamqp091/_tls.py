@@ -404,14 +404,15 @@ def _certificate_problem(transport: object, hostname: str | None) -> str:
     from OpenSSL.crypto import X509StoreContext, X509StoreContextError
 
     store = handle.get_context().get_cert_store()
-    subject = printable(chain[0].to_cryptography().subject.rfc4514_string())
-    issuer = printable(chain[0].to_cryptography().issuer.rfc4514_string())
     try:
         X509StoreContext(store, chain[0], chain).verify_certificate()
     except X509StoreContextError as refused:
         code, depth, text = refused.errors
         whose = "the peer's certificate" if depth == 0 else "an issuer's certificate"
         words = _CHAIN.get(code, "was refused")
+        certificate = refused.certificate.to_cryptography()
+        subject = printable(certificate.subject.rfc4514_string())
+        issuer = printable(certificate.issuer.rfc4514_string())
         return f"{whose} {words} ({text}; subject {subject}, issuer {issuer})"
     return _name_problem(chain[0].to_cryptography(), hostname) if hostname else ""
 
@@ -422,7 +423,7 @@ _CHAIN: dict[int, str] = {
     9: "is not yet valid",
     10: "has expired",
     18: "is self-signed and not trusted",
-    19: "is from an issuer that is not trusted",
+    19: "is self-signed and not trusted",
     20: "is from an issuer that is not trusted",
     21: "is from an issuer that is not trusted",
     23: "is revoked",

@@ -23,7 +23,7 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 
 from txamqp091._tls import connection_creator, handshake_completed, translate_failure
-from txamqp091.errors import AMQPError, HandshakeTimeout
+from txamqp091.errors import AMQPError, HandshakeTimeout, VhostAccessRefused
 from txamqp091.factory import AMQPClientFactory
 from txamqp091.interfaces import ICredentials
 from txamqp091.parameters import ConnectionParameters
@@ -172,6 +172,13 @@ class _Attempt:
                 self._stage = "the TLS handshake has not completed"
             # Nobody else has it.
             protocol.close()
+            raise
+        except VhostAccessRefused as error:
+            if not self._parameters.virtual_host:
+                error.add_note(
+                    "The virtual host has the empty name, as in a URI that ends in "
+                    "'/'. The virtual host '/' is amqp://host or amqp://host/%2F."
+                )
             raise
 
     def timed_out(self, result: object, seconds: float) -> Failure:

@@ -241,11 +241,17 @@ class ConnectionParameters:
         Understand an ``amqp://`` or ``amqps://`` URI.
 
         It is RabbitMQ's URI specification: every part may have
-        percent-escapes, ``amqp://host`` is the virtual host ``/`` (also
+        percent-escapes; ``amqp://host`` is the virtual host ``/`` (also
         written ``%2F``), and ``amqp://host/`` is the one with the empty name.
-        A user without a password has the empty one.  With a certificate for
-        who has TLS (``amqps``), RabbitMQ's query parameters are understood, and
-        ``name`` and ``frame_max``; see the documentation for all of them.
+        A user without a password has the empty one.  The query may have
+
+        - ``heartbeat`` (seconds), ``connection_timeout`` (milliseconds),
+          ``channel_max``, ``frame_max``, and ``name``, for the connection;
+        - ``auth_mechanism``, any number of times, the most wanted first:
+          ``plain``, ``amqplain``, ``external`` or ``anonymous``;
+        - for ``amqps`` only, ``cacertfile``, ``certfile``, ``keyfile``,
+          ``server_name_indication``, and ``verify``, which is ``verify_peer``.
+
         Nothing is passed over: what is not understood is an error.
 
         :raises InvalidURI: naming what is wrong, without quoting the URI.

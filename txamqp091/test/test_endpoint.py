@@ -13,7 +13,7 @@ from typing import Any
 
 from twisted.internet import error
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, setDebugging
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import (
     IHostnameResolver,
@@ -22,6 +22,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import capturedLogs, eventAsText
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface import implementer
@@ -42,7 +43,7 @@ from txamqp091.parameters import ConnectionParameters, TLSParameters
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.test.certificates import IMPOSTORS, Authority, Issued, impostor
 from txamqp091.test.test_credentials import CANARY, verbose
-from txamqp091.test.test_tls import server_options
+from txamqp091.test.tls_peers import server_options
 from txamqp091.wire import spec
 from txamqp091.wire.method import Method
 
@@ -230,6 +231,36 @@ class ConnectTests(ConnectTestCase):
         refused = await self.fails(f"amqp://127.0.0.1:{port}/v")
         self.assertIsInstance(refused, VhostAccessRefused)
         self.assertIn("vhost v not found", str(refused))
+        self.assertFalse(hasattr(refused, "__notes__"))
+        # Many believe that the '/' at the end is the virtual host '/'.
+        self.accepted.clear()
+        refused = await self.fails(f"amqp://127.0.0.1:{port}/")
+        self.assertIn("amqp://host/%2F", refused.__notes__[0])
+
+    async def test_canary(self) -> None:
+        """
+        BAR 28: whatever the way ends in, nothing that is logged or raised has the
+        password in it.
+        """
+        setDebugging(True)
+        self.addCleanup(setDebugging, False)
+        close = spec.ConnectionClose(reply_code=403, reply_text="ACCESS_REFUSED")
+        with capturedLogs() as events:
+            for lines in (
+                [b"HTTP/1.1 400 Bad Request\r\n"],
+                [frame(close)],
+                [START, frame(close)],
+                [START, TUNE, b"", b"\1\0\0\0\0\0\0\xcd"],
+            ):
+                port = self.listen(lines)
+                self.accepted.clear()
+                for mechanism in ("plain", "amqplain"):
+                    uri = f"amqp://me:{CANARY}@127.0.0.1:{port}"
+                    refused = await self.fails(f"{uri}?auth_mechanism={mechanism}")
+                    self.assertNotIn(CANARY, verbose(Failure(refused)))
+        for event in events:
+            self.assertNotIn(CANARY, f"{event!r} {eventAsText(event)}")
+        self.flushLoggedErrors()
 
     async def test_other_version(self) -> None:
         """
@@ -418,6 +449,8 @@ class MemoryTests(SynchronousTestCase):
             (lambda: f"amqps://me:{CANARY}@h?cacertfile=/nowhere", "/nowhere"),
             (lambda: None, "NoneType"),
         ]
+        setDebugging(True)
+        self.addCleanup(setDebugging, False)
         for where, words in bad:
             failure = self.failureResultOf(connect(MemoryReactor(), where()))
             failure.trap(InvalidURI)
