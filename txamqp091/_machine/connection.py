@@ -122,8 +122,9 @@ class ConnectionMachine:
         :raises RemoteProtocolError: when the peer breaks the rules.  Tell the peer,
             with `violated`, and drop the transport.
         """
-        for route, kind, payload in self._reader.feed(data):
-            route.expect(kind, payload)
+        if self.state is not State.CLOSED:  # or else nobody listens
+            for route, kind, payload in self._reader.feed(data):
+                route.expect(kind, payload)
 
     def pause(self) -> None:
         """
