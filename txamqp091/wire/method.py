@@ -492,7 +492,7 @@ def _filename(kind: type) -> str:
     return f"<txamqp091.wire.method {kind.__name__}>"
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # pragma: no cover - in a process of its own
     from txamqp091.wire import spec
 
     for name in sys.argv[1:]:

@@ -171,7 +171,8 @@ class Properties:
                 changes[name] = getattr(self, name)
         return Properties(**changes)
 
-    if not TYPE_CHECKING:  # or else a misspelt property would pass for any object
+    # Were mypy to see __getattr__, a misspelt property would pass for an object.
+    if not TYPE_CHECKING:  # pragma: no branch
 
         def __getattr__(self, name):
             return _fill(self, name)
