@@ -94,14 +94,18 @@ class Channel:
         """
         Close the channel.  What is unacknowledged goes back to its queue.
 
-        :returns: fires when the channel has ended, however it did; it does not
-            fail.  Closing again is harmless, and so is cancelling the Deferred.
+        :returns: fires when the channel has ended, however it did; it fails only
+            for a code or a text that AMQP cannot carry.  Closing again is harmless,
+            and so is cancelling the Deferred.
         """
         machine = self._machine
         if machine.reason is None and not machine.closing:
             reply: Deferred[spec.ChannelCloseOk] = Deferred()
             reply.addErrback(lambda _: None)  # `_ended` tells everyone
-            machine.close(reply_code, reply_text, reply)
+            try:
+                machine.close(reply_code, reply_text, reply)
+            except AMQPError as error:
+                return fail(error)
             self.connection._release_channel(self)
         ended: Deferred[None] = self._closed.when_fired()
         return ended.addErrback(lambda _: None)
@@ -190,7 +194,7 @@ class Channel:
                 auto_delete,
                 internal,
                 no_wait,
-                dict(arguments or {}),
+                arguments or {},
             ),
             spec.ExchangeDeclareOk,
         )
@@ -224,7 +228,7 @@ class Channel:
         """
         return self._call(
             spec.ExchangeBind(
-                0, destination, source, routing_key, no_wait, dict(arguments or {})
+                0, destination, source, routing_key, no_wait, arguments or {}
             ),
             spec.ExchangeBindOk,
         )
@@ -243,7 +247,7 @@ class Channel:
         """
         return self._call(
             spec.ExchangeUnbind(
-                0, destination, source, routing_key, no_wait, dict(arguments or {})
+                0, destination, source, routing_key, no_wait, arguments or {}
             ),
             spec.ExchangeUnbindOk,
         )
@@ -293,7 +297,7 @@ class Channel:
                 exclusive,
                 auto_delete,
                 no_wait,
-                dict(arguments or {}),
+                arguments or {},
             ),
             spec.QueueDeclareOk,
         )
@@ -313,9 +317,7 @@ class Channel:
         :param queue: the queue; "" is the last one declared on this channel.
         """
         return self._call(
-            spec.QueueBind(
-                0, queue, exchange, routing_key, no_wait, dict(arguments or {})
-            ),
+            spec.QueueBind(0, queue, exchange, routing_key, no_wait, arguments or {}),
             spec.QueueBindOk,
         )
 
@@ -330,7 +332,7 @@ class Channel:
         Undo `queue_bind`; its arguments must be the same.
         """
         return self._call(
-            spec.QueueUnbind(0, queue, exchange, routing_key, dict(arguments or {})),
+            spec.QueueUnbind(0, queue, exchange, routing_key, arguments or {}),
             spec.QueueUnbindOk,
         )
 
@@ -506,15 +508,17 @@ class Channel:
         # Cancelled, it must not leave a consumer behind that nobody knows of.
         started: Deferred[Consumer] = Deferred(lambda _: consumer._abandon())
         machine, tag = self._machine, consumer.consumer_tag
-        qos: Deferred[spec.BasicQosOk] = self.basic_qos(prefetch_count=prefetch)
-        qos.addErrback(lambda _: None)  # the answer to consume tells it as well
         reply: Deferred[spec.BasicConsumeOk] = Deferred()
         try:
+            if not callable(consumer.handler):
+                raise TypeError(f"a handler is a function, not {consumer.handler!r}")
             if not 0 <= prefetch <= _SHORT_MAX:
                 raise LocalProtocolError(f"a prefetch of {prefetch}; 0 to {_SHORT_MAX}")
             machine.check()
             machine.register(tag, consumer)
             try:
+                qos = self.basic_qos(prefetch_count=prefetch)
+                qos.addErrback(lambda _: None)  # the answer to consume tells it too
                 machine.call(
                     spec.BasicConsume(
                         0,
@@ -524,14 +528,14 @@ class Channel:
                         consumer.auto_ack,
                         exclusive,
                         False,
-                        dict(arguments or {}),
+                        arguments or {},
                     ),
                     reply,
                 )
             except AMQPError:
                 machine.forget(tag)
                 raise
-        except AMQPError as error:
+        except (AMQPError, TypeError) as error:
             started.errback(error)
             return started
 

@@ -65,6 +65,7 @@ class Consumer:
 
     :ivar consumer_tag: its name on its channel.
     :ivar queue: the queue.
+    :ivar handler: the function.
     :ivar auto_ack: whether the broker forgets a message as soon as it is sent.
     :ivar is_active: whether deliveries are handed to the handler.
     :ivar running: how many handlers have begun and not ended.
@@ -87,7 +88,7 @@ class Consumer:
         self.is_active = True
         self.running = 0
         self._channel = channel
-        self._handler = handler
+        self.handler = handler
         self._limit = prefetch or _UNLIMITED
         self._requeued = 0
         self._cancelling = False
@@ -179,7 +180,7 @@ class Consumer:
         delivery.delivery_tag = delivery_tag
         delivery.redelivered = redelivered
         try:
-            result = self._handler(delivery)
+            result = self.handler(delivery)
         except Exception:
             self._failed(delivery, Failure())
         else:

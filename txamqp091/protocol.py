@@ -236,10 +236,10 @@ class AMQPProtocol(Protocol):
         Close the connection: AMQP first, then the transport.  All that waits for the
         broker fails at once.
 
-        :returns: fires when the transport has gone, however it did; it does not
-            fail.  A broker that does not answer is dropped after the parameter
-            ``close_timeout``.  Closing again is harmless, and so is cancelling the
-            Deferred.
+        :returns: fires when the transport has gone, however it did; it fails only
+            for a code or a text that AMQP cannot carry.  A broker that does not
+            answer is dropped after the parameter ``close_timeout``.  Closing again
+            is harmless, and so is cancelling the Deferred.
         """
         if self._reason is None:
             reason = ConnectionClosed(
@@ -247,6 +247,10 @@ class AMQPProtocol(Protocol):
                 reply_code=reply_code,
                 by_us=True,
             )
+            try:
+                spec.ConnectionClose(reply_code, reason.reply_text).encode()
+            except AMQPError as error:
+                return fail(error)
             if self._machine.state is State.OPEN:
                 self._stop(reason)
                 self._set_limit(self.parameters.close_timeout, self._abort)

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
 from txamqp091._machine.channel import ChannelMachine
@@ -108,12 +108,11 @@ class Publisher:
         """
         See `Channel.publish_many`.
         """
-        batch = _Batch(self, iter(messages))
         try:
             self._machine.check()
-        except AMQPError as error:
-            batch.fail(error)
-            return batch.deferred
+            batch = _Batch(self, iter(messages))
+        except (AMQPError, TypeError) as error:
+            return fail(error)
         if self._waiting or not batch.go():
             self._wait(batch)
         return batch.deferred

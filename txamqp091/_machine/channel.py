@@ -37,6 +37,7 @@ from txamqp091.errors import (
 from txamqp091.wire import spec
 from txamqp091.wire.frames import content_frames, frame_name, method_frame
 from txamqp091.wire.method import Method, decode_method, operation_name
+from txamqp091.wire.types import encode_short_string
 
 __all__ = ["ChannelMachine", "Content"]
 
@@ -453,9 +454,10 @@ class ChannelMachine:
         """
         Have the deliveries for a tag go to a consumer.
 
-        :raises LocalProtocolError: when the tag is in use on this channel.
+        :raises LocalProtocolError: when the tag is in use on this channel, or cannot
+            be sent.
         """
-        key = tag.encode("utf-8", "surrogateescape")
+        key = encode_short_string(tag, "consumer_tag")[1:]
         if key in self.consumers:
             raise LocalProtocolError(f"the consumer tag {tag!r} is in use")
         self.consumers[key] = consumer

@@ -12,22 +12,53 @@ import importlib
 from twisted.trial.unittest import SynchronousTestCase
 
 import txamqp091
-from txamqp091 import _version, errors
+from txamqp091 import (
+    _version,
+    channel,
+    consumer,
+    credentials,
+    endpoint,
+    errors,
+    factory,
+    interfaces,
+    message,
+    parameters,
+    protocol,
+)
 from txamqp091.test.test_architecture import layer, modules
+from txamqp091.wire import properties
 
 # Each name of the package, and the module that defines it.
 EXPORTS = {
+    "AMQPClientFactory": factory,
     "AMQPError": errors,
+    "AMQPProtocol": protocol,
+    "AMQPlainCredentials": credentials,
+    "AnonymousCredentials": credentials,
+    "Channel": channel,
     "ChannelClosed": errors,
     "Closed": errors,
     "ConnectionClosed": errors,
+    "ConnectionParameters": parameters,
+    "Consumer": consumer,
     "ConsumerCancelled": errors,
+    "Deliveries": consumer,
+    "Delivery": message,
+    "ExternalCredentials": credentials,
+    "ICredentials": interfaces,
     "LocalProtocolError": errors,
+    "Message": message,
     "Nacked": errors,
+    "PlainCredentials": credentials,
+    "Properties": properties,
     "PublishFailed": errors,
     "RemoteProtocolError": errors,
     "Returned": errors,
+    "TLSParameters": parameters,
+    "UnverifiedTLS": parameters,
     "__version__": _version,
+    "connect": endpoint,
+    "endpoint_from_parameters": endpoint,
 }
 
 
