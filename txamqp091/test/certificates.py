@@ -66,6 +66,16 @@ class Issued:
         return str(certificate), str(key)
 
 
+def _signed_by(
+    builder: x509.CertificateBuilder, signer: ec.EllipticCurvePrivateKey
+) -> x509.CertificateBuilder:
+    """
+    Name the signer's key, as Python's own ``ssl`` wants it since 3.13.
+    """
+    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
+    return builder.add_extension(identifier, False)
+
+
 class Authority:
     """
     A certificate authority.
@@ -108,6 +118,7 @@ class Authority:
             )
         )
         signer = parent._key if parent else self._key
+        builder = _signed_by(builder, signer)
         signed = builder.sign(signer, hashes.SHA256())
         self.certificate = signed.public_bytes(serialization.Encoding.PEM)
         self._chain: bytes = b"" if parent is None else self.certificate + parent._chain
@@ -170,7 +181,8 @@ class Authority:
                 x509.SubjectAlternativeName([_alternative(name) for name in names]),
                 False,
             )
-        signed = builder.sign(key if self_signed else self._key, hashes.SHA256())
+        signer = key if self_signed else self._key
+        signed = _signed_by(builder, signer).sign(signer, hashes.SHA256())
         return Issued(
             signed.public_bytes(serialization.Encoding.PEM)
             + (b"" if self_signed else self._chain),
