@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from textwrap import dedent
 
@@ -52,8 +53,7 @@ def programs(text: str) -> Iterator[Program]:
     The Python blocks of a document.
     """
     blocks = list(BLOCK.finditer(text))
-    following = [*blocks[1:], None]
-    for block, after in zip(blocks, following, strict=True):
+    for block, after in zip_longest(blocks, blocks[1:]):
         if block["language"] != "python":
             continue
         output = None
