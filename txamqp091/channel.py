@@ -20,18 +20,17 @@ refuses it closes the channel.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
-from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 
+from txamqp091._flow import Flow
 from txamqp091._machine.channel import ChannelMachine, Content
 from txamqp091._observer import OneShot
 from txamqp091.consumer import DEFAULT_PREFETCH, Consumer, Deliveries, Handler
 from txamqp091.errors import AMQPError, ContentTooLarge, LocalProtocolError
-from txamqp091.message import Body, Delivery, Message
+from txamqp091.message import Body, Delivery, Message, Settler
 from txamqp091.publisher import DEFAULT_WINDOW, Publisher
 from txamqp091.wire import spec
 from txamqp091.wire.method import Method
@@ -60,21 +59,21 @@ class Channel:
 
     _log = Logger()
 
-    def __init__(self, connection: AMQPProtocol) -> None:
+    def __init__(self, connection: AMQPProtocol, flow: Flow) -> None:
         self.connection = connection
         self.number = 0
+        self._flow = flow
         self._machine: ChannelMachine
         self._publisher: Publisher
-        self._thread = get_ident()
+        self._settler: Settler
         self._closed: OneShot[None] = OneShot()
-        # Deliveries up to this tag were settled by ``multiple``.
-        self._settled_up_to = 0
         self._tags = 0
 
     def _attach(self, machine: ChannelMachine) -> None:
         self._machine = machine
         self.number = machine.number
-        self._publisher = Publisher(self, self.connection, machine)
+        self._publisher = Publisher(machine, self._flow, self._ended)
+        self._settler = Settler(machine, self.connection.reactor)
         machine.sink = self._publisher
 
     def __repr__(self) -> str:
@@ -88,7 +87,7 @@ class Channel:
         """
         Whether the channel can be used.
         """
-        return self._machine.reason is None and not self._machine.closing
+        return self._machine.is_open
 
     def close(self, reply_code: int = 200, reply_text: str = "") -> Deferred[None]:
         """
@@ -99,14 +98,14 @@ class Channel:
             and so is cancelling the Deferred.
         """
         machine = self._machine
-        if machine.reason is None and not machine.closing:
+        if machine.is_open:
             reply: Deferred[spec.ChannelCloseOk] = Deferred()
             reply.addErrback(lambda _: None)  # `_ended` tells everyone
             try:
                 machine.close(reply_code, reply_text, reply)
             except AMQPError as error:
                 return fail(error)
-            self.connection._release_channel(self)
+            self._flow.release_channel(self._machine)
         ended: Deferred[None] = self._closed.when_fired()
         return ended.addErrback(lambda _: None)
 
@@ -119,7 +118,7 @@ class Channel:
         return self._closed.when_fired()
 
     def _ended(self, reason: AMQPError) -> None:
-        self.connection._release_channel(self)
+        self._flow.release_channel(self._machine)
         if self._machine.closing and getattr(reason, "by_us", False):
             self._closed.fire(None)
         else:
@@ -151,13 +150,6 @@ class Channel:
         except AMQPError as error:
             return fail(error)
         return succeed(None)
-
-    def _from_thread(self, method: type[Method], delivery_tag: int, bits: int) -> None:
-        """
-        Settle a delivery, from another thread than the reactor's.
-        """
-        reactor = cast(IReactorFromThreads, self.connection.reactor)
-        reactor.callFromThread(self._machine.settle, method, delivery_tag, bits)
 
     # -- exchanges -------------------------------------------------------------
 
@@ -495,7 +487,16 @@ class Channel:
         if not tag:
             self._tags += 1
             tag = f"ctag-{self.number}.{self._tags}"
-        return Consumer(self, queue, tag, handler, auto_ack, prefetch)
+        return Consumer(
+            self._machine,
+            self._settler,
+            self._flow,
+            queue,
+            tag,
+            handler,
+            auto_ack,
+            prefetch,
+        )
 
     def _consume(
         self,
@@ -602,7 +603,7 @@ class Channel:
     def _fetched(self, content: Content, auto_ack: bool) -> Delivery:
         method = cast(spec.BasicGetOk, content.method)
         delivery = Delivery.__new__(Delivery)
-        delivery._channel = self
+        delivery._settler = self._settler
         delivery._header = content.header
         # What `Delivery` reads of a method is its exchange and routing key.
         delivery._method = method.encode()

@@ -17,12 +17,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Coroutine
 from inspect import iscoroutine
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from txamqp091._flow import Flow
+from txamqp091._machine.channel import ChannelMachine
 from txamqp091._observer import OneShot
 from txamqp091.errors import (
     AMQPError,
@@ -31,11 +33,8 @@ from txamqp091.errors import (
     UndecodableProperty,
     printable,
 )
-from txamqp091.message import Delivery
+from txamqp091.message import Delivery, Settler
 from txamqp091.wire.spec import BasicCancel, BasicCancelOk, BasicNack, BasicReject
-
-if TYPE_CHECKING:
-    from txamqp091.channel import Channel
 
 __all__ = ["DEFAULT_PREFETCH", "Consumer", "Deliveries", "Handler"]
 
@@ -75,7 +74,9 @@ class Consumer:
 
     def __init__(
         self,
-        channel: Channel,
+        machine: ChannelMachine,
+        settler: Settler,
+        flow: Flow,
         queue: str,
         consumer_tag: str,
         handler: Handler,
@@ -87,7 +88,9 @@ class Consumer:
         self.auto_ack = auto_ack
         self.is_active = True
         self.running = 0
-        self._channel = channel
+        self._machine = machine
+        self._settler = settler
+        self._flow = flow
         self.handler = handler
         self._limit = prefetch or _UNLIMITED
         self._requeued = 0
@@ -114,17 +117,17 @@ class Consumer:
         if not self._cancelling and not self._ended.fired:
             self._cancelling = True
             self.is_active = False
-            self._channel.connection._release(self)
+            self._flow.release(self)
             reply: Deferred[BasicCancelOk] = Deferred()
             try:
-                self._channel._machine.call(BasicCancel(self.consumer_tag), reply)
+                self._machine.call(BasicCancel(self.consumer_tag), reply)
             except AMQPError as error:
                 return fail(error)
             reply.addCallbacks(self._cancel_agreed, _ignore)
         return self._ended.when_fired().addCallback(lambda _: self._requeued)
 
     def _cancel_agreed(self, _: BasicCancelOk) -> None:
-        self._channel._machine.forget(self.consumer_tag)
+        self._machine.forget(self.consumer_tag)
         self._ended.fire(None)
 
     def _abandon(self) -> None:
@@ -165,11 +168,11 @@ class Consumer:
     ) -> None:
         if not self.is_active and not self.auto_ack:
             # It came while our basic.cancel was on its way.
-            self._channel._machine.settle(BasicNack, delivery_tag, _NACK_REQUEUE)
+            self._machine.settle(BasicNack, delivery_tag, _NACK_REQUEUE)
             self._requeued += 1
             return
         delivery = _new(Delivery)
-        delivery._channel = self._channel
+        delivery._settler = self._settler
         delivery._header = header
         delivery._method = method
         delivery._properties = None
@@ -188,14 +191,14 @@ class Consumer:
                 self._await(result, delivery)
 
     def oversized(self, delivery_tag: int, size: int) -> None:
-        error = ContentTooLarge(size, self._channel.connection.parameters.max_body_size)
+        error = ContentTooLarge(size, self._machine.max_body)
         self._log.error(
             "Rejected a message of the queue {queue}: {error}",
             queue=printable(self.queue),
             error=error,
         )
         if not self.auto_ack:
-            self._channel._machine.settle(BasicReject, delivery_tag, 0)
+            self._machine.settle(BasicReject, delivery_tag, 0)
 
     def cancelled(self) -> None:
         self.is_active = False
@@ -208,7 +211,7 @@ class Consumer:
 
     def ended(self, reason: AMQPError) -> None:
         self.is_active = False
-        self._channel.connection._release(self)
+        self._flow.release(self)
         self._ended.fail(reason)
 
     # -- the outcome of handlers -----------------------------------------------
@@ -224,14 +227,14 @@ class Consumer:
             return
         self.running += 1
         if self.running > self._limit and self.is_active:
-            self._channel.connection._hold(self, self._channel)
+            self._flow.hold(self, self._machine)
         deferred.addErrback(lambda failure: self._failed(delivery, failure))
         deferred.addBoth(self._finished)
 
     def _finished(self, _: object) -> None:
         self.running -= 1
         if self.running == self._limit:
-            self._channel.connection._release(self)
+            self._flow.release(self)
         elif not self.running:
             idle, self._idle = self._idle, []
             for waiting in idle:
@@ -339,7 +342,7 @@ class Deliveries:
                 if not delivery.settled:
                     delivery.nack()
                     consumer._requeued += 1
-        consumer._channel.connection._release(self)
+        consumer._flow.release(self)
         return requeued
 
     def _attach(self, consumer: Consumer) -> None:
@@ -355,20 +358,20 @@ class Deliveries:
             return
         self._buffer.append(delivery)
         if len(self._buffer) > self._limit and self.consumer.is_active:
-            self.consumer._channel.connection._hold(self, self.consumer._channel)
+            self.consumer._flow.hold(self, self.consumer._machine)
 
     def _take(self) -> Delivery:
         delivery = self._buffer.popleft()
         if len(self._buffer) == self._limit // 2:
-            self.consumer._channel.connection._release(self)
+            self.consumer._flow.release(self)
         return delivery
 
     def _finish(self, reason: BaseException) -> None:
         self._end = reason
         consumer = self.consumer
-        if not consumer.auto_ack and not consumer._channel.is_open:
+        if not consumer.auto_ack and not consumer._machine.is_open:
             self._buffer.clear()  # the broker has them again
-        consumer._channel.connection._release(self)
+        consumer._flow.release(self)
         waiting, self._waiting = self._waiting, deque()
         for each in waiting:
             each.errback(reason)

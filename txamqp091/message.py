@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from threading import get_ident
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
+from twisted.internet.interfaces import IReactorFromThreads
+
+from txamqp091._machine.channel import ChannelMachine
 from txamqp091.errors import AlreadySettled, EncodeError
 from txamqp091.wire.method import Method
 from txamqp091.wire.properties import EMPTY, Properties
 from txamqp091.wire.spec import BasicAck, BasicNack, BasicReject
 
-if TYPE_CHECKING:
-    from txamqp091.channel import Channel
-
-__all__ = ["Body", "Delivery", "Message", "body_bytes"]
+__all__ = ["Body", "Delivery", "Message", "Settler", "body_bytes"]
 
 #: What may be the body of a message.  Text is sent as UTF-8.
 Body = bytes | str | bytearray | memoryview
@@ -87,6 +87,35 @@ class Message:
         )
 
 
+class Settler:
+    """
+    Answers for the deliveries of one channel.
+
+    :ivar up_to: deliveries up to this tag were settled by ``multiple``.
+    """
+
+    __slots__ = ("_machine", "_reactor", "_thread", "up_to")
+
+    def __init__(self, machine: ChannelMachine, reactor: object) -> None:
+        """
+        :param reactor: the way in from other threads than this one.
+        """
+        self.up_to = 0
+        self._machine = machine
+        self._reactor = reactor
+        self._thread = get_ident()
+
+    def settle(self, method: type[Method], delivery_tag: int, bits: int) -> None:
+        """
+        Send the answer for a delivery, from whichever thread.
+        """
+        if get_ident() == self._thread:
+            self._machine.settle(method, delivery_tag, bits)
+        else:
+            reactor = cast(IReactorFromThreads, self._reactor)
+            reactor.callFromThread(self._machine.settle, method, delivery_tag, bits)
+
+
 class Delivery:
     """
     A message that the broker gave us, to be answered for with `ack`, `nack` or
@@ -104,12 +133,12 @@ class Delivery:
     """
 
     __slots__ = (
-        "_channel",
         "_header",
         "_method",
         "_properties",
         "_route",
         "_settled",
+        "_settler",
         "body",
         "consumer_tag",
         "delivery_tag",
@@ -118,12 +147,12 @@ class Delivery:
 
     # Filled by `Consumer.delivered` and `Channel.basic_get`, slot by slot: half the
     # cost of a call of __init__, once per message.
-    _channel: Channel
     _header: bytes
     _method: bytes
     _properties: Properties | None
     _route: int
     _settled: bool
+    _settler: Settler
     body: bytes
     consumer_tag: str
     delivery_tag: int
@@ -187,7 +216,7 @@ class Delivery:
         """
         Whether it has been answered for, or needs no answer.
         """
-        return self._settled or self.delivery_tag <= self._channel._settled_up_to
+        return self._settled or self.delivery_tag <= self._settler.up_to
 
     def ack(self, multiple: bool = False) -> None:
         """
@@ -198,7 +227,7 @@ class Delivery:
         """
         self._settle(BasicAck, _MULTIPLE if multiple else 0)
         if multiple:
-            self._channel._settled_up_to = self.delivery_tag
+            self._settler.up_to = self.delivery_tag
 
     def nack(self, requeue: bool = True, multiple: bool = False) -> None:
         """
@@ -213,7 +242,7 @@ class Delivery:
         bits = (_MULTIPLE if multiple else 0) | (_NACK_REQUEUE if requeue else 0)
         self._settle(BasicNack, bits)
         if multiple:
-            self._channel._settled_up_to = self.delivery_tag
+            self._settler.up_to = self.delivery_tag
 
     def reject(self, requeue: bool = True) -> None:
         """
@@ -225,14 +254,11 @@ class Delivery:
         self._settle(BasicReject, _REQUEUE if requeue else 0)
 
     def _settle(self, method: type[Method], bits: int) -> None:
-        channel = self._channel
-        if self._settled or self.delivery_tag <= channel._settled_up_to:
+        settler = self._settler
+        if self._settled or self.delivery_tag <= settler.up_to:
             raise AlreadySettled(
                 f"the delivery {self.delivery_tag} was settled before, "
                 "or its consumer said auto_ack"
             )
         self._settled = True
-        if get_ident() == channel._thread:
-            channel._machine.settle(method, self.delivery_tag, bits)
-        else:
-            channel._from_thread(method, self.delivery_tag, bits)
+        settler.settle(method, self.delivery_tag, bits)

@@ -13,8 +13,7 @@ what we say, and aborted where it may not or does not; ``connectionLost`` follow
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import get_ident
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import (
@@ -29,6 +28,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from txamqp091._flow import Flow
 from txamqp091._login import Login, client_properties
 from txamqp091._machine.connection import ConnectionMachine, Limits
 from txamqp091._machine.states import Role, State
@@ -47,9 +47,6 @@ from txamqp091.errors import (
 )
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.wire import spec
-
-if TYPE_CHECKING:
-    from txamqp091.publisher import Publisher
 
 __all__ = ["AMQPProtocol"]
 
@@ -77,7 +74,6 @@ class AMQPProtocol(Protocol):
     :ivar server_properties: what the broker says of itself, such as ``product``,
         ``version`` and ``capabilities``.
     :ivar blocked: why the broker blocks publishing, or None if it does not.
-    :ivar may_publish: whether a message may leave now.
     """
 
     _log = Logger()
@@ -87,8 +83,6 @@ class AMQPProtocol(Protocol):
         self.reactor = reactor
         self.server_properties: dict[str, Any] = {}
         self.blocked: str | None = None
-        self.may_publish = False
-        self._thread = get_ident()
         self._outgoing = Outgoing(reactor, self._write)
         self._machine = ConnectionMachine(
             Role.CLIENT,
@@ -105,7 +99,7 @@ class AMQPProtocol(Protocol):
         self._heartbeats: Heartbeats | None = None
         # The time limit of the handshake, and later of the close.
         self._limit_call: IDelayedCall | None = None
-        self._resume_call: IDelayedCall | None = None
+        self._flow = Flow(reactor, self._stop_reading, self._read_on)
         self._reason: AMQPError | None = None
         self._gone = False
         self._opened: OneShot[AMQPProtocol] = OneShot()
@@ -113,10 +107,6 @@ class AMQPProtocol(Protocol):
         self._unblocked: OneShot[None] = OneShot()
         self._observers: list[Callable[[str | None], object]] = []
         self._writable = True
-        # Publishers with messages that wait for `may_publish`.
-        self._publishers: dict[Publisher, None] = {}
-        # Who asks for nothing to be read, and on behalf of which channel.
-        self._held: dict[object, Channel] = {}
 
     def __repr__(self) -> str:
         name = f"{self.parameters.name!r} " if self.parameters.name else ""
@@ -160,7 +150,7 @@ class AMQPProtocol(Protocol):
             When it is cancelled, the channel is closed again.
         """
         result: Deferred[Channel] = Deferred(lambda _: None)
-        channel = Channel(self)
+        channel = Channel(self, self._flow)
         reply: Deferred[spec.ChannelOpenOk] = Deferred()
 
         def agreed(_: spec.ChannelOpenOk) -> None:
@@ -268,7 +258,6 @@ class AMQPProtocol(Protocol):
         """
         Twisted: the transport is there.
         """
-        self._thread = get_ident()
         transport = self._transport()
         if self._reason is not None:  # closed before it was connected
             transport.abortConnection()
@@ -368,14 +357,10 @@ class AMQPProtocol(Protocol):
         It is over for the users, and this is why.
         """
         self._reason = reason
-        self.may_publish = False
-        self._publishers.clear()
         self._clear_limit()
         if self._heartbeats is not None:
             self._heartbeats.stop()
-        if self._held:
-            self._held.clear()
-            self._resume_reading()
+        self._flow.end()
         self._opened.fail(reason)
         self._unblocked.fail(reason)
 
@@ -385,9 +370,7 @@ class AMQPProtocol(Protocol):
         """
         if self._reason is None:
             self._stop(reason)
-        if self._resume_call is not None:
-            self._resume_call.cancel()
-            self._resume_call = None
+        self._flow.stop()
         assert self._reason is not None
         self._machine.lost(self._reason)
 
@@ -432,14 +415,14 @@ class AMQPProtocol(Protocol):
         Twisted: the transport is full.
         """
         self._writable = False
-        self.may_publish = False
+        self._flow.allow(False)
 
     def resumeProducing(self) -> None:
         """
         Twisted: the transport has room again.
         """
         self._writable = True
-        self._wake()
+        self._allow_publishing()
 
     def stopProducing(self) -> None:
         """
@@ -447,57 +430,21 @@ class AMQPProtocol(Protocol):
         """
         self.pauseProducing()
 
-    def wake_when_writable(self, publisher: Publisher) -> None:
-        """
-        A publisher's: it has messages that wait for `may_publish`.
-        """
-        if not self.may_publish and self._reason is None:
-            self._publishers[publisher] = None
+    def _allow_publishing(self) -> None:
+        self._flow.allow(self._writable and self.blocked is None and self.is_open)
 
-    def _wake(self) -> None:
-        self.may_publish = self._writable and self.blocked is None and self.is_open
-        if self.may_publish:
-            publishers, self._publishers = self._publishers, {}
-            for publisher in publishers:
-                publisher.release()
-
-    def _hold(self, owner: object, channel: Channel) -> None:
-        """
-        A consumer's: read nothing more, as too much was read already.
-        """
-        if self._reason is None:
-            if not self._held:
-                self._machine.pause()
-                self._transport().pauseProducing()
-            self._held[owner] = channel
-            if self._heartbeats is not None:
-                self._heartbeats.deaf = True
-
-    def _release(self, owner: object) -> None:
-        """
-        A consumer's: it can take more.
-        """
-        if self._held.pop(owner, None) is not None and not self._held:
-            self._resume_reading()
-
-    def _release_channel(self, channel: Channel) -> None:
-        for owner, held in list(self._held.items()):
-            if held is channel:
-                self._release(owner)
-
-    def _resume_reading(self) -> None:
-        # In a turn of its own: whoever released may be in the middle of things.
-        if self._resume_call is None:
-            self._resume_call = self.reactor.callLater(0, self._read_on)
+    def _stop_reading(self) -> None:
+        if self._heartbeats is not None:
+            self._heartbeats.deaf = True
+        self._machine.pause()
+        self._transport().pauseProducing()
 
     def _read_on(self) -> None:
-        self._resume_call = None
-        if not self._held and not self._gone:
-            if self._heartbeats is not None:
-                self._heartbeats.deaf = False
-            self._transport().resumeProducing()
-            self._machine.resume()
-            self.dataReceived(b"")
+        if self._heartbeats is not None:
+            self._heartbeats.deaf = False
+        self._transport().resumeProducing()
+        self._machine.resume()
+        self.dataReceived(b"")
 
     # -- what the machine calls: see `ConnectionSink` --------------------------------
 
@@ -561,7 +508,7 @@ class AMQPProtocol(Protocol):
             self._send_heartbeat,
             self._fell_silent,
         )
-        self._wake()
+        self._allow_publishing()
         self._opened.fire(self)
 
     def _handshake_timed_out(self) -> None:
@@ -597,7 +544,7 @@ class AMQPProtocol(Protocol):
         The broker asks for no more publishing.
         """
         self.blocked = reason
-        self.may_publish = False
+        self._flow.allow(False)
         self._tell_observers()
 
     def unblocked(self) -> None:
@@ -608,7 +555,7 @@ class AMQPProtocol(Protocol):
         self._tell_observers()
         waiting, self._unblocked = self._unblocked, OneShot()
         waiting.fire(None)
-        self._wake()
+        self._allow_publishing()
 
     def _tell_observers(self) -> None:
         for observer in list(self._observers):

@@ -13,21 +13,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 
+from txamqp091._flow import Flow
 from txamqp091._machine.channel import ChannelMachine
 from txamqp091._machine.sinks import ReplyHandle
 from txamqp091.errors import AMQPError, BatchFailed, Returned
 from txamqp091.message import Body, Message, body_bytes
 from txamqp091.wire.properties import EMPTY, Properties
 from txamqp091.wire.spec import BasicReturn
-
-if TYPE_CHECKING:
-    from txamqp091.channel import Channel
-    from txamqp091.protocol import AMQPProtocol
 
 __all__ = ["DEFAULT_WINDOW", "Publisher"]
 
@@ -60,11 +57,17 @@ class Publisher:
     _log = Logger()
 
     def __init__(
-        self, channel: Channel, connection: AMQPProtocol, machine: ChannelMachine
+        self,
+        machine: ChannelMachine,
+        flow: Flow,
+        ended: Callable[[AMQPError], None],
     ) -> None:
-        self._channel = channel
-        self._connection = connection
+        """
+        :param ended: told why when the channel has ended.
+        """
         self._machine = machine
+        self._flow = flow
+        self._ended = ended
         self._window = DEFAULT_WINDOW
         #: Whether the channel itself is ready: the window has room, flow is on.
         self._ready = True
@@ -91,7 +94,7 @@ class Publisher:
             if type(body) is not bytes:
                 body = body_bytes(body)
             encoded = (EMPTY if properties is None else properties).encode()
-            if self._ready and self._connection.may_publish and not self._waiting:
+            if self._ready and self._flow.may_publish and not self._waiting:
                 self.send(exchange, routing_key, body, encoded, mandatory, deferred)
             else:
                 self._machine.check()
@@ -142,13 +145,7 @@ class Publisher:
         """
         Whether a message may leave now.
         """
-        machine = self._machine
-        return (
-            self._ready
-            and self._connection.may_publish
-            and machine.reason is None
-            and not machine.closing
-        )
+        return self._ready and self._flow.may_publish and self._machine.is_open
 
     def select_confirms(self, window: int, handle: ReplyHandle) -> None:
         """
@@ -160,7 +157,7 @@ class Publisher:
 
     def _wait(self, item: _Waiting) -> None:
         self._waiting.append(item)
-        self._connection.wake_when_writable(self)
+        self._flow.wake(self)
 
     def release(self) -> None:
         """
@@ -179,7 +176,7 @@ class Publisher:
         if self._machine.reason is not None:
             self._fail(self._machine.reason)
         elif self._waiting:
-            self._connection.wake_when_writable(self)
+            self._flow.wake(self)
 
     def _refresh(self) -> None:
         confirms = self._machine.confirms
@@ -227,7 +224,7 @@ class Publisher:
     def closed(self, reason: AMQPError) -> None:
         self._ready = False
         self._fail(reason)
-        self._channel._ended(reason)
+        self._ended(reason)
 
 
 class _Held:

@@ -66,6 +66,7 @@ class ChannelMachine:
     What may be said when on one channel.
 
     :ivar number: the channel's number.
+    :ivar max_body: the largest body that is kept, in octets.
     :ivar expect: takes the next frame, as its type and payload.
     :ivar consumers: who takes the deliveries for each consumer tag, encoded.
     :ivar confirms: the unconfirmed messages, in confirm mode.
@@ -78,7 +79,6 @@ class ChannelMachine:
         "_content",
         "_header",
         "_left",
-        "_max_body",
         "_max_payload",
         "_release",
         "_replies",
@@ -89,6 +89,7 @@ class ChannelMachine:
         "confirms",
         "consumers",
         "expect",
+        "max_body",
         "number",
         "reason",
         "sink",
@@ -117,7 +118,7 @@ class ChannelMachine:
         self._write = write
         self._release = release
         self._max_payload = max_payload
-        self._max_body = max_body
+        self.max_body = max_body
         self._replies = Replies()
         self._routes: dict[tuple[str, str, bool], bytes] = {}
         # The content that is being received: its method and header, the size of
@@ -225,6 +226,13 @@ class ChannelMachine:
                 )
             )
 
+    @property
+    def is_open(self) -> bool:
+        """
+        Whether anything can be sent.
+        """
+        return self.reason is None and not self.closing
+
     def check(self) -> None:
         """
         :raises AMQPError: why nothing can be sent any more, if that is so.
@@ -268,7 +276,7 @@ class ChannelMachine:
             )
         self._header = payload
         self._size = self._left = size
-        self._body = [] if size <= self._max_body else None
+        self._body = [] if size <= self.max_body else None
         if size:
             self.expect = self._expect_body
         else:
@@ -358,7 +366,7 @@ class ChannelMachine:
                 consumer.oversized(tag, size)
         elif prefix == spec.BasicGetOk.prefix:
             method = spec.BasicGetOk.decode(payload)
-            error = ContentTooLarge(size, self._max_body)
+            error = ContentTooLarge(size, self.max_body)
             error.delivery_tag = method.delivery_tag
             self._replies.take(spec.BasicGetOk).errback(error)
         # A returned message over the limit tells its publisher nothing it needs.
