@@ -10,7 +10,8 @@ does.  While ``closing``, our ``channel.close`` is on its way: answers still com
 are matched, deliveries are dropped (the broker has them again), calls are refused.
 
 What comes per message (deliver, ack) is taken apart by hand here; every other
-method through `txamqp091.wire.method`.
+method through `txamqp091.wire.method`.  A method with content is judged when it
+comes, and acted upon when its content is there.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from struct import Struct
 from struct import error as StructError
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from txamqp091._machine.confirms import Confirms
 from txamqp091._machine.replies import Replies
@@ -29,6 +30,7 @@ from txamqp091.errors import (
     CommandInvalid,
     ContentTooLarge,
     DecodeError,
+    EncodeError,
     FrameError,
     LocalProtocolError,
     UnexpectedFrame,
@@ -46,6 +48,8 @@ _UNPACK_TAG = Struct(">QB").unpack_from
 # A whole frame: head, class and method, delivery tag, one octet of bits, end.
 _PACK_SETTLE = Struct(">BHIHHQBB").pack
 _CONTENT_CLASS = spec.BasicDeliver.identity[0]
+# The octets of a header frame that come before the properties.
+_HEADER_FIELDS = 12
 
 #: How many method frames of ``basic.publish`` are kept, encoded, for the next time.
 _ROUTES = 1024
@@ -77,9 +81,12 @@ class ChannelMachine:
     __slots__ = (
         "_body",
         "_content",
+        "_finish",
         "_header",
+        "_kept",
         "_left",
         "_max_payload",
+        "_max_returned",
         "_release",
         "_replies",
         "_routes",
@@ -121,13 +128,18 @@ class ChannelMachine:
         self.max_body = max_body
         self._replies = Replies()
         self._routes: dict[tuple[str, str, bool], bytes] = {}
-        # The content that is being received: its method and header, the size of
-        # its body, what is missing of that, and what is there (None: not kept).
-        self._content = b""
+        # The largest body that the peer may give back to us.
+        self._max_returned = 0
+        # The content that is being received: its method, who takes it, its header,
+        # the size of its body, what is missing of that, whether it is kept, and what
+        # is there (one object, as a peer may send many frames of an octet each).
+        self._content: Any = None
+        self._finish: Callable[[ChannelMachine, Any, bytes, bytes | None], None]
         self._header = b""
         self._size = 0
         self._left = 0
-        self._body: list[bytes] | None = None
+        self._kept = False
+        self._body = bytearray()
 
     # -- what we say -----------------------------------------------------------
 
@@ -139,7 +151,7 @@ class ChannelMachine:
         :raises EncodeError: when a field does not fit; nothing was sent.
         """
         self.check()
-        self._write(method_frame(self.number, method.encode()))
+        self._write(self._frame(method))
 
     def call(self, method: Method, handle: ReplyHandle) -> None:
         """
@@ -148,9 +160,19 @@ class ChannelMachine:
         :raises AMQPError: as `send` does; ``handle`` is not called then.
         """
         self.check()
-        frame = method_frame(self.number, method.encode())
+        frame = self._frame(method)
         self._replies.expect(method.replies, handle)
         self._write(frame)
+
+    def _frame(self, method: Method) -> bytes:
+        payload = method.encode()
+        if len(payload) > self._max_payload:
+            raise EncodeError(
+                method.name,
+                f"{len(payload)} octets of arguments, in a frame of "
+                f"{self._max_payload}: the frame_max of the connection is too low",
+            )
+        return method_frame(self.number, payload)
 
     def close(self, reply_code: int, reply_text: str, handle: ReplyHandle) -> None:
         """
@@ -188,6 +210,14 @@ class ChannelMachine:
             method = self._routes[exchange, routing_key, mandatory]
         except KeyError:
             method = self._route(exchange, routing_key, mandatory)
+        if len(properties) > self._max_payload - _HEADER_FIELDS:
+            raise EncodeError(
+                "properties",
+                f"{len(properties)} octets, in a frame of {self._max_payload}: the "
+                "frame_max of the connection is too low",
+            )
+        if mandatory and len(body) > self._max_returned:
+            self._max_returned = len(body)
         if self.confirms is not None:
             if mandatory:
                 self.confirms.publish_mandatory(handle, exchange, routing_key, body)
@@ -257,10 +287,6 @@ class ChannelMachine:
             method = decode_method(payload)
             self._replies.take(type(method)).callback(method)
 
-    def _begin_content(self, payload: bytes) -> None:
-        self._content = payload
-        self.expect = self._expect_header
-
     def _expect_header(self, kind: int, payload: bytes) -> None:
         if kind != spec.FRAME_HEADER:
             raise UnexpectedFrame(
@@ -276,7 +302,9 @@ class ChannelMachine:
             )
         self._header = payload
         self._size = self._left = size
-        self._body = [] if size <= self.max_body else None
+        self._kept = size <= self.max_body or (
+            self._finish is ChannelMachine._return and size <= self._max_returned
+        )
         if size:
             self.expect = self._expect_body
         else:
@@ -288,38 +316,31 @@ class ChannelMachine:
                 f"a {frame_name(kind)} frame, where a content body was due"
             )
         self._left = left = self._left - len(payload)
-        body = self._body
         if left > 0:
-            if body is not None:
-                body.append(payload)
+            if self._kept:
+                self._body += payload
         elif left < 0:
             raise FrameError(f"a body of {self._size - left} octets, not {self._size}")
-        elif body is None:
-            self._drop()
-        elif body:
-            body.append(payload)
-            self._complete(b"".join(body))
+        elif not self._kept:
+            self._complete(None)
+        elif self._body:
+            body, self._body = self._body, bytearray()
+            body += payload
+            self._complete(bytes(body))
         else:
             self._complete(payload)
 
-    def _complete(self, body: bytes) -> None:
+    def _complete(self, body: bytes | None) -> None:
         content, header = self._content, self._header
-        self._content = self._header = b""
-        self._body = None
+        self._content = None
+        self._header = b""
         self.expect = self._expect_method
-        _CONTENT[content[:4]](self, content, header, body)
+        self._finish(self, content, header, body)
 
     # -- what the peer says: messages ------------------------------------------
+    # The body is None when it was over the limit, and not kept.
 
-    def _deliver(self, payload: bytes, header: bytes, body: bytes) -> None:
-        route, consumer, tag, bits = self._parse_deliver(payload)
-        if not self.closing:
-            consumer.delivered(tag, bits & 1 != 0, payload, route, header, body)
-
-    def _parse_deliver(self, payload: bytes) -> tuple[int, ConsumerSink, int, int]:
-        """
-        Where in a ``basic.deliver`` its exchange is, and what comes before.
-        """
+    def _begin_deliver(self, payload: bytes) -> None:
         try:
             place = 5 + payload[4]
             tag, bits = _UNPACK_TAG(payload, place)
@@ -340,36 +361,54 @@ class ChannelMachine:
                 f"a delivery for the consumer {name!r}, which does not exist",
                 *spec.BasicDeliver.identity,
             )
-        return route, consumer, tag, bits
+        self._content = (consumer, tag, bits & 1 != 0, payload, route)
+        self._finish = ChannelMachine._deliver
+        self.expect = self._expect_header
 
-    def _return(self, payload: bytes, header: bytes, body: bytes) -> None:
-        method = spec.BasicReturn.decode(payload)
+    def _deliver(
+        self,
+        content: tuple[ConsumerSink, int, bool, bytes, int],
+        header: bytes,
+        body: bytes | None,
+    ) -> None:
+        consumer, tag, redelivered, payload, route = content
+        if self.closing:
+            return
+        if body is None:
+            consumer.oversized(tag, self._size)
+        else:
+            consumer.delivered(tag, redelivered, payload, route, header, body)
+
+    def _begin_return(self, payload: bytes) -> None:
+        self._content = spec.BasicReturn.decode(payload)
+        self._finish = ChannelMachine._return
+        self.expect = self._expect_header
+
+    def _return(
+        self, method: spec.BasicReturn, header: bytes, body: bytes | None
+    ) -> None:
+        if body is None:
+            return  # larger than anything that we have published
         error = self.sink.returned(method, header, body)
         if self.confirms is not None:
             self.confirms.returned(method.exchange, method.routing_key, body, error)
 
-    def _get_ok(self, payload: bytes, header: bytes, body: bytes) -> None:
-        method = spec.BasicGetOk.decode(payload)
-        self._replies.take(spec.BasicGetOk).callback(Content(method, header, body))
+    def _begin_get_ok(self, payload: bytes) -> None:
+        self._content = spec.BasicGetOk.decode(payload)
+        self._replies.check(spec.BasicGetOk)
+        self._finish = ChannelMachine._get_ok
+        self.expect = self._expect_header
 
-    def _drop(self) -> None:
-        """
-        The content that has now come was over the limit, and not kept.
-        """
-        payload, size = self._content, self._size
-        self._content = self._header = b""
-        self.expect = self._expect_method
-        prefix = payload[:4]
-        if prefix == spec.BasicDeliver.prefix:
-            _, consumer, tag, _ = self._parse_deliver(payload)
-            if not self.closing:
-                consumer.oversized(tag, size)
-        elif prefix == spec.BasicGetOk.prefix:
-            method = spec.BasicGetOk.decode(payload)
-            error = ContentTooLarge(size, self.max_body)
+    def _get_ok(
+        self, method: spec.BasicGetOk, header: bytes, body: bytes | None
+    ) -> None:
+        handle = self._replies.take(spec.BasicGetOk)
+        if body is None:
+            error = ContentTooLarge(self._size, self.max_body)
             error.delivery_tag = method.delivery_tag
-            self._replies.take(spec.BasicGetOk).errback(error)
-        # A returned message over the limit tells its publisher nothing it needs.
+            handle.errback(error)
+        else:
+            handle.callback(Content(method, header, body))
 
     # -- what the peer says: the rest ------------------------------------------
 
@@ -450,7 +489,8 @@ class ChannelMachine:
         self.reason = reason
         self.expect = _ignore
         consumers, self.consumers = self.consumers, {}
-        self._body = None
+        self._content = None
+        self._body = bytearray()
         self._replies.fail(reason)
         if self.confirms is not None:
             self.confirms.fail(reason)
@@ -485,20 +525,13 @@ def _ignore(kind: int, payload: bytes) -> None:
 
 #: Who takes a method that is not the answer to a call.
 _HANDLERS: dict[bytes, Callable[[ChannelMachine, bytes], None]] = {
-    spec.BasicDeliver.prefix: ChannelMachine._begin_content,
-    spec.BasicReturn.prefix: ChannelMachine._begin_content,
-    spec.BasicGetOk.prefix: ChannelMachine._begin_content,
+    spec.BasicDeliver.prefix: ChannelMachine._begin_deliver,
+    spec.BasicReturn.prefix: ChannelMachine._begin_return,
+    spec.BasicGetOk.prefix: ChannelMachine._begin_get_ok,
     spec.BasicAck.prefix: ChannelMachine._ack,
     spec.BasicNack.prefix: ChannelMachine._nack,
     spec.BasicCancel.prefix: ChannelMachine._cancel,
     spec.ChannelFlow.prefix: ChannelMachine._flow,
     spec.ChannelClose.prefix: ChannelMachine._close,
     spec.ChannelCloseOk.prefix: ChannelMachine._close_ok,
-}
-
-#: Who takes a method that has content, once all of it is there.
-_CONTENT: dict[bytes, Callable[[ChannelMachine, bytes, bytes, bytes], None]] = {
-    spec.BasicDeliver.prefix: ChannelMachine._deliver,
-    spec.BasicReturn.prefix: ChannelMachine._return,
-    spec.BasicGetOk.prefix: ChannelMachine._get_ok,
 }

@@ -10,9 +10,9 @@ no number.
 
 Returned messages are told apart thus.  They come in the order in which they were
 published, each before its own confirm.  So the mandatory messages wait in a queue;
-a return belongs to the first of them with the same exchange, routing key and body;
-and those before it will not come back any more.  Two messages that are alike in all
-three may be swapped, which nobody can tell.
+a return belongs to the first of them that has no answer yet and has the same
+exchange, routing key and body; and those before it will not come back any more.
+Two messages that are alike in all three may be swapped, which nobody can tell.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ from txamqp091._machine.sinks import ReplyHandle
 from txamqp091.errors import AMQPError, CommandInvalid, Nacked, Returned
 
 __all__ = ["Confirms"]
+
+#: How many messages that are answered for may stay in the queue of mandatory ones.
+_SLACK = 64
 
 
 class Confirms:
@@ -61,6 +64,10 @@ class Confirms:
         outstanding = self.outstanding
         while mandatory and mandatory[0][0] not in outstanding:
             mandatory.popleft()
+        if len(mandatory) > 2 * len(outstanding) + _SLACK:
+            # The first one waits for long, and those behind it were answered.
+            kept = [message for message in mandatory if message[0] in outstanding]
+            self._mandatory = mandatory = deque(kept)
         mandatory.append((self.published, exchange, routing_key, body))
 
     def returned(
@@ -69,12 +76,12 @@ class Confirms:
         """
         Find the message that came back, and keep the error until its confirm.
         """
+        outstanding = self.outstanding
         for place, (number, *message) in enumerate(self._mandatory):
-            if message == [exchange, routing_key, body]:
+            if number in outstanding and message == [exchange, routing_key, body]:
                 for _ in range(place + 1):
                     self._mandatory.popleft()
-                if number in self.outstanding:
-                    self._returned[number] = error
+                self._returned[number] = error
                 return
 
     def settle(self, number: int, multiple: bool, positive: bool) -> None:
@@ -90,6 +97,12 @@ class Confirms:
         if not 0 < number <= last:
             raise CommandInvalid(f"a confirm for the message {number} of {last}")
         if not multiple:
+            if number == self._lowest:
+                # Keep up, so that a `multiple` much later has little to look at.
+                outstanding, number_after = self.outstanding, number + 1
+                while number_after <= last and number_after not in outstanding:
+                    number_after += 1
+                self._lowest = number_after
             self._settle(number, positive)
             return
         first, self._lowest = self._lowest, max(number + 1, self._lowest)

@@ -25,6 +25,7 @@ from txamqp091.errors import (
     ChannelsExhausted,
     ConnectionClosed,
     DecodeError,
+    LocalProtocolError,
     ProtocolVersionMismatch,
     RemoteProtocolError,
     UnexpectedFrame,
@@ -201,7 +202,7 @@ class ConnectionMachine:
             )
         ours = self.limits
         self.limits = Limits(
-            frame_max=negotiate(ours.frame_max, tune.frame_max),
+            frame_max=negotiate(ours.frame_max, tune.frame_max) or Limits.frame_max,
             channel_max=negotiate(ours.channel_max, tune.channel_max) or _MAX_CHANNELS,
             heartbeat=negotiate(ours.heartbeat, tune.heartbeat),
             max_body=ours.max_body,
@@ -228,7 +229,12 @@ class ConnectionMachine:
         :param attach: gives the machine its sink, before anything is sent.
         :param handle: waits for the answer.
         :raises ChannelsExhausted: when all numbers are taken.
+        :raises LocalProtocolError: when the connection is not open.
         """
+        if self.state is not State.OPEN:
+            raise LocalProtocolError(
+                f"channel.open, while the connection is {self.state.value}"
+            )
         number = self._free_number()
         channel = ChannelMachine(
             number,
@@ -294,20 +300,21 @@ class ConnectionMachine:
         All that waits for the peer fails with it now; ``sink.closed(None)`` tells
         when the peer has agreed.
         """
-        self._say(spec.ConnectionClose(reason.reply_code, reason.reply_text, 0, 0))
+        self._say(
+            spec.ConnectionClose(reason.reply_code, _short(reason.reply_text), 0, 0)
+        )
         self.fail(reason)
 
     def violated(self, error: RemoteProtocolError) -> None:
         """
         The peer has broken the rules: say so, and listen to it no more.
         """
-        talking = self.state not in (State.NEW, State.GREETED, State.CLOSED)
+        talking = self.state not in _SILENT
         self._end()
         if talking:
-            text = error.reply_text.encode("utf-8", "replace")[:255]
             close = spec.ConnectionClose(
                 error.reply_code,
-                text.decode("utf-8", "ignore"),
+                _short(error.reply_text),
                 error.class_id,
                 error.method_id,
             )
@@ -357,6 +364,17 @@ class ConnectionMachine:
         data = method_frame(0, method.encode())
         self.state = sent(self.role, self.state, type(method))
         self._write(data)
+
+
+#: When a close cannot be sent: the peer has not spoken AMQP yet, or has ours.
+_SILENT = (State.NEW, State.GREETED, State.CLOSING, State.CLOSED)
+
+
+def _short(text: str) -> str:
+    """
+    As much of a text as a close has room for.
+    """
+    return text.encode("utf-8", "replace")[:255].decode("utf-8", "ignore")
 
 
 class _Deaf:

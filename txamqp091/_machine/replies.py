@@ -41,22 +41,27 @@ class Replies:
         """
         self._waiting.append((replies, handle))
 
-    def take(self, reply: type[Method]) -> ReplyHandle:
+    def check(self, reply: type[Method]) -> None:
         """
-        The handle that waits for this method.
-
         :raises CommandInvalid: when nobody waits, or for something else.
         """
         if not self._waiting:
             raise CommandInvalid(
                 f"{reply.name}, for which nobody asked", *reply.identity
             )
-        replies, handle = self._waiting[0]
+        replies = self._waiting[0][0]
         if reply not in replies:
             wanted = " or ".join(each.name for each in replies)
             raise CommandInvalid(f"{reply.name} instead of {wanted}", *reply.identity)
-        self._waiting.popleft()
-        return handle
+
+    def take(self, reply: type[Method]) -> ReplyHandle:
+        """
+        The handle that waits for this method.
+
+        :raises CommandInvalid: as `check` does.
+        """
+        self.check(reply)
+        return self._waiting.popleft()[1]
 
     def fail(self, reason: AMQPError) -> None:
         """

@@ -21,7 +21,6 @@ from txamqp091.errors import (
     CommandInvalid,
     FrameError,
     ProtocolVersionMismatch,
-    UnexpectedFrame,
 )
 from txamqp091.wire.spec import (
     FRAME_BODY,
@@ -114,7 +113,11 @@ class FrameReader(Generic[Route]):
             end = start + length
             route = self.routes.get(channel)
             if route is None or length > self.max_payload or not 0 < kind < 4:
-                self._judge(kind, channel, length, data[position : position + 8])
+                head = data[position : position + 8]
+                if len(head) < 8 and head.startswith(b"AMQP"):
+                    need = 8  # its last octet belongs to the version
+                    break
+                self._judge(kind, channel, length, head)
             if end >= size:
                 need = length + FRAME_OVERHEAD
                 break
@@ -153,10 +156,8 @@ class FrameReader(Generic[Route]):
                 f"a {frame_name(kind)} frame of {length + FRAME_OVERHEAD} octets, "
                 f"over the {self.max_payload + FRAME_OVERHEAD} that were agreed"
             )
-        elif kind == FRAME_METHOD:
-            raise ChannelError(f"a frame for channel {channel}, which is not open")
         else:
-            raise (ChannelError if channel else UnexpectedFrame)(
+            raise ChannelError(
                 f"a {frame_name(kind)} frame for channel {channel}, which is not open"
             )
 
@@ -172,8 +173,7 @@ _FIRST_OCTETS = {
 
 def method_frame(channel: int, payload: bytes) -> bytes:
     """
-    A method frame.  Methods are always smaller than the smallest frame limit,
-    unless the user put a large table into one: RabbitMQ says so then.
+    A method frame.  It cannot be split: a method must fit into one.
     """
     return _HEAD.pack(FRAME_METHOD, channel, len(payload)) + payload + _END
 
