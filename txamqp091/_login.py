@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from txamqp091._version import __version__
 from txamqp091.credentials import choose
-from txamqp091.errors import AMQPError, AuthenticationFailed
+from txamqp091.errors import AMQPError, AuthenticationFailed, LocalProtocolError
 from txamqp091.interfaces import ICredentials
 from txamqp091.parameters import ConnectionParameters
 
@@ -70,6 +70,7 @@ class Login:
         """
         self._credentials: ICredentials = choose(parameters.credentials, offered)
         self.mechanism = self._credentials.mechanism
+        self._asked: Deferred[object] | None = None
 
     def warn_if_exposed(self, host: str, peer: IAddress) -> None:
         """
@@ -93,23 +94,53 @@ class Login:
         why there is none.
         """
 
-        def failed(failure: Failure) -> None:
-            error = failure.value
-            if not isinstance(error, AMQPError):
-                # Its words are not repeated: they may have a secret in them.
-                refused = AuthenticationFailed(
-                    f"the credentials could not be had: {type(error).__name__} "
-                    f"from {type(self._credentials).__name__}",
-                    reply_code=0,
-                    by_us=True,
-                )
-                refused.__cause__ = error
-                error = refused
-            give_up(error)
-
-        respond = cast("Callable[..., Deferred[bytes]]", self._credentials.respond)
+        respond = cast("Callable[..., Deferred[object]]", self._credentials.respond)
         asked = maybeDeferred(respond, challenge)
-        asked.addCallback(answer).addErrback(failed)
+        given = asked.addCallbacks(self._checked, self._explained).addCallback(answer)
+        self._asked = given.addErrback(lambda failure: give_up(_bare(failure)))
+
+    def cancel(self) -> None:
+        """
+        There is no need for a response any more.
+        """
+        if self._asked is not None:
+            self._asked.cancel()
+
+    def _checked(self, response: object) -> bytes:
+        if isinstance(response, bytes):
+            return response
+        # Not shown: it may be the password itself.
+        raise LocalProtocolError(
+            f"{type(self._credentials).__name__} responded with "
+            f"{type(response).__name__} instead of bytes"
+        )
+
+    def _explained(self, failure: Failure) -> bytes:
+        error = failure.value
+        if not isinstance(error, AMQPError):
+            # Its words are not repeated: they may have a secret in them.
+            refused = AuthenticationFailed(
+                f"the credentials could not be had: {type(error).__name__} "
+                f"from {type(self._credentials).__name__}",
+                reply_code=0,
+                by_us=True,
+            )
+            refused.__cause__ = error
+            error = refused
+        raise error
+
+
+def _bare(failure: Failure) -> AMQPError:
+    """
+    An error without its stack, on which the secret is for all who print variables.
+    """
+    error = failure.value
+    if not isinstance(error, AMQPError):
+        # Such as client properties that are no mapping.
+        refused = LocalProtocolError(f"cannot log in: {type(error).__name__}: {error}")
+        refused.__cause__ = error
+        error = refused
+    return error.with_traceback(None)
 
 
 def _is_local(peer: IAddress) -> bool:

@@ -35,12 +35,17 @@ class OneShot(Generic[Result]):
         A new Deferred for the event.
         """
         if not self.fired:
-            waiting: Deferred[Result] = Deferred(self._waiting.remove)
+            waiting: Deferred[Result] = Deferred(self._forget)
             self._waiting.append(waiting)
             return waiting
         if self._error is not None:
             return fail(self._error)
         return succeed(self._result)  # type: ignore[arg-type]
+
+    def _forget(self, cancelled: Deferred[Result]) -> None:
+        # It is in no list any more if another asker's callback cancels it just now.
+        if cancelled in self._waiting:
+            self._waiting.remove(cancelled)
 
     def fire(self, result: Result) -> None:
         """
@@ -50,7 +55,8 @@ class OneShot(Generic[Result]):
             self.fired, self._result = True, result
             waiting, self._waiting = self._waiting, []
             for deferred in waiting:
-                deferred.callback(result)
+                if not deferred.called:
+                    deferred.callback(result)
 
     def fail(self, error: BaseException) -> None:
         """
@@ -60,4 +66,5 @@ class OneShot(Generic[Result]):
             self.fired, self._error = True, error
             waiting, self._waiting = self._waiting, []
             for deferred in waiting:
-                deferred.errback(error)
+                if not deferred.called:
+                    deferred.errback(error)

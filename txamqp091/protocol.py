@@ -40,6 +40,7 @@ from txamqp091.errors import (
     AMQPError,
     ConnectionClosed,
     ConnectionLost,
+    EncodeError,
     HandshakeTimeout,
     HeartbeatTimeout,
     LocalProtocolError,
@@ -57,6 +58,7 @@ _ABOUT = {
         "before the peer said anything (does it speak AMQP, and without TLS?)"
     ),
     State.STARTED: "while the credentials were being fetched",
+    State.CHALLENGED: "while the credentials were being fetched",
     State.AUTHENTICATING: "while logging in (are the user name and password right?)",
     State.OPENING: "while opening the virtual host",
     State.CLOSING: "while closing",
@@ -184,13 +186,20 @@ class AMQPProtocol(Protocol):
             waiting only.
         """
         deferred: Deferred[spec.ConnectionUpdateSecretOk] = Deferred()
-        if isinstance(secret, str):
-            secret = secret.encode()
+        problem: AMQPError | None = None
         try:
             self._check_open()
+            if isinstance(secret, str):
+                secret = secret.encode("utf-8", "surrogateescape")
             self._machine.update_secret(secret, reason, deferred)
+        except UnicodeEncodeError:  # which has the secret in it
+            problem = EncodeError("secret", "a character that UTF-8 cannot encode")
         except AMQPError as error:
-            deferred.errback(error)
+            problem = error
+        if problem is not None:
+            # Whoever prints the variables on its stack shall not find the secret.
+            del secret
+            deferred.errback(problem.with_traceback(None))
         return deferred
 
     def _check_open(self) -> None:
@@ -312,6 +321,7 @@ class AMQPProtocol(Protocol):
             self._end(self._lost(reason))
         self._gone = True
         self._clear_limit()
+        self._flow.stop()
         self._outgoing.stop()
         ours = self._reason
         assert ours is not None
@@ -358,6 +368,8 @@ class AMQPProtocol(Protocol):
         """
         self._reason = reason
         self._clear_limit()
+        if self._login is not None:
+            self._login.cancel()
         if self._heartbeats is not None:
             self._heartbeats.stop()
         self._flow.end()
@@ -490,9 +502,11 @@ class AMQPProtocol(Protocol):
         """
         We cannot log in.
         """
+        if self._reason is not None:  # and it is too late for that
+            return
         if isinstance(error, RemoteProtocolError):
             self._violated(error)
-        elif self._reason is None:
+        else:
             self._end(error)
             self._leave()
 
@@ -516,8 +530,8 @@ class AMQPProtocol(Protocol):
         about = _ABOUT.get(state, f"while {state.value}")
         self._end(
             HandshakeTimeout(
-                f"{self.parameters.host} did not open the connection within "
-                f"{self.parameters.handshake_timeout} s: it fell silent {about}",
+                f"the connection to {self.parameters.host} was not open within "
+                f"{self.parameters.handshake_timeout} s: the time was up {about}",
                 by_us=True,
             )
         )
