@@ -119,6 +119,8 @@ class Peer:
 
     :ivar client: the connection under test.
     :ivar said: what the client has said and no `expect` has taken.
+    :ivar fed: all that the peer has said, as bytes.
+    :ivar virtual_host: what the client has asked for.
     """
 
     def __init__(
@@ -136,6 +138,8 @@ class Peer:
         ).buildProtocol(None)
         self.transport.protocol = self.client
         self.said: list[Said] = []
+        self.fed = b""
+        self.virtual_host = ""
         self.heartbeats = 0
         self._read = 0
         self._buffer = b""
@@ -183,6 +187,7 @@ class Peer:
         Send bytes to the client.
         """
         if self.transport.connected:
+            self.fed += data
             self.client.dataReceived(data)
 
     def send(self, channel: int, *methods: Method) -> None:
@@ -331,17 +336,34 @@ class Peer:
             ),
         )
 
+    def log_in(
+        self, mechanisms: bytes = b"PLAIN AMQPLAIN", **fields: object
+    ) -> spec.ConnectionStartOk:
+        """
+        Introduce the broker, and have the client introduce itself.
+        """
+        self.start(mechanisms, **fields)
+        return self.expect(spec.ConnectionStartOk)
+
+    def tune(
+        self, channel_max: int = 2047, frame_max: int = 131072, heartbeat: int = 60
+    ) -> spec.ConnectionTuneOk:
+        """
+        Take the login, and have the client ask for its virtual host.
+        """
+        self.send(0, spec.ConnectionTune(channel_max, frame_max, heartbeat))
+        tuned = self.expect(spec.ConnectionTuneOk)
+        self.virtual_host = self.expect(spec.ConnectionOpen).virtual_host
+        return tuned
+
     def handshake(
         self, channel_max: int = 2047, frame_max: int = 131072, heartbeat: int = 60
     ) -> AMQPProtocol:
         """
         Go through a whole handshake.
         """
-        self.start()
-        self.expect(spec.ConnectionStartOk)
-        self.send(0, spec.ConnectionTune(channel_max, frame_max, heartbeat))
-        self.expect(spec.ConnectionTuneOk)
-        self.expect(spec.ConnectionOpen)
+        self.log_in()
+        self.tune(channel_max, frame_max, heartbeat)
         self.send(0, spec.ConnectionOpenOk())
         self.case.assertTrue(self.client.is_open)
         return self.client
