@@ -1,17 +1,15 @@
 # -*- test-case-name: txamqp091.test.test_channel_machine -*-
 """
-One channel: puts content together, matches answers to calls, and finds the
-consumer of a delivery.
+The client's end of a channel: matches answers to calls, and finds the consumer of a
+delivery.
 
-Theory.  What a frame may be next is the bound method in ``expect``: a method, the
-header of the content that a method announced, or (more of) its body.  The channel
-is open for calls until ``reason`` is set, and that is the first thing that `fail`
-does.  While ``closing``, our ``channel.close`` is on its way: answers still come and
-are matched, deliveries are dropped (the broker has them again), calls are refused.
+Theory.  The channel is open for calls until ``reason`` is set, and that is the first
+thing that `fail` does.  While ``closing``, our ``channel.close`` is on its way: answers
+still come and are matched, deliveries are dropped (the broker has them again), calls
+are refused.
 
 What comes per message (deliver, ack) is taken apart by hand here; every other
-method through `txamqp091.wire.method`.  A method with content is judged when it
-comes, and acted upon when its content is there.
+method through `txamqp091.wire.method`.
 """
 
 from __future__ import annotations
@@ -19,9 +17,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from struct import Struct
 from struct import error as StructError
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from txamqp091._machine.confirms import Confirms
+from txamqp091._machine.content import Assembler
 from txamqp091._machine.replies import Replies
 from txamqp091._machine.sinks import ChannelSink, ConsumerSink, ReplyHandle
 from txamqp091.errors import (
@@ -31,23 +30,19 @@ from txamqp091.errors import (
     ContentTooLarge,
     DecodeError,
     EncodeError,
-    FrameError,
     LocalProtocolError,
-    UnexpectedFrame,
     channel_closed,
 )
 from txamqp091.wire import spec
-from txamqp091.wire.frames import content_frames, frame_name, method_frame
+from txamqp091.wire.frames import content_frames, method_frame
 from txamqp091.wire.method import Method, decode_method, operation_name
 from txamqp091.wire.types import encode_short_string
 
 __all__ = ["ChannelMachine", "Content"]
 
-_UNPACK_HEADER = Struct(">HHQH").unpack_from
 _UNPACK_TAG = Struct(">QB").unpack_from
 # A whole frame: head, class and method, delivery tag, one octet of bits, end.
 _PACK_SETTLE = Struct(">BHIHHQBB").pack
-_CONTENT_CLASS = spec.BasicDeliver.identity[0]
 # The octets of a header frame that come before the properties.
 _HEADER_FIELDS = 12
 
@@ -65,13 +60,11 @@ class Content(NamedTuple):
     body: bytes
 
 
-class ChannelMachine:
+class ChannelMachine(Assembler):
     """
     What may be said when on one channel.
 
     :ivar number: the channel's number.
-    :ivar max_body: the largest body that is kept, in octets.
-    :ivar expect: takes the next frame, as its type and payload.
     :ivar consumers: who takes the deliveries for each consumer tag, encoded.
     :ivar confirms: the unconfirmed messages, in confirm mode.
     :ivar reason: why the channel has ended, or None while it has not.
@@ -79,24 +72,15 @@ class ChannelMachine:
     """
 
     __slots__ = (
-        "_body",
-        "_content",
-        "_finish",
-        "_header",
-        "_kept",
-        "_left",
         "_max_payload",
         "_max_returned",
         "_release",
         "_replies",
         "_routes",
-        "_size",
         "_write",
         "closing",
         "confirms",
         "consumers",
-        "expect",
-        "max_body",
         "number",
         "reason",
         "sink",
@@ -115,31 +99,20 @@ class ChannelMachine:
         :param write: sends bytes.
         :param release: called with the number when it can be used again.
         """
+        super().__init__(max_body)
         self.number = number
         self.sink: ChannelSink
         self.consumers: dict[bytes, ConsumerSink] = {}
         self.confirms: Confirms | None = None
         self.reason: AMQPError | None = None
         self.closing = False
-        self.expect: Callable[[int, bytes], None] = self._expect_method
         self._write = write
         self._release = release
         self._max_payload = max_payload
-        self.max_body = max_body
         self._replies = Replies()
         self._routes: dict[tuple[str, str, bool], bytes] = {}
         # The largest body that the peer may give back to us.
         self._max_returned = 0
-        # The content that is being received: its method, who takes it, its header,
-        # the size of its body, what is missing of that, whether it is kept, and what
-        # is there (one object, as a peer may send many frames of an octet each).
-        self._content: Any = None
-        self._finish: Callable[[ChannelMachine, Any, bytes, bytes | None], None]
-        self._header = b""
-        self._size = 0
-        self._left = 0
-        self._kept = False
-        self._body = bytearray()
 
     # -- what we say -----------------------------------------------------------
 
@@ -275,70 +248,15 @@ class ChannelMachine:
             "the channel was closed by us", reply_code=200, by_us=True
         )
 
-    # -- what the peer says: frames --------------------------------------------
+    # -- what the peer says: messages ------------------------------------------
 
-    def _expect_method(self, kind: int, payload: bytes) -> None:
-        if kind != spec.FRAME_METHOD:
-            raise UnexpectedFrame(f"a {frame_name(kind)} frame, where a method was due")
+    def receive_method(self, payload: bytes) -> None:
         handler = _HANDLERS.get(payload[:4])
         if handler is not None:
             handler(self, payload)
         else:
             method = decode_method(payload)
             self._replies.take(type(method)).callback(method)
-
-    def _expect_header(self, kind: int, payload: bytes) -> None:
-        if kind != spec.FRAME_HEADER:
-            raise UnexpectedFrame(
-                f"a {frame_name(kind)} frame, where a content header was due"
-            )
-        try:
-            class_id, weight, size, _ = _UNPACK_HEADER(payload)
-        except StructError:
-            raise DecodeError("a content header that is too short") from None
-        if class_id != _CONTENT_CLASS or weight:
-            raise FrameError(
-                f"a content header of class {class_id} and weight {weight}"
-            )
-        self._header = payload
-        self._size = self._left = size
-        self._kept = size <= self.max_body or (
-            self._finish is ChannelMachine._return and size <= self._max_returned
-        )
-        if size:
-            self.expect = self._expect_body
-        else:
-            self._complete(b"")
-
-    def _expect_body(self, kind: int, payload: bytes) -> None:
-        if kind != spec.FRAME_BODY:
-            raise UnexpectedFrame(
-                f"a {frame_name(kind)} frame, where a content body was due"
-            )
-        self._left = left = self._left - len(payload)
-        if left > 0:
-            if self._kept:
-                self._body += payload
-        elif left < 0:
-            raise FrameError(f"a body of {self._size - left} octets, not {self._size}")
-        elif not self._kept:
-            self._complete(None)
-        elif self._body:
-            body, self._body = self._body, bytearray()
-            body += payload
-            self._complete(bytes(body))
-        else:
-            self._complete(payload)
-
-    def _complete(self, body: bytes | None) -> None:
-        content, header = self._content, self._header
-        self._content = None
-        self._header = b""
-        self.expect = self._expect_method
-        self._finish(self, content, header, body)
-
-    # -- what the peer says: messages ------------------------------------------
-    # The body is None when it was over the limit, and not kept.
 
     def _begin_deliver(self, payload: bytes) -> None:
         try:
@@ -361,9 +279,8 @@ class ChannelMachine:
                 f"a delivery for the consumer {name!r}, which does not exist",
                 *spec.BasicDeliver.identity,
             )
-        self._content = (consumer, tag, bits & 1 != 0, payload, route)
-        self._finish = ChannelMachine._deliver
-        self.expect = self._expect_header
+        content = (consumer, tag, bits & 1 != 0, payload, route)
+        self.begin(content, self._deliver, self.max_body)
 
     def _deliver(
         self,
@@ -380,9 +297,8 @@ class ChannelMachine:
             consumer.delivered(tag, redelivered, payload, route, header, body)
 
     def _begin_return(self, payload: bytes) -> None:
-        self._content = spec.BasicReturn.decode(payload)
-        self._finish = ChannelMachine._return
-        self.expect = self._expect_header
+        keep = max(self.max_body, self._max_returned)
+        self.begin(spec.BasicReturn.decode(payload), self._return, keep)
 
     def _return(
         self, method: spec.BasicReturn, header: bytes, body: bytes | None
@@ -394,10 +310,9 @@ class ChannelMachine:
             self.confirms.returned(method.exchange, method.routing_key, body, error)
 
     def _begin_get_ok(self, payload: bytes) -> None:
-        self._content = spec.BasicGetOk.decode(payload)
+        method = spec.BasicGetOk.decode(payload)
         self._replies.check(spec.BasicGetOk)
-        self._finish = ChannelMachine._get_ok
-        self.expect = self._expect_header
+        self.begin(method, self._get_ok, self.max_body)
 
     def _get_ok(
         self, method: spec.BasicGetOk, header: bytes, body: bytes | None
@@ -468,7 +383,7 @@ class ChannelMachine:
 
     def _await_close_ok(self, kind: int, payload: bytes) -> None:
         if kind == spec.FRAME_METHOD and payload[:4] == spec.ChannelCloseOk.prefix:
-            self.expect = _ignore
+            self.ignore_all()
             self._release(self.number)
 
     def _close_ok(self, payload: bytes) -> None:
@@ -487,10 +402,8 @@ class ChannelMachine:
         if self.reason is not None:
             return
         self.reason = reason
-        self.expect = _ignore
+        self.ignore_all()
         consumers, self.consumers = self.consumers, {}
-        self._content = None
-        self._body = bytearray()
         self._replies.fail(reason)
         if self.confirms is not None:
             self.confirms.fail(reason)
@@ -515,12 +428,6 @@ class ChannelMachine:
         There are no more deliveries for a tag.
         """
         self.consumers.pop(tag.encode("utf-8", "surrogateescape"), None)
-
-
-def _ignore(kind: int, payload: bytes) -> None:
-    """
-    What an ended channel expects.
-    """
 
 
 #: Who takes a method that is not the answer to a call.

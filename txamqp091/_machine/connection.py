@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from txamqp091._machine.channel import ChannelMachine
 from txamqp091._machine.replies import Replies
@@ -41,7 +41,7 @@ from txamqp091.wire.frames import (
 )
 from txamqp091.wire.method import Method, decode_method, operation_name
 
-__all__ = ["ConnectionMachine", "Limits", "negotiate"]
+__all__ = ["ConnectionMachine", "Limits", "Route", "negotiate"]
 
 _MAX_CHANNELS = 65535
 
@@ -70,7 +70,7 @@ def negotiate(ours: int, theirs: int) -> int:
     return min(ours, theirs) if ours and theirs else max(ours, theirs)
 
 
-class _Route(Protocol):
+class Route(Protocol):
     """
     Whatever takes the frames of a channel number.
     """
@@ -110,8 +110,8 @@ class ConnectionMachine:
         self._replies = Replies()
         self._channels: dict[int, ChannelMachine] = {}
         self._next_number = 1
-        self._routes: dict[int, _Route] = {0: self}
-        self._reader: FrameReader[_Route] = FrameReader(self._routes)
+        self._routes: dict[int, Route] = {0: self}
+        self._reader: FrameReader[Route] = FrameReader(self._routes)
         self._virtual_host = "/"
 
     # -- bytes in --------------------------------------------------------------
@@ -146,7 +146,7 @@ class ConnectionMachine:
         method = decode_method(payload)
         self.state = received(self.role, self.state, type(method))
         if self.state is not State.CLOSING:
-            _HANDLERS[type(method)](self, method)
+            self._handlers[type(method)](self, method)
 
     # -- the handshake, the client's side --------------------------------------
 
@@ -365,6 +365,19 @@ class ConnectionMachine:
         self.state = sent(self.role, self.state, type(method))
         self._write(data)
 
+    #: Who takes a method that may come.
+    _handlers: ClassVar[dict[type[Method], Callable[..., None]]] = {
+        spec.ConnectionStart: _started,
+        spec.ConnectionSecure: _challenged,
+        spec.ConnectionTune: _tuned,
+        spec.ConnectionOpenOk: _opened,
+        spec.ConnectionBlocked: _blocked,
+        spec.ConnectionUnblocked: _unblocked,
+        spec.ConnectionUpdateSecretOk: _answered,
+        spec.ConnectionClose: _closed_by_peer,
+        spec.ConnectionCloseOk: _close_agreed,
+    }
+
 
 #: When a close cannot be sent: the peer has not spoken AMQP yet, or has ours.
 _SILENT = (State.NEW, State.GREETED, State.CLOSING, State.CLOSED)
@@ -389,25 +402,12 @@ class _Deaf:
         """
 
 
-class _OnlyChannelZero(dict[int, _Route]):
+class _OnlyChannelZero(dict[int, Route]):
     """
     The routes of a connection that is closing.
     """
 
     _deaf = _Deaf()
 
-    def get(self, number: int, default: object = None) -> _Route:
+    def get(self, number: int, default: object = None) -> Route:
         return self[0] if number == 0 else self._deaf
-
-
-_HANDLERS: dict[type[Method], Callable[[ConnectionMachine, Any], None]] = {
-    spec.ConnectionStart: ConnectionMachine._started,
-    spec.ConnectionSecure: ConnectionMachine._challenged,
-    spec.ConnectionTune: ConnectionMachine._tuned,
-    spec.ConnectionOpenOk: ConnectionMachine._opened,
-    spec.ConnectionBlocked: ConnectionMachine._blocked,
-    spec.ConnectionUnblocked: ConnectionMachine._unblocked,
-    spec.ConnectionUpdateSecretOk: ConnectionMachine._answered,
-    spec.ConnectionClose: ConnectionMachine._closed_by_peer,
-    spec.ConnectionCloseOk: ConnectionMachine._close_agreed,
-}

@@ -1,0 +1,158 @@
+# -*- test-case-name: txamqp091.test.test_channel_machine -*-
+"""
+What both ends of a channel share: putting a method's content together.
+
+Theory.  What a frame may be next is the bound method in ``expect``: a method, the
+header of the content that a method announced, or (more of) its body.  A method with
+content is judged when it comes, and acted upon when its content is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from struct import Struct
+from struct import error as StructError
+from typing import Any
+
+from txamqp091.errors import DecodeError, FrameError, UnexpectedFrame
+from txamqp091.wire import spec
+from txamqp091.wire.frames import frame_name
+
+__all__ = ["Assembler", "Finish"]
+
+_UNPACK_HEADER = Struct(">HHQH").unpack_from
+_CONTENT_CLASS = spec.BasicDeliver.identity[0]
+
+#: What is done with a content: it is given what `Assembler.begin` was, the payload of
+#: the header frame, and the body, or None for a body that was not kept.
+Finish = Callable[[Any, bytes, bytes | None], None]
+
+
+class Assembler:
+    """
+    Takes the frames of one channel.
+
+    :ivar expect: takes the next frame, as its type and payload.
+    :ivar max_body: the largest body that is kept, in octets.
+    """
+
+    __slots__ = (
+        "_body",
+        "_content",
+        "_finish",
+        "_header",
+        "_kept",
+        "_keep",
+        "_left",
+        "_size",
+        "expect",
+        "max_body",
+    )
+
+    def __init__(self, max_body: int) -> None:
+        self.max_body = max_body
+        self.expect: Callable[[int, bytes], None] = self._expect_method
+        # The content that is being received: its method, who takes it, the largest
+        # body that is kept, its header, the size of its body, what is missing of
+        # that, whether it is kept, and what is there (one object, as a peer may send
+        # many frames of an octet each).
+        self._content: Any = None
+        self._finish: Finish = _nothing
+        self._keep = 0
+        self._header = b""
+        self._size = 0
+        self._left = 0
+        self._kept = False
+        self._body = bytearray()
+
+    def receive_method(self, payload: bytes) -> None:
+        """
+        Take the payload of a method frame.
+        """
+        raise NotImplementedError
+
+    def begin(self, content: Any, finish: Finish, keep: int) -> None:
+        """
+        A method has come whose content is next.
+
+        :param content: what ``finish`` is to be given, with header and body.
+        :param keep: the largest body to keep, in octets.
+        """
+        self._content = content
+        self._finish = finish
+        self._keep = keep
+        self.expect = self._expect_header
+
+    def ignore_all(self) -> None:
+        """
+        Expect nothing more.
+        """
+        self.expect = _ignore
+        self._content = None
+        self._finish = _nothing
+        self._body = bytearray()
+
+    def _expect_method(self, kind: int, payload: bytes) -> None:
+        if kind != spec.FRAME_METHOD:
+            raise UnexpectedFrame(f"a {frame_name(kind)} frame, where a method was due")
+        self.receive_method(payload)
+
+    def _expect_header(self, kind: int, payload: bytes) -> None:
+        if kind != spec.FRAME_HEADER:
+            raise UnexpectedFrame(
+                f"a {frame_name(kind)} frame, where a content header was due"
+            )
+        try:
+            class_id, weight, size, _ = _UNPACK_HEADER(payload)
+        except StructError:
+            raise DecodeError("a content header that is too short") from None
+        if class_id != _CONTENT_CLASS or weight:
+            raise FrameError(
+                f"a content header of class {class_id} and weight {weight}"
+            )
+        self._header = payload
+        self._size = self._left = size
+        self._kept = size <= self._keep
+        if size:
+            self.expect = self._expect_body
+        else:
+            self._complete(b"")
+
+    def _expect_body(self, kind: int, payload: bytes) -> None:
+        if kind != spec.FRAME_BODY:
+            raise UnexpectedFrame(
+                f"a {frame_name(kind)} frame, where a content body was due"
+            )
+        self._left = left = self._left - len(payload)
+        if left > 0:
+            if self._kept:
+                self._body += payload
+        elif left < 0:
+            raise FrameError(f"a body of {self._size - left} octets, not {self._size}")
+        elif not self._kept:
+            self._complete(None)
+        elif self._body:
+            body, self._body = self._body, bytearray()
+            body += payload
+            self._complete(bytes(body))
+        else:
+            self._complete(payload)
+
+    def _complete(self, body: bytes | None) -> None:
+        content, header = self._content, self._header
+        self._content = None
+        self._header = b""
+        self.expect = self._expect_method
+        self._finish(content, header, body)
+
+
+def _ignore(kind: int, payload: bytes) -> None:
+    """
+    What an ended channel expects.
+    """
+
+
+def _nothing(content: Any, header: bytes, body: bytes | None) -> None:
+    """
+    What is done where nothing was begun.
+    """
