@@ -1,0 +1,9 @@
+"""
+``python -m benchmarks``
+"""
+
+from __future__ import annotations
+
+from benchmarks.driver import main
+
+main()

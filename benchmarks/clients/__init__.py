@@ -1,0 +1,3 @@
+"""
+One script per client, each with the same cases: ``measure.py`` says what they share.
+"""

@@ -1,0 +1,154 @@
+"""
+txamqp091, on Twisted's default reactor.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.interfaces import IReactorCore
+from twisted.internet.task import react
+
+import twisted
+import txamqp091
+from benchmarks.measure import CHUNK, Meter, Task, case_of, report
+from txamqp091.channel import Channel
+from txamqp091.endpoint import connect
+from txamqp091.message import Delivery, Message
+
+
+async def publish(channel: Channel, task: Task, meter: Meter) -> None:
+    """
+    A Deferred for each message; it fires when the message may leave.
+    """
+    body, queue = task.body, task.queue
+    meter.start()
+    for number in range(task.count):
+        left = channel.basic_publish("", queue, body)
+        if number % CHUNK == 0:
+            await left
+    await channel.queue_declare(queue, passive=True)
+    meter.stop()
+
+
+async def publish_many(channel: Channel, task: Task, meter: Meter) -> None:
+    """
+    One Deferred for all messages; it fires when the last one may leave.
+    """
+    body, queue = task.body, task.queue
+    meter.start()
+    await channel.publish_many(Message("", queue, body) for _ in range(task.count))
+    await channel.queue_declare(queue, passive=True)
+    meter.stop()
+
+
+async def confirm(channel: Channel, task: Task, meter: Meter) -> None:
+    """
+    A Deferred for each message; it fires when the broker has taken the message, and
+    the next one is published.
+    """
+    body, queue, count = task.body, task.queue, task.count
+    await channel.confirm_select(task.window)
+    published = confirmed = 0
+    done: Deferred[None] = Deferred()
+
+    def publish_next() -> None:
+        nonlocal published
+        if published < count:
+            published += 1
+            channel.basic_publish("", queue, body).addCallbacks(taken, done.errback)
+
+    def taken(_: None) -> None:
+        nonlocal confirmed
+        confirmed += 1
+        if confirmed == count:
+            done.callback(None)
+        else:
+            publish_next()
+
+    meter.start()
+    for _ in range(task.window):
+        publish_next()
+    await done
+    meter.stop()
+
+
+async def confirm_many(channel: Channel, task: Task, meter: Meter) -> None:
+    """
+    One Deferred for all messages; it fires when the broker has taken all.
+    """
+    body, queue = task.body, task.queue
+    await channel.confirm_select(task.window)
+    meter.start()
+    await channel.publish_many(Message("", queue, body) for _ in range(task.count))
+    meter.stop()
+
+
+async def consume(channel: Channel, task: Task, meter: Meter) -> None:
+    """
+    A handler is called with each message.
+    """
+    count = task.count
+    done: Deferred[None] = Deferred()
+
+    def handle(delivery: Delivery) -> None:
+        nonlocal count
+        count -= 1
+        if not count:
+            done.callback(None)
+
+    meter.start()
+    await channel.basic_consume(task.queue, handle, auto_ack=True)
+    await done
+    meter.stop()
+
+
+async def ack(channel: Channel, task: Task, meter: Meter) -> None:
+    """
+    A handler is called with each message, and acknowledges it.
+    """
+    count = task.count
+    done: Deferred[None] = Deferred()
+
+    def handle(delivery: Delivery) -> None:
+        nonlocal count
+        delivery.ack()
+        count -= 1
+        if not count:
+            done.callback(None)
+
+    meter.start()
+    await channel.basic_consume(task.queue, handle, prefetch=task.prefetch)
+    await done
+    await channel.queue_declare(task.queue, passive=True)
+    meter.stop()
+
+
+CASES = {
+    "publish": publish,
+    "publish_many": publish_many,
+    "confirm": confirm,
+    "confirm_many": confirm_many,
+    "consume": consume,
+    "ack": ack,
+}
+
+
+async def run(reactor: IReactorCore) -> None:
+    task = Task.from_command_line()
+    case = case_of(task, CASES)
+    connection = await connect(reactor, task.uri)
+    meter = Meter()
+    await case(await connection.open_channel(), task, meter)
+    report(
+        meter,
+        {
+            "txamqp091": txamqp091.__version__,
+            "Twisted": twisted.__version__,
+            "broker": connection.server_properties["version"],
+        },
+    )
+    await connection.close()
+
+
+if __name__ == "__main__":
+    react(lambda reactor: ensureDeferred(run(reactor)))
