@@ -122,10 +122,11 @@ class Heartbeats:
 
     def _speak(self) -> None:
         quiet = self._clock.seconds() - self._outgoing.flushed_at
-        if quiet >= self._pause:
-            quiet = 0.0
+        if quiet < self._pause:
+            self._speak_after(self._pause - quiet)
+        else:
+            self._speak_after(self._pause)
             self._send()
-        self._speak_after(self._pause - quiet)
 
     def _listen_for(self, delay: float) -> None:
         self._calls[1] = self._clock.callLater(delay, self._listen)
