@@ -415,7 +415,7 @@ class Channel:
             if window < 1:
                 raise LocalProtocolError(f"a window of {window} messages; 1 at least")
             self._publisher.select_confirms(window, deferred)
-        except AMQPError as error:
+        except (AMQPError, TypeError) as error:
             deferred.errback(error)
         return deferred
 
@@ -455,7 +455,9 @@ class Channel:
             come before that.  Cancelling it cancels the consumer.
         """
         consumer = self._consumer(queue, consumer_tag, handler, auto_ack, prefetch)
-        return self._consume(consumer, exclusive, arguments, prefetch, no_local)
+        return self._consume(
+            consumer, consumer.cancel, exclusive, arguments, prefetch, no_local
+        )
 
     def consume(
         self,
@@ -478,7 +480,9 @@ class Channel:
             queue, consumer_tag, deliveries._received, auto_ack, prefetch
         )
         deliveries._attach(consumer)
-        started = self._consume(consumer, exclusive, arguments, prefetch, False)
+        started = self._consume(
+            consumer, deliveries.cancel, exclusive, arguments, prefetch, False
+        )
         return started.addCallback(lambda _: deliveries)
 
     def _consumer(
@@ -501,14 +505,31 @@ class Channel:
     def _consume(
         self,
         consumer: Consumer,
+        abandon: Callable[[], Deferred[int]],
         exclusive: bool,
         arguments: Arguments | None,
         prefetch: int,
         no_local: bool,
     ) -> Deferred[Consumer]:
         # Cancelled, it must not leave a consumer behind that nobody knows of.
-        started: Deferred[Consumer] = Deferred(lambda _: consumer._abandon())
+        def cancelled(_: object) -> None:
+            abandon().addErrback(lambda _: None)
+
+        started: Deferred[Consumer] = Deferred(cancelled)
         machine, tag = self._machine, consumer.consumer_tag
+        qos = spec.BasicQos(0, prefetch, False)
+        qos_reply: Deferred[spec.BasicQosOk] = Deferred()
+        qos_reply.addErrback(lambda _: None)  # the answer to consume tells it too
+        method = spec.BasicConsume(
+            0,
+            consumer.queue,
+            tag,
+            no_local,
+            consumer.auto_ack,
+            exclusive,
+            False,
+            arguments or {},
+        )
         reply: Deferred[spec.BasicConsumeOk] = Deferred()
         try:
             if not callable(consumer.handler):
@@ -518,21 +539,9 @@ class Channel:
             machine.check()
             machine.register(tag, consumer)
             try:
-                qos = self.basic_qos(prefetch_count=prefetch)
-                qos.addErrback(lambda _: None)  # the answer to consume tells it too
-                machine.call(
-                    spec.BasicConsume(
-                        0,
-                        consumer.queue,
-                        tag,
-                        no_local,
-                        consumer.auto_ack,
-                        exclusive,
-                        False,
-                        arguments or {},
-                    ),
-                    reply,
-                )
+                method.encode()  # all of it can be sent, or none is
+                machine.call(qos, qos_reply)
+                machine.call(method, reply)
             except AMQPError:
                 machine.forget(tag)
                 raise
@@ -556,11 +565,12 @@ class Channel:
         End a consumer, by its name: as `Consumer.cancel`, which says how many
         messages went back.
         """
-        key = consumer_tag.encode("utf-8", "surrogateescape")
-        consumer = self._machine.consumers.get(key)
-        if isinstance(consumer, Consumer):
-            ended = consumer.cancel()
-            return ended.addCallback(lambda _: spec.BasicCancelOk(consumer_tag))
+        if isinstance(consumer_tag, str):
+            key = consumer_tag.encode("utf-8", "surrogateescape")
+            consumer = self._machine.consumers.get(key)
+            if isinstance(consumer, Consumer):
+                ended = consumer.cancel()
+                return ended.addCallback(lambda _: spec.BasicCancelOk(consumer_tag))
         return self._call(spec.BasicCancel(consumer_tag, False), spec.BasicCancelOk)
 
     def basic_get(

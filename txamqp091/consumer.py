@@ -127,14 +127,9 @@ class Consumer:
         return self._ended.when_fired().addCallback(lambda _: self._requeued)
 
     def _cancel_agreed(self, _: BasicCancelOk) -> None:
-        self._machine.forget(self.consumer_tag)
-        self._ended.fire(None)
-
-    def _abandon(self) -> None:
-        """
-        Whoever asked for the consumer gave up.
-        """
-        self.cancel().addErrback(_ignore)
+        if not self._ended.fired:  # or else the tag may be another consumer's by now
+            self._machine.forget(self.consumer_tag)
+            self._ended.fire(None)
 
     def when_ended(self) -> Deferred[None]:
         """
@@ -167,9 +162,7 @@ class Consumer:
         body: bytes,
     ) -> None:
         if not self.is_active and not self.auto_ack:
-            # It came while our basic.cancel was on its way.
-            self._machine.settle(BasicNack, delivery_tag, _NACK_REQUEUE)
-            self._requeued += 1
+            self._hand_back(delivery_tag)
             return
         delivery = _new(Delivery)
         delivery._settler = self._settler
@@ -191,6 +184,9 @@ class Consumer:
                 self._await(result, delivery)
 
     def oversized(self, delivery_tag: int, size: int) -> None:
+        if not self.is_active and not self.auto_ack:
+            self._hand_back(delivery_tag)
+            return
         error = ContentTooLarge(size, self._machine.max_body)
         self._log.error(
             "Rejected a message of the queue {queue}: {error}",
@@ -199,6 +195,13 @@ class Consumer:
         )
         if not self.auto_ack:
             self._machine.settle(BasicReject, delivery_tag, 0)
+
+    def _hand_back(self, delivery_tag: int) -> None:
+        """
+        A delivery came while our basic.cancel was on its way.
+        """
+        self._machine.settle(BasicNack, delivery_tag, _NACK_REQUEUE)
+        self._requeued += 1
 
     def cancelled(self) -> None:
         self.is_active = False
@@ -321,9 +324,12 @@ class Deliveries:
             return succeed(self._take())
         if self._end is not None:
             return fail(self._end)
-        waiting: Deferred[Delivery] = Deferred(self._waiting.remove)
+        waiting: Deferred[Delivery] = Deferred(self._forget)
         self._waiting.append(waiting)
         return waiting
+
+    def _forget(self, cancelled: Deferred[Delivery]) -> None:
+        self._waiting.remove(cancelled)
 
     def cancel(self) -> Deferred[int]:
         """
@@ -333,17 +339,15 @@ class Deliveries:
         :returns: as `Consumer.cancel`, with all the messages that went back.
         """
         consumer = self.consumer
-        first = consumer.is_active
-        requeued = consumer.cancel()
-        if first and not consumer.auto_ack:
+        consumer.cancel().addErrback(_ignore)
+        if not consumer.auto_ack:
             # After the basic.cancel, or the broker would deliver them to us again.
             buffer, self._buffer = self._buffer, deque()
             for delivery in buffer:
                 if not delivery.settled:
                     delivery.nack()
                     consumer._requeued += 1
-        consumer._flow.release(self)
-        return requeued
+        return consumer.cancel()
 
     def _attach(self, consumer: Consumer) -> None:
         self.consumer = consumer
@@ -358,12 +362,13 @@ class Deliveries:
             return
         self._buffer.append(delivery)
         if len(self._buffer) > self._limit and self.consumer.is_active:
-            self.consumer._flow.hold(self, self.consumer._machine)
+            # In the consumer's name: when that ends, reading has to go on.
+            self.consumer._flow.hold(self.consumer, self.consumer._machine)
 
     def _take(self) -> Delivery:
         delivery = self._buffer.popleft()
         if len(self._buffer) == self._limit // 2:
-            self.consumer._flow.release(self)
+            self.consumer._flow.release(self.consumer)
         return delivery
 
     def _finish(self, reason: BaseException) -> None:
@@ -371,10 +376,8 @@ class Deliveries:
         consumer = self.consumer
         if not consumer.auto_ack and not consumer._machine.is_open:
             self._buffer.clear()  # the broker has them again
-        consumer._flow.release(self)
-        waiting, self._waiting = self._waiting, deque()
-        for each in waiting:
-            each.errback(reason)
+        while self._waiting:
+            self._waiting.popleft().errback(reason)
 
 
 class _Exhausted(LookupError):

@@ -32,6 +32,14 @@ __all__ = ["DEFAULT_WINDOW", "Publisher"]
 DEFAULT_WINDOW = 1000
 
 
+def _encoded(properties: Properties) -> bytes:
+    try:
+        return properties.encoded
+    except AttributeError:
+        kind = type(properties).__name__
+        raise TypeError(f"message properties are Properties, not {kind}") from None
+
+
 class _Waiting(Protocol):
     """
     Something that will leave when it may.
@@ -93,16 +101,14 @@ class Publisher:
         try:
             if type(body) is not bytes:
                 body = body_bytes(body)
-            encoded = (EMPTY if properties is None else properties).encode()
+            encoded = EMPTY.encoded if properties is None else _encoded(properties)
             if self._ready and self._flow.may_publish and not self._waiting:
                 self.send(exchange, routing_key, body, encoded, mandatory, deferred)
             else:
                 self._machine.check()
-                self._wait(
-                    _Held(
-                        self, exchange, routing_key, body, encoded, mandatory, deferred
-                    )
-                )
+                held = _Held(self, exchange, routing_key, body, encoded, mandatory)
+                self._wait(held)
+                deferred = held.deferred
         except (AMQPError, TypeError) as error:
             deferred.errback(error)
         return deferred
@@ -157,7 +163,17 @@ class Publisher:
 
     def _wait(self, item: _Waiting) -> None:
         self._waiting.append(item)
-        self._flow.wake(self)
+        if self._machine.reason is not None:  # it ended while this one was at it
+            self._fail(self._machine.reason)
+        else:
+            self._flow.wake(self)
+
+    def forget(self, item: _Waiting) -> None:
+        """
+        Nobody wants this one to leave any more.
+        """
+        if item in self._waiting:
+            self._waiting.remove(item)
 
     def release(self) -> None:
         """
@@ -229,10 +245,10 @@ class Publisher:
 
 class _Held:
     """
-    One message that waits.
+    One message that waits: first to leave, then for its confirm.
     """
 
-    __slots__ = ("_arguments", "_deferred", "_publisher")
+    __slots__ = ("_arguments", "_publisher", "deferred")
 
     def __init__(
         self,
@@ -242,22 +258,31 @@ class _Held:
         body: bytes,
         properties: bytes,
         mandatory: bool,
-        deferred: Deferred[None],
     ) -> None:
         self._publisher = publisher
         self._arguments = (exchange, routing_key, body, properties, mandatory)
-        self._deferred = deferred
+        # Cancelled, it frees its body now, and not when messages may leave again.
+        self.deferred: Deferred[None] = Deferred(lambda _: publisher.forget(self))
 
     def go(self) -> bool:
-        if not self._deferred.called:  # else it was cancelled, and does not leave
-            try:
-                self._publisher.send(*self._arguments, self._deferred)
-            except AMQPError as error:
-                self._deferred.errback(error)
+        try:
+            self._publisher.send(*self._arguments, self)
+        except (AMQPError, TypeError) as error:
+            self.errback(error)
+        else:
+            del self._arguments  # the confirm may take long, and the body be large
         return True
 
     def fail(self, reason: AMQPError) -> None:
-        self._deferred.errback(reason)
+        self.errback(reason)
+
+    def callback(self, result: None) -> None:
+        if not self.deferred.called:
+            self.deferred.callback(result)
+
+    def errback(self, fail: BaseException) -> None:
+        if not self.deferred.called:
+            self.deferred.errback(fail)
 
 
 class _Batch:
@@ -269,7 +294,7 @@ class _Batch:
                  "_sent", "deferred")  # fmt: skip
 
     def __init__(self, publisher: Publisher, messages: Iterator[Message]) -> None:
-        self.deferred: Deferred[None] = Deferred()
+        self.deferred: Deferred[None] = Deferred(lambda _: publisher.forget(self))
         self._publisher = publisher
         self._messages = messages
         self._failures: list[tuple[int, BaseException]] = []
@@ -284,24 +309,26 @@ class _Batch:
         self._pending += 1
         try:
             while publisher.may_send and not self.deferred.called:
-                message = next(self._messages, None)
-                if message is None:
-                    self._exhausted = True
-                    break
+                message = next(self._messages)
                 place = _Place(self, self._sent)
                 self._sent += 1
                 self._pending += 1
                 try:
+                    if not isinstance(message, Message):
+                        kind = type(message).__name__
+                        raise TypeError(f"a batch is made of Message, not {kind}")
                     publisher.send(
                         message.exchange,
                         message.routing_key,
                         body_bytes(message.body),
-                        message.properties.encode(),
+                        _encoded(message.properties),
                         message.mandatory,
                         place,
                     )
                 except (AMQPError, TypeError) as error:
                     place.errback(error)
+        except StopIteration:
+            self._exhausted = True
         except Exception as error:  # the user's iterator failed
             self._failures.append((self._sent, error))
             self._exhausted = True
