@@ -113,6 +113,8 @@ class Confirms:
         handle = self.outstanding.pop(number, None)
         if handle is None:
             return  # answered before: `multiple` covers it, or the broker repeats
+        if not self.outstanding:
+            self._mandatory.clear()  # their bodies may be large
         error = self._returned.pop(number, None) if self._returned else None
         if error is not None:
             handle.errback(error)
