@@ -64,10 +64,14 @@ class Flow:
         Say whether messages may leave.  Those that wait for it leave at once.
         """
         self.may_publish = publishing and not self._ended
-        if self.may_publish:
-            waiters, self._waiters = self._waiters, {}
-            for waiter in waiters:
-                waiter.release()
+        waiters, self._waiters = self._waiters, {}
+        while waiters and self.may_publish:
+            waiter = next(iter(waiters))
+            del waiters[waiter]
+            waiter.release()
+        # Who was not released goes before those who have more to send: taking turns.
+        if not self._ended:
+            self._waiters = {**waiters, **self._waiters}
 
     def wake(self, waiter: Waiter) -> None:
         """
