@@ -1,47 +1,145 @@
 # -*- test-case-name: txamqp091.test.test_protocol -*-
 """
-Tests for `txamqp091.protocol`.
+Tests for what else `txamqp091.protocol` does: opening channels, and how it shows.
+
+Its other sides are in `test_handshake`, `test_heartbeats`, `test_closing`,
+`test_blocked`, `test_backpressure`, `test_silence`, `test_cuts` and `test_secrets`.
 """
 
 from __future__ import annotations
 
+from twisted.internet.defer import CancelledError
+from twisted.internet.interfaces import IHandshakeListener, IProtocol
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
 
-from txamqp091.errors import ChannelClosed, ConnectionLost, NotFound
+from txamqp091 import errors
+from txamqp091.parameters import ConnectionParameters
 from txamqp091.test.peer import Peer
 from txamqp091.wire import spec
 
 
-class SmokeTests(SynchronousTestCase):
-    def test_declare(self) -> None:
-        peer = Peer(self)
-        opening = peer.client.when_open()
-        peer.handshake()
-        self.assertIs(self.successResultOf(opening), peer.client)
-        channel = peer.open_channel()
-        declared = channel.queue_declare("work")
-        self.assertEqual(peer.expect(spec.QueueDeclare).queue, "work")
-        peer.send(1, spec.QueueDeclareOk("work", 3, 0))
-        self.assertEqual(self.successResultOf(declared).message_count, 3)
-        missing = channel.queue_declare("missing", passive=True)
-        peer.send(1, spec.ChannelClose(404, "NOT_FOUND - no", 50, 10))
-        error = self.failureResultOf(missing, NotFound).value
-        self.assertEqual(error.operation, "queue.declare")
-        closing = channel.when_closed()
-        self.failureResultOf(closing, ChannelClosed)
-        again = peer.open_channel()
-        pending = again.queue_declare("more")
-        peer.drop()
-        self.failureResultOf(pending, ConnectionLost)
-        self.failureResultOf(peer.client.when_closed(), ConnectionLost)
+class ShowTests(SynchronousTestCase):
+    """
+    How a connection shows.
+    """
 
-    def test_close(self) -> None:
-        peer = Peer(self)
-        peer.handshake()
-        closing = peer.client.close()
+    def test_interfaces(self) -> None:
+        """
+        It is a protocol that is told of the TLS handshake.
+        """
+        client = Peer(self).client
+        verifyObject(IProtocol, client)
+        verifyObject(IHandshakeListener, client)
+
+    def test_repr(self) -> None:
+        """
+        Its name, the host and the state are in its repr.
+        """
+        peer = Peer(self, ConnectionParameters(host="rabbit", name="billing"))
         self.assertEqual(
-            peer.serve(), [spec.ConnectionClose(200, "the connection was closed by us")]
+            repr(peer.client), "<AMQPProtocol 'billing' to rabbit, greeted>"
         )
-        peer.turn()
-        self.assertIsNone(self.successResultOf(closing))
-        self.assertIsNone(self.successResultOf(peer.client.when_closed()))
+        peer.handshake()
+        self.assertIn("to rabbit, open>", repr(peer.client))
+        peer.drop()
+        self.assertIn("to rabbit, closed>", repr(peer.client))
+        self.assertEqual(
+            repr(Peer(self).client), "<AMQPProtocol to localhost, greeted>"
+        )
+
+    def test_is_open(self) -> None:
+        """
+        It is open from open-ok until its end has begun.
+        """
+        peer = Peer(self)
+        self.assertFalse(peer.client.is_open)
+        peer.handshake()
+        self.assertTrue(peer.client.is_open)
+        peer.client.close()
+        self.assertFalse(peer.client.is_open)
+
+
+class OpenChannelTests(SynchronousTestCase):
+    """
+    `AMQPProtocol.open_channel`.
+    """
+
+    def setUp(self) -> None:
+        self.peer = Peer(self)
+        self.client = self.peer.handshake(channel_max=3)
+
+    def test_open(self) -> None:
+        """
+        Channels are opened without waiting for one another, and numbered.
+        """
+        opening = [self.client.open_channel() for _ in range(3)]
+        self.assertEqual(self.peer.serve(), [spec.ChannelOpen()] * 3)
+        channels = [self.successResultOf(each) for each in opening]
+        self.assertEqual([each.number for each in channels], [1, 2, 3])
+        for each in channels:
+            self.assertTrue(each.is_open)
+            self.assertIs(each.connection, self.client)
+
+    def test_exhausted(self) -> None:
+        """
+        When there are no more, that is told by the Deferred; a channel that ends
+        makes room, and its number is used again.
+        """
+        first = [self.peer.open_channel() for _ in range(3)][0]
+        error = self.failureResultOf(
+            self.client.open_channel(), errors.ChannelsExhausted
+        ).value
+        self.assertIn("all 3 channels", str(error))
+        self.assertTrue(error.retriable)
+        closing = first.close()
+        self.failureResultOf(self.client.open_channel(), errors.ChannelsExhausted)
+        self.peer.serve()
+        self.successResultOf(closing)
+        self.assertEqual(self.peer.open_channel().number, 1)
+
+    def test_refused(self) -> None:
+        """
+        A broker that refuses a channel says why, and the others live on.
+        """
+        other = self.peer.open_channel()
+        opening = self.client.open_channel()
+        self.peer.send(2, spec.ChannelClose(506, "RESOURCE_ERROR", 20, 10))
+        error = self.failureResultOf(opening, errors.ChannelClosed).value
+        self.assertEqual((error.reply_code, error.operation), (506, "channel.open"))
+        self.assertTrue(other.is_open)
+        self.assertEqual(self.peer.listen()[-1].method, spec.ChannelCloseOk())
+
+    def test_cancel(self) -> None:
+        """
+        Given up, it is closed again when it has been opened.
+        """
+        opening = self.client.open_channel()
+        opening.cancel()
+        self.failureResultOf(opening, CancelledError)
+        self.assertEqual(
+            [each.name for each in self.peer.serve()],
+            ["channel.open", "channel.close"],
+        )
+        self.assertEqual(len(self.client._machine._channels), 0)
+
+    def test_cancel_and_lost(self) -> None:
+        """
+        Given up and lost, it is told once.
+        """
+        opening = self.client.open_channel()
+        opening.cancel()
+        self.failureResultOf(opening, CancelledError)
+        self.peer.drop()
+        self.failureResultOf(self.client.when_closed(), errors.ConnectionLost)
+
+    def test_many(self) -> None:
+        """
+        Opening and closing leaves nothing behind.
+        """
+        for _ in range(1000):
+            closing = self.peer.open_channel().close()
+            self.peer.serve()
+            self.successResultOf(closing)
+        self.assertEqual(len(self.client._machine._channels), 0)
+        self.assertEqual(len(self.client._machine._routes), 1)
