@@ -173,18 +173,37 @@ class _Attempt:
             # Nobody else has it.
             protocol.close()
             raise
-        except VhostAccessRefused as error:
-            if not self._parameters.virtual_host:
+        except AMQPError as error:
+            if isinstance(error, VhostAccessRefused) and not (
+                self._parameters.virtual_host
+            ):
                 error.add_note(
                     "The virtual host has the empty name, as in a URI that ends in "
                     "'/'. The virtual host '/' is amqp://host or amqp://host/%2F."
                 )
+            await self._gone(protocol)
             raise
 
-    def timed_out(self, result: object, seconds: float) -> Failure:
+    async def _gone(self, protocol: AMQPProtocol) -> None:
+        """
+        Wait until the transport of a connection that has ended is closed: who is
+        told that there is no connection may rely on that.
+        """
+        try:
+            await protocol.when_closed()
+        except CancelledError:
+            # The caller has no patience.  Why there is no connection is known.
+            if protocol.transport is not None:
+                protocol.transport.abortConnection()
+        except AMQPError:
+            pass
+
+    def timed_out(self, result: object, seconds: float) -> object:
         """
         What a cancelled attempt fails with when it was us who had no patience.
         """
+        if isinstance(result, Failure) and result.check(AMQPError):
+            return result
         return Failure(
             HandshakeTimeout(
                 f"{self._parameters.display} was not open after {seconds:g} s: "

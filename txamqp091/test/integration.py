@@ -28,17 +28,27 @@ from typing import Any, ClassVar, ParamSpec, TypeVar
 from urllib.parse import quote
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SkipTest, TestCase
 
+from txamqp091.channel import Channel
 from txamqp091.endpoint import connect
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
+from txamqp091.test.chaos import ChaosProxy
 from txamqp091.test.cluster import RabbitCluster
 from txamqp091.test.installations import Broker, Installation, known_brokers
 from txamqp091.test.rabbit import RabbitNode
 
-__all__ = ["RabbitTestCase", "every_broker", "in_thread", "installed", "shared_node"]
+__all__ = [
+    "RabbitTestCase",
+    "every_broker",
+    "in_thread",
+    "installed",
+    "shared_node",
+    "until",
+]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -114,7 +124,7 @@ class RabbitTestCase(TestCase):
     :ivar tls_uri: where to connect by TLS.
     """
 
-    timeout = 60.0
+    timeout = 20.0
 
     broker: ClassVar[Broker] = Broker("of any version", None)
 
@@ -149,6 +159,26 @@ class RabbitTestCase(TestCase):
         connection = await connect(reactor, replace(parameters, **changes))
         self.addCleanup(connection.close)
         return connection
+
+    async def open_channel(self, uri: str | None = None, **changes: Any) -> Channel:
+        """
+        Open a channel, on a connection of its own; the arguments are for `connect`.
+        """
+        connection = await self.connect(uri, **changes)
+        return await connection.open_channel()
+
+    def proxy(self, port: int | None = None, **options: Any) -> ChaosProxy:
+        """
+        Put a network that misbehaves in front of the node, until the test ends.
+        Connect by ``self.connect(port=proxy.port)``.
+
+        :param port: the port to forward to; by default, the node's for AMQP.
+        :param options: what `ChaosProxy` takes.
+        """
+        proxy = ChaosProxy(self.node.port if port is None else port, **options)
+        proxy.start()
+        self.addCleanup(proxy.stop)
+        return proxy
 
     def block_publishers(self) -> None:
         """
@@ -196,3 +226,19 @@ def in_thread(
     keep their heartbeats.
     """
     return deferToThread(function, *args, **kwargs)
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """
+    Let the reactor run until something has come true: what the broker counts, and
+    tells nobody.
+
+    :raises AssertionError: it has not, in so many seconds.
+    """
+    from twisted.internet import reactor
+
+    deadline = reactor.seconds() + seconds  # type: ignore[attr-defined]
+    while not condition():
+        if reactor.seconds() > deadline:  # type: ignore[attr-defined]
+            raise AssertionError(f"{condition} is not so after {seconds} s")
+        await deferLater(reactor, 0.02)  # type: ignore[arg-type]
