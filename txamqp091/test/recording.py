@@ -14,6 +14,8 @@ from random import Random
 from struct import unpack_from
 from typing import Any
 
+from twisted.trial.unittest import SynchronousTestCase
+
 from txamqp091._machine.channel import ChannelMachine
 from txamqp091._machine.connection import ConnectionMachine, Limits
 from txamqp091._machine.states import Role
@@ -23,6 +25,7 @@ from txamqp091.wire.frames import content_frames, method_frame
 from txamqp091.wire.method import Method, decode_method
 
 __all__ = [
+    "ChannelCase",
     "Event",
     "Recorder",
     "RecordingChannel",
@@ -352,3 +355,42 @@ class Recorder:
         self.note("connection", "closed", reason)
         if reason is not None:
             self.machine.lost(reason)
+
+
+class ChannelCase(SynchronousTestCase):
+    """
+    A base for tests of a channel that is open.
+    """
+
+    limits = Limits()
+    confirms = False
+
+    def setUp(self) -> None:
+        self.recorder = Recorder(self.limits).open()
+        self.channel = self.recorder.open_channel(confirms=self.confirms)
+
+    def say(self, *methods: Method) -> None:
+        """
+        Have methods come on the channel.
+        """
+        self.recorder.say(1, *methods)
+
+    def refused(
+        self, kind: type[RemoteProtocolError], data: bytes, code: int, text: str
+    ) -> None:
+        """
+        Have bytes come that are the peer's error.
+        """
+        error = self.assertRaises(kind, self.recorder.receive, data)
+        self.assertEqual(error.reply_code, code)
+        self.assertIn(text, error.reply_text)
+
+    def publish(
+        self, body: bytes = b"body", mandatory: bool = False, name: object = "message"
+    ) -> RecordingHandle:
+        """
+        Publish a message.
+        """
+        handle = self.recorder.handle(name)
+        self.channel.publish("x", "key", body, b"\0\0", mandatory, handle)
+        return handle
