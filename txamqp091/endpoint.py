@@ -19,6 +19,7 @@ from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.interfaces import (
     IReactorTime,
     IStreamClientEndpoint,
+    ITCPTransport,
 )
 from twisted.python.failure import Failure
 
@@ -193,12 +194,13 @@ class _Attempt:
             await protocol.when_closed()
         except CancelledError:
             # The caller has no patience.  Why there is no connection is known.
-            if protocol.transport is not None:
-                protocol.transport.abortConnection()
+            cast(ITCPTransport, protocol.transport).abortConnection()
         except AMQPError:
             pass
 
-    def timed_out(self, result: object, seconds: float) -> object:
+    def timed_out(
+        self, result: AMQPProtocol | Failure, seconds: float
+    ) -> AMQPProtocol | Failure:
         """
         What a cancelled attempt fails with when it was us who had no patience.
         """

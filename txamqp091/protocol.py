@@ -342,12 +342,23 @@ class AMQPProtocol(Protocol):
             peer=self.parameters.host,
             in_tls_handshake=state is State.NEW and self._is_tls(),
         )
-        about = _ABOUT.get(state)
-        if about is None or type(error) is not ConnectionLost:
+        about = self._about(state)
+        if not about or type(error) is not ConnectionLost:
             return error
         explained = ConnectionLost(f"{error.reply_text}, {about}")
         explained.__cause__ = error.__cause__
         return explained
+
+    def _about(self, state: State) -> str:
+        """
+        What the connection was about when it ended, or ``""`` if nothing special.
+        """
+        if state is State.GREETED and self._is_tls():
+            return (
+                "before the peer said anything (does it speak AMQP, and does it want "
+                "a client certificate?)"
+            )
+        return _ABOUT.get(state, "")
 
     def _write(self, data: bytes) -> None:
         self._transport().write(data)
@@ -527,7 +538,7 @@ class AMQPProtocol(Protocol):
 
     def _handshake_timed_out(self) -> None:
         state = self._machine.state
-        about = _ABOUT.get(state, f"while {state.value}")
+        about = self._about(state) or f"while {state.value}"
         self._end(
             HandshakeTimeout(
                 f"the connection to {self.parameters.host} was not open within "

@@ -237,8 +237,8 @@ async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
     """
     from twisted.internet import reactor
 
-    deadline = reactor.seconds() + seconds  # type: ignore[attr-defined]
+    deadline = reactor.seconds() + seconds
     while not condition():
-        if reactor.seconds() > deadline:  # type: ignore[attr-defined]
+        if reactor.seconds() > deadline:
             raise AssertionError(f"{condition} is not so after {seconds} s")
-        await deferLater(reactor, 0.02)  # type: ignore[arg-type]
+        await deferLater(reactor, 0.02)
