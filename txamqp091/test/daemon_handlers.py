@@ -1,0 +1,67 @@
+# -*- test-case-name: txamqp091.test.test_daemon -*-
+"""
+Handlers for daemons under test.  What they do is in the message, and what they have
+done is in their log: ``done`` and the message-id.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+
+from txamqp091.message import Delivery
+
+_log = Logger()
+
+
+def _reactor() -> Any:
+    from twisted.internet import reactor
+
+    return reactor
+
+
+def done(delivery: Delivery) -> None:
+    """
+    Say that a message is done.
+    """
+    _log.info("done {id}", id=delivery.properties.message_id)
+
+
+def plain(delivery: Delivery) -> None:
+    """
+    Take a message at once; fail if it is called ``bad``.
+    """
+    if delivery.body.startswith(b"bad"):
+        raise ValueError("no such order")
+    done(delivery)
+
+
+async def brisk(delivery: Delivery) -> None:
+    """
+    Take a few milliseconds.
+    """
+    await deferLater(_reactor(), 0.005)
+    done(delivery)
+
+
+async def until_stopped(delivery: Delivery) -> None:
+    """
+    Take until a little after the reactor was told to stop.
+    """
+    stopping: Deferred[None] = Deferred()
+    _reactor().addSystemEventTrigger("before", "shutdown", stopping.callback, None)
+    _log.info("begun {id}", id=delivery.properties.message_id)
+    await stopping
+    await deferLater(_reactor(), 0.1)
+    done(delivery)
+
+
+async def never(delivery: Delivery) -> None:
+    """
+    Take for ever.
+    """
+    _log.info("begun {id}", id=delivery.properties.message_id)
+    await Deferred()
