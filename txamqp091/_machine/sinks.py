@@ -20,7 +20,7 @@ __all__ = ["ChannelSink", "ConnectionSink", "ConsumerSink", "ReplyHandle"]
 
 class ReplyHandle(Protocol):
     """
-    Whoever waits for one answer.  A `twisted.internet.defer.Deferred` is one.
+    Whoever waits for one answer.  A ``Deferred`` of Twisted is one.
     """
 
     def callback(self, result: Any, /) -> None:
@@ -41,12 +41,12 @@ class ConnectionSink(Protocol):
 
     def started(self, start: ConnectionStart) -> None:
         """
-        The broker has introduced itself: answer with `start_ok`.
+        The broker has introduced itself: answer with ``start_ok``.
         """
 
     def challenged(self, challenge: bytes) -> None:
         """
-        The SASL mechanism goes on: answer with `secure_ok`.
+        The SASL mechanism goes on: answer with ``secure_ok``.
         """
 
     def opened(self) -> None:
