@@ -412,6 +412,8 @@ class AMQPProtocol(Protocol):
         Close the transport, once what we have to say has left; and not much later.
         """
         self._outgoing.flush()
+        if self._gone:  # transports in memory can go while they are written to
+            return
         self._set_limit(self.parameters.close_timeout, self._abort)
         transport = self._transport()
         # TLS waits for its producer to be done, and for the peer's last word.

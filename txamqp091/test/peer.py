@@ -25,6 +25,7 @@ from typing import TypeVar
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
@@ -74,6 +75,7 @@ class Transport(StringTransport):
         self.capacity = 1 << 30
         self.held = 0
         self.writes: list[bytes] = []
+        self._ending: IDelayedCall | None = None
 
     def write(self, data: bytes) -> None:
         """
@@ -101,7 +103,7 @@ class Transport(StringTransport):
     def _end(self, how: str, why: Exception) -> None:
         if not self.ended:
             self.ended = how
-            self.clock.callLater(0, self.drop, why)
+            self._ending = self.clock.callLater(0, self.drop, why)
 
     def drop(self, why: Exception) -> None:
         """
@@ -110,6 +112,8 @@ class Transport(StringTransport):
         if self.connected:
             self.connected = False
             self.ended = self.ended or "dropped"
+            if self._ending is not None and self._ending.active():
+                self._ending.cancel()
             self.protocol.connectionLost(Failure(why))
 
 
@@ -129,10 +133,16 @@ class Peer:
         parameters: ConnectionParameters | None = None,
         *,
         address: str = "127.0.0.1",
+        transport: type[Transport] = Transport,
+        cleanup: bool = True,
     ) -> None:
+        """
+        :param transport: what makes the transport.
+        :param cleanup: whether the connection is dropped when the test ends.
+        """
         self.case = case
         self.clock = Clock()
-        self.transport = Transport(self.clock, address)
+        self.transport = transport(self.clock, address)
         self.client: AMQPProtocol = AMQPClientFactory(
             parameters, clock=self.clock
         ).buildProtocol(None)
@@ -146,7 +156,8 @@ class Peer:
         self._content: Said | None = None
         self._missing = 0
         self._greeted = False
-        case.addCleanup(self._finish)
+        if cleanup:
+            case.addCleanup(self._finish)
         self.client.makeConnection(self.transport)
 
     def _finish(self) -> None:
