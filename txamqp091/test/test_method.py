@@ -443,10 +443,10 @@ class CompilerTests(SynchronousTestCase):
 
     def test_print(self) -> None:
         """
-        The module, run as a program, prints the source of a method.
+        The package, run as a program, prints the source of a method.
         """
         printed = subprocess.run(
-            [sys.executable, "-m", "txamqp091.wire.method", "BasicPublish"],
+            [sys.executable, "-m", "txamqp091.wire", "BasicPublish"],
             capture_output=True,
             check=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},

@@ -5,7 +5,7 @@ AMQP methods as classes: declare the fields, get the codec.
 `method` reads the annotations of a class and gives it slots, a constructor, and
 an ``encode`` and a ``decode`` made for it, compiled once at import.  This is
 the one place that compiles source; to see what it made, run
-``python -m txamqp091.wire.method BasicPublish``.  The methods themselves stand
+``python -m txamqp091.wire BasicPublish``.  The methods themselves stand
 in `txamqp091.wire.spec`.
 """
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import linecache
 import re
 import struct
-import sys
 from collections.abc import Callable, Iterator
 from inspect import get_annotations
 from itertools import product
@@ -490,10 +489,3 @@ def source(kind: type[Method]) -> str:
 
 def _filename(kind: type) -> str:
     return f"<txamqp091.wire.method {kind.__name__}>"
-
-
-if __name__ == "__main__":  # pragma: no cover - in a process of its own
-    from txamqp091.wire import spec
-
-    for name in sys.argv[1:]:
-        sys.stdout.write(source(getattr(spec, name)))
