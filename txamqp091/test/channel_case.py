@@ -9,7 +9,15 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.logger import (
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    eventAsText,
+    globalLogPublisher,
+)
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from txamqp091.consumer import Consumer, Deliveries, Handler
 from txamqp091.parameters import ConnectionParameters
@@ -136,3 +144,20 @@ class ChannelCase(SynchronousTestCase):
                 Properties.from_wire(raw),
             )
         )
+
+    def catch_log(self) -> list[str]:
+        """
+        The texts of the warnings and errors that are logged from now on.
+        """
+        texts: list[str] = []
+
+        @implementer(ILogObserver)
+        class Observer:
+            def __call__(self, event: LogEvent) -> None:
+                if event["log_level"] >= LogLevel.warn:
+                    texts.append(eventAsText(event))
+
+        observer = Observer()
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+        return texts
