@@ -206,7 +206,7 @@ POISON: list[tuple[str, bytes, str, object]] = [
     ("a string past the end", b"\x80\0\xffabc", "content_type", None),
     ("flags without values", b"\xff\xfc", "message_id", None),
     ("flags that go on for ever", b"\xff\xff", "message_id", None),
-    ("a timestamp in nanoseconds", b"\0\x40" + b"\x10" + bytes(7), "timestamp", 1 << 60),
+    ("a timestamp in nanoseconds", b"\0\x40\x10" + bytes(7), "timestamp", 1 << 60),
     ("a timestamp of 2^64 - 1", b"\0\x40" + b"\xff" * 8, "timestamp", 2**64 - 1),
     ("a truncated timestamp", b"\0\x40\0", "timestamp", None),
     ("delivery mode 77", b"\x10\0\x4d", "delivery_mode", 77),
