@@ -28,8 +28,9 @@ help:
 	@echo "make bench     measure the client's CPU per message"
 	@echo "make clean     remove what the commands above made"
 
+# With another RabbitMQ than one of its own: make demo URI=amqp://user:password@host
 demo: $(VENV)/.with-tls
-	@.ci/get-brokers --any
+	@[ -n "$$URI" ] || .ci/get-brokers --any
 	$(BIN)/python docs/examples/demo.py
 
 test: $(VENV)/.with-test

@@ -48,12 +48,14 @@ class DaemonProcess(ProcessProtocol):
         *arguments: str,
         runner: str = "twistd",
         environment: Mapping[str, str] | None = None,
+        directory: Path | None = None,
     ) -> None:
         """
         Start it.
 
         :param arguments: those of ``amqp-consumer``.
         :param environment: variables to have besides the few that Python needs.
+        :param directory: where it runs; by default, where we do.
         """
         from twisted.internet import reactor
 
@@ -74,6 +76,7 @@ class DaemonProcess(ProcessProtocol):
                 "PYTHONUNBUFFERED": "1",
                 **(environment or {}),
             },
+            path=None if directory is None else str(directory),
         )
 
     def when_said(self, text: str, times: int = 1) -> Deferred[None]:
