@@ -52,9 +52,7 @@ class ConsumerService(Service):
     so does the service: see `when_ended`.
 
     :ivar queue: the queue.
-    :ivar subscribed: whether the broker has agreed to the consumer, and it has not
-        ended.
-    :ivar consumed: whether it ever was, since the service was started.
+    :ivar consumed: whether it has got as far as to consume, since it was started.
     """
 
     _log = Logger()
@@ -93,6 +91,9 @@ class ConsumerService(Service):
 
     @property
     def subscribed(self) -> bool:
+        """
+        Whether the broker gives us messages.
+        """
         session = self._session
         return session is not None and session.subscribed
 

@@ -118,8 +118,22 @@ class Reactor(MemoryReactorClock):
 
     def __init__(self) -> None:
         super().__init__()
+        # By default, Twisted's versions differ.
         self.running = True
+        self.hasStopped = False
         self.from_threads: list[Callable[[], object]] = []
+        self.when_running: list[Callable[[], object]] = []
+
+    def callWhenRunning(  # type: ignore[override]
+        self, function: Callable[[], object]
+    ) -> None:
+        """
+        Twisted: call a function, as soon as the reactor runs.
+        """
+        if self.running:
+            function()
+        else:
+            self.when_running.append(function)
 
     def callFromThread(self, function: Any, *arguments: object) -> None:
         """
@@ -293,8 +307,9 @@ class DaemonTests(SynchronousTestCase):
         )
         daemon.startService()
         self.assertFalse(self.reactor.hasStopped)
-        for function, arguments, keywords in self.reactor.whenRunningHooks:
-            function(*arguments, **keywords)
+        self.reactor.running = True
+        for function in self.reactor.when_running:
+            function()
         self.assertTrue(self.reactor.hasStopped)
         self.assertEqual(daemon.status, ExitStatus.CONFIG)
         self.successResultOf(daemon.stopService())
@@ -322,6 +337,21 @@ class DaemonTests(SynchronousTestCase):
         self.stop()
         self.assertEqual(self.exits, [74])
         self.assertEqual(len([each for each in self.log() if "Ending" in each]), 1)
+
+    def test_stopped_by_others(self) -> None:
+        """
+        Somebody else may stop the reactor, and a signal may come after that.
+        """
+        self.start()
+        self.reactor.stop()
+        self.kill()
+        self.stop()
+        self.assertEqual(self.exits, [])
+        self.setUp()
+        self.start()
+        self.reactor.stop()
+        self.stop()
+        self.assertIn("Stopped (the reactor was stopped): ", self.log()[0])
 
     def test_other_thread(self) -> None:
         """
