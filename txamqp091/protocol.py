@@ -186,20 +186,16 @@ class AMQPProtocol(Protocol):
             waiting only.
         """
         deferred: Deferred[spec.ConnectionUpdateSecretOk] = Deferred()
-        problem: AMQPError | None = None
         try:
             self._check_open()
             if isinstance(secret, str):
                 secret = secret.encode("utf-8", "surrogateescape")
             self._machine.update_secret(secret, reason, deferred)
         except UnicodeEncodeError:  # which has the secret in it
-            problem = EncodeError("secret", "a character that UTF-8 cannot encode")
+            deferred.errback(EncodeError("secret", "it cannot be encoded in UTF-8"))
         except AMQPError as error:
-            problem = error
-        if problem is not None:
-            # Whoever prints the variables on its stack shall not find the secret.
-            del secret
-            deferred.errback(problem.with_traceback(None))
+            # Whoever prints the variables of its stack would find the secret.
+            deferred.errback(error.with_traceback(None))
         return deferred
 
     def _check_open(self) -> None:
@@ -308,7 +304,8 @@ class AMQPProtocol(Protocol):
         try:
             self._machine.receive(data)
         except RemoteProtocolError as error:
-            self._violated(error)
+            # On its stack are the peer's bytes, which it would keep.
+            self._violated(error.with_traceback(None))
         finally:
             outgoing.in_turn = self._gone
         outgoing.flush()

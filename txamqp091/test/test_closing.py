@@ -40,6 +40,7 @@ class ByUsTests(SynchronousTestCase):
         self.assertEqual(peer.transport.ended, "")
         peer.send(0, spec.ConnectionCloseOk())
         self.assertEqual(peer.transport.ended, "lost")
+        self.assertIsNone(peer.transport.producer)  # or TLS would wait for it
         self.assertNoResult(closing)
         peer.turn()
         self.assertIsNone(self.successResultOf(closing))

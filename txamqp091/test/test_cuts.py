@@ -388,3 +388,22 @@ class WriteTests(SessionTestCase):
                 self.assertLess(limit, 100)
             self.assertGreater(limit, 15)
         self.check_log()
+
+    def test_last_word(self) -> None:
+        """
+        Nor by a transport that goes with our last word: the answer to a close, or
+        the close that answers garbage.
+        """
+        for last in (
+            method_frame(0, spec.ConnectionClose(320, "bye").encode()),
+            b"garbage!",
+        ):
+            limit = 4  # header, start-ok, tune-ok and open, and that
+            kind = type("Dropping", (Dropping,), {"limit": limit, "at_once": True})
+            peer = Peer(self, transport=kind, cleanup=False)
+            peer.handshake()
+            closed = peer.client.when_closed()
+            peer.feed(last)
+            self.failureResultOf(closed, errors.ConnectionClosed)
+            self.assertFalse(peer.transport.connected)
+            self.assertEqual(peer.clock.getDelayedCalls(), [])
