@@ -173,7 +173,7 @@ def run(module: str, task: Task) -> dict[str, Any]:
         cwd=CHECKOUT,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=120,
     )
     if done.returncode or not done.stdout:
         raise SystemExit(f"{module} failed with {task}\n{done.stdout}{done.stderr}")
@@ -192,7 +192,8 @@ def summary(results: Results, options: argparse.Namespace) -> Iterator[str]:
     for group in results.values():
         for each in group:
             versions |= each.data["versions"]
-    against = "a sink" if options.sink else f"broker {versions.pop('broker', '?')}"
+    broker = versions.pop("broker", "of unknown version")
+    against = "our sink" if options.sink else f"RabbitMQ {broker}"
     yield f"{machine()}, against {against}."
     yield ", ".join(f"{name} {version}" for name, version in versions.items()) + "."
     yield (

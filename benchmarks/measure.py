@@ -9,8 +9,10 @@ got, a case of its own name, it leaves to the driver to show as a gap.
 
 from __future__ import annotations
 
+import cProfile
 import gc
 import json
+import os
 import resource
 import sys
 import time
@@ -72,13 +74,22 @@ class Task:
 class Meter:
     """
     The processor time, of user and system, that this process takes.
+
+    With the name of a file in ``BENCH_PROFILE`` it also writes a profile of cProfile's
+    there; what it measures then is mostly the profiler.
     """
+
+    def __init__(self) -> None:
+        self._profile_file = os.environ.get("BENCH_PROFILE")
+        self._profile = cProfile.Profile() if self._profile_file else None
 
     def start(self) -> None:
         """
         From here on.
         """
         gc.collect()  # what came before is nobody's business
+        if self._profile is not None:
+            self._profile.enable()
         self._wall = time.perf_counter()
         self._cpu = _cpu()
 
@@ -91,6 +102,9 @@ class Meter:
         self.user = self._cpu[0] - cpu[0]
         self.system = self._cpu[1] - cpu[1]
         self.wall = self._wall - wall
+        if self._profile is not None:
+            self._profile.disable()
+            self._profile.dump_stats(self._profile_file)
 
 
 def _cpu() -> tuple[float, float]:

@@ -144,7 +144,7 @@ async def run(reactor: IReactorCore) -> None:
         {
             "txamqp091": txamqp091.__version__,
             "Twisted": twisted.__version__,
-            "broker": connection.server_properties["version"],
+            "broker": connection.server_properties.get("version", "?"),
         },
     )
     await connection.close()
