@@ -263,7 +263,7 @@ class Channel:
         :param queue: its name; if it is "", the broker makes one up.
         :param passive: only ask whether it exists (`NotFound` if not).
         :param durable: it outlives a restart of the broker.  By default it does,
-            unless it is exclusive: RabbitMQ 4.3 refuses one that is neither.
+            unless it is exclusive: RabbitMQ 4 may refuse one that is neither.
         :param exclusive: it is for this connection only, and ends with it.
         :param auto_delete: it goes when its last consumer does.
         :param arguments: more, such as its type: see `txamqp091.arguments`.
@@ -276,8 +276,8 @@ class Channel:
             durable = not exclusive
         if not (durable or exclusive or passive):
             self._log.warn(
-                "The queue {queue} is neither durable nor exclusive: RabbitMQ 4.3 "
-                "refuses that, and closes the connection",
+                "The queue {queue} is neither durable nor exclusive: RabbitMQ 4 "
+                "deprecates that, and may close the connection for it",
                 queue=queue,
             )
         return self._call(
@@ -638,12 +638,12 @@ class Channel:
 
         :param prefetch_size: a limit in octets (RabbitMQ has none: it must be 0).
         :param prefetch_count: a limit in messages; 0 is none.
-        :param global_qos: one limit for the whole channel.  RabbitMQ 4.3 refuses it.
+        :param global_qos: one limit for the whole channel.  RabbitMQ 4.3 does not
+            keep it.
         """
         if global_qos:
             self._log.warn(
-                "basic.qos with global: RabbitMQ 4.3 refuses that, and closes the "
-                "connection"
+                "basic.qos with global: RabbitMQ 4.3 agrees, but keeps no such limit"
             )
         return self._call(
             spec.BasicQos(prefetch_size, prefetch_count, global_qos), spec.BasicQosOk

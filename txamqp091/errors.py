@@ -306,7 +306,7 @@ class ResourceError(ConnectionClosed):
 
 class NotImplementedByBroker(ConnectionClosed):
     """
-    540 or 541: the broker does not do that.  RabbitMQ 4.3 answers so to a
+    540 or 541: the broker does not do that.  RabbitMQ 4 may answer so to a
     queue that is neither durable nor exclusive.
     """
 
