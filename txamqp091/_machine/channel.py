@@ -134,7 +134,7 @@ class ChannelMachine(Assembler):
         """
         self.check()
         frame = self._frame(method)
-        self._replies.expect(method.replies, handle)
+        self._replies.expect(method, handle)
         self._write(frame)
 
     def _frame(self, method: Method) -> bytes:
@@ -256,7 +256,7 @@ class ChannelMachine(Assembler):
             handler(self, payload)
         else:
             method = decode_method(payload)
-            self._replies.take(type(method)).callback(method)
+            self._replies.take(method).callback(method)
 
     def _begin_deliver(self, payload: bytes) -> None:
         try:
@@ -317,7 +317,7 @@ class ChannelMachine(Assembler):
     def _get_ok(
         self, method: spec.BasicGetOk, header: bytes, body: bytes | None
     ) -> None:
-        handle = self._replies.take(spec.BasicGetOk)
+        handle = self._replies.take(method)
         if body is None:
             error = ContentTooLarge(self._size, self.max_body)
             error.delivery_tag = method.delivery_tag
@@ -388,7 +388,7 @@ class ChannelMachine(Assembler):
 
     def _close_ok(self, payload: bytes) -> None:
         method = spec.ChannelCloseOk.decode(payload)
-        handle = self._replies.take(type(method))
+        handle = self._replies.take(method)
         self._release(self.number)
         self.fail(self._refusal())
         handle.callback(method)

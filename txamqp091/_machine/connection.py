@@ -281,10 +281,10 @@ class ConnectionMachine:
         """
         method = spec.ConnectionUpdateSecret(secret, reason)
         self._say(method)
-        self._replies.expect(method.replies, handle)
+        self._replies.expect(method, handle)
 
     def _answered(self, method: Method) -> None:
-        self._replies.take(type(method)).callback(method)
+        self._replies.take(method).callback(method)
 
     def heartbeat(self) -> None:
         """

@@ -23,6 +23,7 @@ from txamqp091.errors import (
 )
 from txamqp091.test.recording import (
     ChannelCase,
+    RecordingConsumer,
     content,
     frames,
 )
@@ -70,6 +71,32 @@ class CallTests(ChannelCase):
                 ("declare", "callback", spec.QueueDeclareOk("q", 1, 2)),
                 ("get", "callback", spec.BasicGetEmpty()),
                 ("select", "callback", spec.TxSelectOk()),
+            ],
+        )
+
+    def test_overtaken(self) -> None:
+        """
+        RabbitMQ may answer what follows ``basic.consume`` before it; also when that
+        is the close, it is no error.
+        """
+        self.channel.register("tag", RecordingConsumer(self.recorder, "tag"))
+        consume = spec.BasicConsume(0, "q", "tag")
+        self.channel.call(consume, self.recorder.handle("consume"))
+        self.channel.call(spec.QueueDelete(0, "q"), self.recorder.handle("delete"))
+        self.say(spec.QueueDeleteOk(), spec.BasicConsumeOk("tag"))
+        self.assertEqual(
+            self.recorder.kinds(), [("delete", "callback"), ("consume", "callback")]
+        )
+        self.channel.call(spec.BasicCancel("tag"), self.recorder.handle("cancel"))
+        self.channel.close(200, "", self.recorder.handle("close"))
+        self.say(spec.ChannelCloseOk())
+        self.assertEqual(
+            self.recorder.kinds(),
+            [
+                ("cancel", "errback"),
+                ("tag", "ended"),
+                (1, "closed"),
+                ("close", "callback"),
             ],
         )
 
