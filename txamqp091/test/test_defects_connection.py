@@ -6,6 +6,7 @@ what is right instead.  Those with channels are in `test_defects_channel`.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -136,7 +137,11 @@ class ConnectionDefectTests(SynchronousTestCase):
             "assert isinstance(clock, asyncioreactor.AsyncioSelectorReactor), clock\n"
         )
         done = subprocess.run(
-            [sys.executable, "-c", program], capture_output=True, text=True
+            [sys.executable, "-c", program],
+            # trial is in a folder of its own.
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            capture_output=True,
+            text=True,
         )
         self.assertEqual((done.returncode, done.stderr), (0, ""))
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from twisted.internet.address import UNIXAddress
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.testing import EventLoggingObserver
-from twisted.logger import globalLogPublisher
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from txamqp091 import errors
+from txamqp091._login import Login
 from txamqp091.credentials import AMQPlainCredentials, ExternalCredentials
 from txamqp091.interfaces import ICredentials
 from txamqp091.parameters import ConnectionParameters
@@ -262,6 +263,20 @@ class ChallengeTests(LoginTestCase):
         error = self.failureResultOf(self.opening, errors.ConnectionLost).value
         self.assertIn("while the credentials were being fetched", str(error))
 
+    def test_too_late(self) -> None:
+        """
+        An answer that comes after the end goes nowhere.
+        """
+        deaf: Deferred[bytes] = Deferred(lambda deferred: deferred.callback(b"late"))
+        peer = self.meet(Scripted(lambda challenge: deaf if challenge else b""))
+        peer.send(0, spec.ConnectionSecure(b"1"))
+        peer.listen()
+        writes = len(peer.transport.writes)
+        peer.drop()
+        self.failureResultOf(self.opening, errors.ConnectionLost)
+        self.assertTrue(deaf.called)
+        self.assertEqual(len(peer.transport.writes), writes)
+
     def test_refused(self) -> None:
         """
         Credentials that know no such challenge say so to the broker, with 503.
@@ -291,26 +306,25 @@ class ExposureTests(SynchronousTestCase):
         """
         What is logged when a client logs in at an address.
         """
-        observer = EventLoggingObserver()
-        globalLogPublisher.addObserver(observer)
-        self.addCleanup(globalLogPublisher.removeObserver, observer)
-        peer = Peer(
-            self,
-            ConnectionParameters(host="rabbit.example", credentials=[credentials]),
-            address=address,
+        parameters = ConnectionParameters(
+            host="rabbit.example", credentials=[credentials]
         )
-        peer.log_in(b"PLAIN AMQPLAIN EXTERNAL")
-        return [
-            str(event["log_format"]).format(**event)
-            for event in observer
-            if "in the clear" in str(event["log_format"])
-        ]
+        with capturedLogs() as events:
+            peer = Peer(self, parameters, address=address)
+            peer.log_in(b"PLAIN AMQPLAIN EXTERNAL")
+        return [str(formatEvent(event)) for event in events]
 
     def test_network(self) -> None:
         """
         To another machine, there is a warning that names it and what to do.
         """
-        for address in ("192.0.2.1", "10.0.0.1", "2001:db8::1", "fe80::1%eth0"):
+        for address in (
+            "192.0.2.1",
+            "10.0.0.1",
+            "2001:db8::1",
+            "fe80::1%eth0",
+            "rabbit.example",
+        ):
             (warning,) = self.warnings(address, AMQPlainCredentials("guest", "guest"))
             self.assertIn("rabbit.example", warning)
             self.assertIn("amqps://", warning)
@@ -324,6 +338,15 @@ class ExposureTests(SynchronousTestCase):
             self.assertEqual(
                 self.warnings(address, AMQPlainCredentials("guest", "guest")), []
             )
+
+    def test_unix(self) -> None:
+        """
+        Nor is there one for a socket in the file system.
+        """
+        with capturedLogs() as events:
+            login = Login(ConnectionParameters(), b"PLAIN")
+            login.warn_if_exposed("rabbit", UNIXAddress("/run/rabbit"))
+        self.assertEqual(events, [])
 
     def test_no_password(self) -> None:
         """
