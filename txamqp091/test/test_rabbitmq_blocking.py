@@ -1,0 +1,152 @@
+# -*- test-case-name: txamqp091.test.test_rabbitmq_blocking -*-
+"""
+When a real RabbitMQ takes no more for now: publishers are told and held back, and
+memory is bounded (criterion 13).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from twisted.internet.defer import Deferred, DeferredList
+
+from txamqp091.arguments import classic_queue
+from txamqp091.message import Message
+from txamqp091.test.chaos import Direction, Frame, Link
+from txamqp091.test.integration import RabbitTestCase, every_broker, in_thread, until
+from txamqp091.wire import spec
+
+
+class FrameCounter:
+    """
+    A frame hook that counts the methods, and the heartbeats, of each direction.
+    """
+
+    def __init__(self) -> None:
+        self.up: dict[object, int] = {}
+        self.down: dict[object, int] = {}
+
+    def __call__(self, unit: Frame | bytes, way: Direction, link: Link) -> None:
+        if isinstance(unit, Frame):
+            counts = self.up if way is Direction.UP else self.down
+            kind = unit.method or unit.kind
+            counts[kind] = counts.get(kind, 0) + 1
+
+
+def resident() -> int:
+    """
+    How much memory this process has, in bytes.
+    """
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096
+
+
+async def outcomes(
+    published: list[Deferred[None]],
+) -> list[BaseException | None]:
+    """
+    What became of each message, `None` being success.
+    """
+    results = await DeferredList(published, consumeErrors=True)
+    return [getattr(result, "value", None) for _, result in results]
+
+
+@every_broker
+class WindowTests(RabbitTestCase):
+    """
+    The broker is slow to confirm.
+    """
+
+    async def test_window(self) -> None:
+        """
+        No more messages leave than may be unconfirmed, until some are confirmed.
+        """
+        counter = FrameCounter()
+        proxy = self.proxy(on_frame=counter)
+        channel = await self.open_channel(port=proxy.port)
+        queue = (await channel.queue_declare(exclusive=True)).queue
+        await channel.confirm_select(window=10)
+        proxy.hole(Direction.DOWN)
+        published = [channel.basic_publish("", queue, "x") for _ in range(25)]
+        await until(lambda: self.node.queue_depth(queue, self.vhost) == 10)
+        self.assertEqual(counter.up[spec.BasicPublish], 10)
+        proxy.heal()
+        self.assertEqual(await outcomes(published), [None] * 25)
+
+
+@every_broker
+class MemoryAlarmTests(RabbitTestCase):
+    """
+    The broker blocks its publishers (criterion 13, for five seconds).
+    """
+
+    async def test_bounded(self) -> None:
+        """
+        The publisher is told, holds back, does not grow, keeps its heartbeats, and
+        goes on afterwards.
+        """
+        counter = FrameCounter()
+        proxy = self.proxy(on_frame=counter)
+        channel = await self.open_channel(port=proxy.port, heartbeat=1)
+        connection = channel.connection
+        queue = await channel.queue_declare(
+            exclusive=True, arguments=classic_queue(max_length=10)
+        )
+        await channel.confirm_select()
+        events: list[tuple[bool, int]] = []
+        connection.observe_blocked(
+            lambda reason: events.append((reason is not None, drawn))
+        )
+        drawn = 0
+        go_on = True
+
+        def messages() -> Iterator[Message]:
+            nonlocal drawn
+            while go_on:
+                drawn += 1
+                yield Message("", queue.queue, bytes(10_000))
+
+        publishing = channel.publish_many(messages())
+        await until(lambda: drawn > 3000)
+        before = resident()
+        self.addCleanup(self.node.set_memory_alarm, False)
+        await in_thread(self.node.set_memory_alarm, True)
+        await until(lambda: bool(events))
+        self.assertIsNotNone(connection.blocked)
+        unblocked = connection.when_unblocked()
+        held = drawn
+        # The broker sends one every half second, and reads none of ours.
+        beats = counter.down.get(spec.FRAME_HEARTBEAT, 0) + 10
+        await until(lambda: counter.down.get(spec.FRAME_HEARTBEAT, 0) >= beats)
+        self.assertEqual(drawn, held)
+        self.assertNoResult(unblocked)
+        self.assertTrue(connection.is_open)
+        self.assertLess(resident() - before, 24 << 20)
+        await in_thread(self.node.set_memory_alarm, False)
+        await unblocked
+        await until(lambda: drawn > held + 1000)
+        self.assertEqual([blocked for blocked, _ in events], [True, False])
+        go_on = False
+        await publishing
+
+    async def test_single_publishes(self) -> None:
+        """
+        Single publishes wait while the broker blocks, and leave in their order.
+        """
+        channel = await self.open_channel()
+        queue = (await channel.queue_declare(exclusive=True)).queue
+        await channel.confirm_select()
+        self.block_publishers()
+        published = [channel.basic_publish("", queue, "0")]
+        await until(lambda: channel.connection.blocked is not None)
+        published += [channel.basic_publish("", queue, f"{n}") for n in range(1, 50)]
+        cancelled = published.pop(25)
+        cancelled.addErrback(lambda _: None)
+        cancelled.cancel()
+        self.node.set_memory_alarm(False)
+        self.assertEqual(await outcomes(published), [None] * 49)
+        bodies = []
+        while (delivery := await channel.basic_get(queue, auto_ack=True)) is not None:
+            bodies.append(delivery.body)
+        self.assertEqual(bodies, [b"%d" % n for n in range(50) if n != 25])
