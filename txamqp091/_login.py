@@ -104,7 +104,10 @@ class Login:
         There is no need for a response any more.
         """
         if self._asked is not None:
-            self._asked.cancel()
+            try:
+                self._asked.cancel()
+            except Exception:  # the canceller's, which is not ours
+                self._log.failure("The credentials could not be cancelled")
 
     def _checked(self, response: object) -> bytes:
         if isinstance(response, bytes):

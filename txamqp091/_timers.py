@@ -112,6 +112,7 @@ class Heartbeats:
         self._expired = expired
         self._pause = interval / 2
         self._limit = interval * 2
+        self._last_turn = False
         self._calls: list[IDelayedCall | None] = [None, None]
         if interval:
             self._speak_after(self._pause)
@@ -137,7 +138,12 @@ class Heartbeats:
             self.heard_at = now
         quiet = now - self.heard_at
         if quiet < self._limit:
+            self._last_turn = False
             self._listen_for(self._limit - quiet)
+        elif not self._last_turn:
+            # If the reactor was busy, what has come meanwhile is read in this turn.
+            self._last_turn = True
+            self._listen_for(0)
         else:
             self._calls[1] = None
             self._expired(self._limit)

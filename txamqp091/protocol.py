@@ -314,11 +314,9 @@ class AMQPProtocol(Protocol):
         """
         Twisted: the transport has gone.
         """
-        if self._reason is None:
-            self._end(self._lost(reason))
+        self._end(self._reason or self._lost(reason))
         self._gone = True
         self._clear_limit()
-        self._flow.stop()
         self._outgoing.stop()
         ours = self._reason
         assert ours is not None

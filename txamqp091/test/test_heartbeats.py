@@ -258,4 +258,4 @@ class NoHeartbeatTests(SynchronousTestCase):
             peer.clock.pump([1] * 9)
             self.failureResultOf(closed, errors.HeartbeatTimeout)
             peer.listen()
-            self.assertEqual(peer.heartbeats, 3)
+            self.assertEqual(peer.heartbeats, 4)  # each 2 s, until it was 8

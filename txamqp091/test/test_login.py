@@ -199,6 +199,23 @@ class CancelTests(LoginTestCase):
         self.successResultOf(closing)
         self.failureResultOf(self.opening, errors.ConnectionClosed)
 
+    def test_not_cancellable(self) -> None:
+        """
+        A canceller that fails is logged, and does not keep the connection from its
+        end.
+        """
+
+        def fail(_: Deferred[bytes]) -> None:
+            raise ValueError("a canceller's own")
+
+        stubborn: Deferred[bytes] = Deferred(fail)
+        peer = self.meet(Scripted(lambda _: stubborn))
+        closed = peer.client.when_closed()
+        peer.drop()
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        for each in (self.opening, closed):
+            self.failureResultOf(each, errors.ConnectionLost)
+
     def test_too_late(self) -> None:
         """
         What comes after the end, be it a response or any failure, has no effect.

@@ -44,6 +44,11 @@ class ShowTests(SynchronousTestCase):
         self.assertIn("to rabbit, open>", repr(peer.client))
         peer.drop()
         self.assertIn("to rabbit, closed>", repr(peer.client))
+        peer = Peer(self)
+        peer.handshake().close()
+        self.assertIn("closing>", repr(peer.client))
+        peer.drop()
+        self.assertIn("closed>", repr(peer.client))
         self.assertEqual(
             repr(Peer(self).client), "<AMQPProtocol to localhost, greeted>"
         )

@@ -190,6 +190,22 @@ class HeartbeatTests(SynchronousTestCase):
         self.assertEqual(self.expired, [(27, 20)])
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_busy_reactor(self) -> None:
+        """
+        A peer is not given up for what the reactor was too busy to read: it has one
+        more turn.
+        """
+        heartbeats = self.make(10)
+
+        def read() -> None:
+            heartbeats.heard_at = self.clock.seconds()
+
+        self.clock.callLater(21, read)
+        self.clock.advance(25)  # in which 20 comes before 21
+        self.assertEqual(self.expired, [])
+        self.clock.advance(20)
+        self.assertEqual(self.expired, [(45, 20)])
+
     def test_deaf(self) -> None:
         """
         While we do not listen, the peer is not given up; after that it has its two
