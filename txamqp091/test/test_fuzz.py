@@ -135,7 +135,7 @@ class MutatorTests(SynchronousTestCase):
         error = self.assertRaises(Failure, run, 10, 3000)
         self.assertIn("stream 3000 of the run from 3000: ", str(error))
         self.assertIn(" s\nsession ", str(error))
-        self.assertIn("bytes.fromhex('", str(error))
+        self.assertIn("b85decode(b'", str(error))
 
     def test_resident(self) -> None:
         """
