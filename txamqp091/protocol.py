@@ -454,14 +454,14 @@ class AMQPProtocol(Protocol):
         self._flow.allow(self._writable and self.blocked is None and self.is_open)
 
     def _stop_reading(self) -> None:
-        if self._heartbeats is not None:
-            self._heartbeats.deaf = True
+        assert self._heartbeats is not None  # as it was open: there are consumers
+        self._heartbeats.deaf = True
         self._machine.pause()
         self._transport().pauseProducing()
 
     def _read_on(self) -> None:
-        if self._heartbeats is not None:
-            self._heartbeats.deaf = False
+        assert self._heartbeats is not None
+        self._heartbeats.deaf = False
         self._transport().resumeProducing()
         self._machine.resume()
         self.dataReceived(b"")
