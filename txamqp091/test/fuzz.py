@@ -58,8 +58,10 @@ SENT_PER_BYTE = 2
 SENT_PER_STREAM = 1000
 SECONDS_PER_STREAM = 0.05
 
-#: Every which stream is fed in pieces too, and has its calls counted.
-_SPLIT_EVERY = 50
+#: Every which stream is fed in random cuts too, byte by byte too, and has its calls
+#: counted.
+_CUT_EVERY = 4
+_OCTETS_EVERY = 50
 _COUNT_EVERY = 500
 
 #: How many streams there are to one seed.
@@ -583,10 +585,10 @@ def check(
             seconds = _seconds(session, data)
     if seconds > SECONDS_PER_STREAM:
         raise Failure(f"{seconds} s")
-    if number % _SPLIT_EVERY == 0:
-        for pieces in (octets(data), random_cuts(data, random)):
-            if feed(session, pieces) != outcome:
-                raise Failure(f"other events in {len(pieces)} pieces")
+    if number % _CUT_EVERY == 0 and feed(session, random_cuts(data, random)) != outcome:
+        raise Failure("other events in random cuts")
+    if number % _OCTETS_EVERY == 0 and feed(session, octets(data)) != outcome:
+        raise Failure("other events byte by byte")
     if number % _COUNT_EVERY == 0:
         calls = _count_calls(session, data)
         if calls > CALLS_PER_STREAM + CALLS_PER_BYTE * len(data):
