@@ -125,6 +125,16 @@ class StartTests(ChannelCase):
         self.assertEqual((seen, self.channel._machine.consumers), ([], {}))
         self.consumer(print)
 
+    def test_cancelled_and_refused(self) -> None:
+        """
+        It is no matter then if the broker refuses.
+        """
+        starting = self.channel.basic_consume("missing", print)
+        starting.cancel()
+        self.reason(starting, CancelledError)
+        self.peer.send(1, spec.BasicQosOk(), spec.ChannelClose(404, "no", 60, 20))
+        self.reason(self.channel.when_closed(), NotFound)
+
 
 class HandlerTests(ChannelCase):
     """

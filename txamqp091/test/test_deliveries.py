@@ -251,11 +251,10 @@ class CancelTests(ChannelCase):
         What ``multiple`` has settled, of those that had come, does not go back.
         """
         deliveries = self.deliveries()
-        self.deliver(1, 2, 3)
-        first = self.successResultOf(deliveries.get())
-        second = self.successResultOf(deliveries.get())
-        second.ack(multiple=True)
-        self.assertTrue(first.settled)
+        self.consumer(lambda each: each.ack(multiple=True), consumer_tag="other")
+        self.deliver(1, 2)
+        self.peer.deliver(1, "other", 3)
+        self.deliver(4)
         cancelling = deliveries.cancel()
         self.peer.serve()
         self.assertEqual(self.successResultOf(cancelling), 1)

@@ -276,6 +276,24 @@ class WaitingTests(ChannelCase):
         self.successResultOf(first)
         self.successResultOf(second)
 
+    def test_confirms_from_a_callback(self) -> None:
+        """
+        The callback of one that waited may enter confirm mode: those that leave
+        after it are confirmed.
+        """
+        self.peer.send(0, spec.ConnectionBlocked("memory"))
+        first = self.channel.basic_publish("", "q", b"first")
+        second = self.channel.basic_publish("", "q", b"second")
+        first.addCallback(lambda _: self.channel.confirm_select())
+        self.peer.send(0, spec.ConnectionUnblocked())
+        heard = [type(each) for each in self.peer.serve()]
+        self.assertEqual(
+            heard, [spec.BasicPublish, spec.ConfirmSelect, spec.BasicPublish]
+        )
+        self.assertNoResult(second)
+        self.peer.send(1, spec.BasicAck(1))
+        self.successResultOf(second)
+
     def test_channel_ends(self) -> None:
         """
         What waits when the channel ends fails with the reason, and is never sent.

@@ -326,6 +326,19 @@ class WindowTests(ChannelCase):
         self.successResultOf(first)
         self.assertTrue(self.peer.client.is_open)
 
+    def test_cancelled_and_then_the_end(self) -> None:
+        """
+        The same when the channel ends.
+        """
+        self.confirming(1)
+        first, second = self.publish(2)
+        self.peer.send(1, spec.BasicAck(1))
+        second.cancel()
+        self.reason(second, CancelledError)
+        self.peer.send(1, spec.ChannelClose(404, "no", 60, 40))
+        self.successResultOf(first)
+        self.reason(self.channel.when_closed(), NotFound)
+
     def test_other_window(self) -> None:
         """
         The window can be changed: a smaller one is reached by and by.
