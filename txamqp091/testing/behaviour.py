@@ -1,0 +1,123 @@
+# -*- test-case-name: txamqp091.test.test_broker_behaviour -*-
+"""
+Where the versions of RabbitMQ differ, as one table.
+
+The in-memory broker asks a `Behaviour`, never a version number.  Each field is a
+difference that was seen on the brokers themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+__all__ = ["DEFAULT_VERSION", "Behaviour"]
+
+#: The RabbitMQ that the in-memory broker is like, if nothing else is asked for.
+DEFAULT_VERSION = "4.3.6"
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """
+    How one version of RabbitMQ does what another does otherwise.
+
+    :ivar version: which version.
+    :ivar names_permission: refusals of access say which permission is missing.
+    :ivar checks_passive: to ask whether a queue or an exchange exists takes the
+        permission to make it.
+    :ivar channel_prefetch: a prefetch limit for a whole channel has an effect.
+    :ivar delivery_limit: how often a quorum queue redelivers by default, or None.
+    :ivar counts_returns: a ``basic.nack`` counts towards that limit, as
+        ``basic.reject`` does.
+    :ivar counts_acquisitions: quorum queues add ``x-acquired-count``.
+    :ivar counts_from_zero: they add ``x-delivery-count`` to what is fetched with
+        ``basic.get`` for the first time, too.
+    :ivar returns_first: what a client hands back to them is the next to be delivered,
+        and not the last.
+    :ivar quorum_priorities: they heed the priority of messages.
+    :ivar deaths_apart: what has happened to a message is not read from its headers,
+        so a publisher cannot invent a death; and the last death has headers of its
+        own.
+    :ivar keeps_redelivered: a dead letter is marked as redelivered if it had come back
+        to its queue, or was rejected.
+    :ivar keeps_copies: a dead letter with a new routing key keeps its header ``CC``.
+    :ivar soft_exchange_type: an unknown exchange type costs the channel (406), not
+        the connection (503).
+    :ivar default_queue_type: a queue declared without a type is known as classic.
+    :ivar soft_offset: a bad stream offset costs the channel (406), not the connection
+        (541).
+    :ivar streams_settle: to reject what a stream delivered is as good as to accept it;
+        otherwise it is a connection error.
+    :ivar streams_add_mode: what comes from a stream has a delivery mode.
+    :ivar strict_delivery_mode: a delivery mode other than 1 and 2 is refused (406).
+    :ivar active_by_priority: with a single active consumer, the one of the highest
+        priority is next; in a quorum queue it does not wait for the active one to go.
+    :ivar routes_replies: an answer by direct reply-to counts as routed.
+    :ivar log_exchange: there is an internal exchange ``amq.rabbitmq.log``.
+    :ivar max_message_size: in bytes.
+    """
+
+    version: str
+    names_permission: bool
+    checks_passive: bool
+    channel_prefetch: bool
+    delivery_limit: int | None
+    counts_returns: bool
+    counts_acquisitions: bool
+    counts_from_zero: bool
+    returns_first: bool
+    quorum_priorities: bool
+    deaths_apart: bool
+    keeps_redelivered: bool
+    keeps_copies: bool
+    soft_exchange_type: bool
+    default_queue_type: bool
+    soft_offset: bool
+    streams_settle: bool
+    streams_add_mode: bool
+    strict_delivery_mode: bool
+    active_by_priority: bool
+    routes_replies: bool
+    log_exchange: bool
+    max_message_size: int
+
+    @classmethod
+    def of(cls, version: str) -> Behaviour:
+        """
+        How a version of RabbitMQ behaves.
+
+        :param version: such as ``4.3.6``; 3.10 and 4.3 are what was looked at, and
+            what is between them is like its nearest relation.
+        :raises ValueError: it is no version.
+        """
+        if not re.fullmatch(r"\d+(\.\d+)*", version):
+            raise ValueError(f"{version!r} is no version of RabbitMQ")
+        number = tuple(map(int, version.split(".")))
+        four = number >= (4,)
+        latest = number >= (4, 3)
+        return cls(
+            version=version,
+            names_permission=four,
+            checks_passive=latest,
+            channel_prefetch=not latest,
+            delivery_limit=20 if four else None,
+            counts_returns=not four,
+            counts_acquisitions=latest,
+            counts_from_zero=not four,
+            returns_first=four,
+            quorum_priorities=four,
+            deaths_apart=four,
+            keeps_redelivered=four,
+            keeps_copies=four,
+            soft_exchange_type=four,
+            default_queue_type=four,
+            soft_offset=four,
+            streams_settle=four,
+            streams_add_mode=latest,
+            strict_delivery_mode=not four,
+            active_by_priority=four,
+            routes_replies=four,
+            log_exchange=latest,
+            max_message_size=16_777_216 if four else 134_217_728,
+        )

@@ -1,0 +1,138 @@
+# -*- test-case-name: txamqp091.test.test_broker_publishing -*-
+"""
+What a client publishes on a channel: checked, routed, returned and confirmed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from txamqp091.errors import UndecodableProperty
+from txamqp091.testing.messages import Message, message_from, with_properties
+from txamqp091.testing.refusals import (
+    access_refused,
+    not_implemented,
+    precondition,
+    shown,
+)
+from txamqp091.testing.replies import REPLY_TO
+from txamqp091.testing.sinks import ChannelSink
+from txamqp091.wire import spec
+from txamqp091.wire.properties import Properties
+
+if TYPE_CHECKING:
+    from txamqp091.testing.sessions import Session
+
+__all__ = ["Publisher"]
+
+
+class Publisher:
+    """
+    The publishing half of a channel.
+
+    :ivar confirming: whether the client is told what became of each publish.
+    :ivar reply_address: what takes the place of `REPLY_TO` in requests, or "".
+    :ivar is_open: whether the client can still be told anything.
+    """
+
+    def __init__(self, session: Session, sink: ChannelSink) -> None:
+        self.confirming = False
+        self.reply_address = ""
+        self.is_open = True
+        self._session = session
+        self._broker = session.broker
+        self._vhost = session.vhost
+        self._sink = sink
+        self._count = 0
+
+    def accept(
+        self, method: spec.BasicPublish, properties: Properties, body: bytes
+    ) -> Callable[[], bool]:
+        """
+        Check a message.
+
+        :returns: what is to be done with it, now or when a transaction is committed;
+            that returns whether no queue refused it.
+        :raises Refused: nothing is to be done, and the channel is to be closed, or the
+            connection.
+        """
+        if method.immediate:
+            raise not_implemented("immediate=true")
+        self._check_exchange(method.exchange)
+        self._check_content(properties, body)
+        properties = self._with_reply_address(properties)
+        message = message_from(method.exchange, method.routing_key, properties, body)
+        mandatory = method.mandatory
+        if self.confirming:
+            self._count += 1
+        number = self._count
+        return lambda: self._put(message, mandatory, number)
+
+    def _check_exchange(self, name: str) -> None:
+        self._session.check("write", "exchange", name)
+        if name and self._vhost.exchange(name).internal:
+            resource = shown("exchange", name, self._vhost.name)
+            raise access_refused(f"cannot publish to internal {resource}")
+
+    def _check_content(self, properties: Properties, body: bytes) -> None:
+        behaviour, name = self._broker.behaviour, self._session.user.name
+        size, limit = len(body), behaviour.max_message_size
+        if size > limit:
+            raise precondition(
+                f"message size {size} is larger than configured max size {limit}"
+            )
+        user = _read(properties, "user_id")
+        if user not in (None, name):
+            raise precondition(
+                f"user_id property set to '{user}' but authenticated user was '{name}'"
+            )
+        mode = _read(properties, "delivery_mode")
+        if behaviour.strict_delivery_mode and mode not in (None, 1, 2):
+            raise precondition(f"invalid message: {{delivery_mode_unknown,{mode}}}")
+
+    def _with_reply_address(self, properties: Properties) -> Properties:
+        if _read(properties, "reply_to") != REPLY_TO:
+            return properties
+        if not self.reply_address:
+            raise precondition("fast reply consumer does not exist")
+        return with_properties(properties, reply_to=self.reply_address)
+
+    def _put(self, message: Message, mandatory: bool, number: int) -> bool:
+        routed, taken = self._broker.put(self._vhost, message)
+        if mandatory and not routed and self.is_open:
+            self._return(message)
+        if self.confirming:
+            self._broker.confirm(self, number, taken)
+        return taken
+
+    def _return(self, message: Message) -> None:
+        method = spec.BasicReturn(
+            spec.NO_ROUTE, "NO_ROUTE", message.exchange, message.routing_key
+        )
+        self._sink.deliver(method, message.properties, message.body)
+
+    def confirm(self, number: int, taken: bool) -> None:
+        """
+        Tell the client of one publish.
+
+        :param number: which, counted from 1.
+        :param taken: whether all of its queues have it.
+        """
+        if not self.is_open:
+            return
+        if taken:
+            self._sink.send(spec.BasicAck(number))
+        else:
+            # RabbitMQ says "multiple" here when nothing older is open.
+            self._sink.send(spec.BasicNack(number, True))
+
+
+def _read(properties: Properties, name: str) -> Any:
+    """
+    A property, or None if it cannot be read.
+    """
+    try:
+        return getattr(properties, name)
+    except UndecodableProperty:
+        return None

@@ -1,0 +1,123 @@
+# -*- test-case-name: txamqp091.test.test_broker_sessions -*-
+"""
+One AMQP connection, as the in-memory broker sees it.
+
+A `Session` has a user, a virtual host and channels; what a channel may do is in
+`txamqp091.testing.channels`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from txamqp091.testing.channels import BrokerChannel
+from txamqp091.testing.queues import AnyQueue
+from txamqp091.testing.refusals import Refused, access_refused, shown
+from txamqp091.testing.sinks import ChannelSink, SessionSink
+from txamqp091.testing.users import User
+from txamqp091.testing.vhosts import VirtualHost
+from txamqp091.wire.types import FieldValue
+
+if TYPE_CHECKING:
+    from txamqp091.testing.broker import MemoryBroker
+
+__all__ = ["BrokerChannel", "Refused", "Session"]
+
+
+class Session:
+    """
+    A connection; made by `MemoryBroker.open_session`.
+
+    :ivar broker: the broker.
+    :ivar user: who it is.
+    :ivar vhost: where it is.
+    :ivar sink: whom it calls.
+    :ivar channels: the open ones, by number.
+    :ivar client_properties: what the client said of itself.
+    :ivar secret: what the client last gave with ``connection.update-secret``, or None.
+    :ivar exclusive_queues: the queues that go when it does.
+    """
+
+    def __init__(
+        self, broker: MemoryBroker, user: User, vhost: VirtualHost, sink: SessionSink
+    ) -> None:
+        self.broker = broker
+        self.user = user
+        self.vhost = vhost
+        self.sink = sink
+        self.channels: dict[int, BrokerChannel] = {}
+        self.client_properties: dict[str, FieldValue] = {}
+        self.secret: bytes | None = None
+        self.exclusive_queues: dict[AnyQueue, None] = {}
+        self.is_open = True
+        self._told_blocked = False
+
+    def __repr__(self) -> str:
+        return f"<Session of {self.user.name!r}, {len(self.channels)} channels>"
+
+    def open_channel(self, number: int, sink: ChannelSink) -> BrokerChannel:
+        """
+        The client has opened a channel.
+        """
+        channel = self.channels[number] = BrokerChannel(self, number, sink)
+        self.tell_blocked()
+        return channel
+
+    def tell_blocked(self) -> None:
+        """
+        Tell the client whether the broker is short of something, if it has not been
+        told.
+        """
+        reason = self.broker.blocked_for
+        if reason is not None and not self._told_blocked:
+            self._told_blocked = True
+            self.sink.block(reason)
+        elif reason is None and self._told_blocked:
+            self._told_blocked = False
+            self.sink.unblock()
+
+    def update_secret(self, secret: bytes, reason: str) -> None:
+        """
+        The client has a new secret; the broker keeps it, and does not look at it.
+        """
+        self.secret = secret
+
+    def end(self, refusal: Refused) -> None:
+        """
+        The broker closes the connection of its own accord.
+        """
+        if self.is_open:
+            self.close()
+            self.sink.close(refusal.reply_code, refusal.reply_text)
+
+    def close(self) -> None:
+        """
+        The connection has ended: unacknowledged deliveries go back to their queues, and
+        exclusive queues go.  Closing again does nothing.
+        """
+        if not self.is_open:
+            return
+        self.is_open = False
+        self.broker.forget(self)
+        for channel in list(self.channels.values()):
+            channel.close()
+        for queue in list(self.exclusive_queues):
+            self.vhost.delete_queue(queue)
+
+    def check(self, permission: str, kind: str, name: str) -> None:
+        """
+        See whether the user may do something to a queue or an exchange.
+
+        :param permission: ``configure``, ``write`` or ``read``.
+        :raises Refused: 403, the user may not.
+        """
+        if kind == "exchange":
+            name = name or "amq.default"
+        if not self.user.may(permission, self.vhost.name, name):
+            what = "access"
+            if self.broker.behaviour.names_permission:
+                what = f"{permission} access"
+            raise access_refused(
+                f"{what} to {shown(kind, name, self.vhost.name)} refused for user "
+                f"'{self.user.name}'"
+            )
