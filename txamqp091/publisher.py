@@ -77,8 +77,7 @@ class Publisher:
         self._flow = flow
         self._ended = ended
         self._window = DEFAULT_WINDOW
-        #: Whether the channel itself is ready: the window has room, flow is on.
-        self._ready = True
+        # Whether the broker lets this channel publish, and it has not ended.
         self._flowing = True
         self._waiting: deque[_Waiting] = deque()
         self._releasing = False
@@ -102,7 +101,7 @@ class Publisher:
             if type(body) is not bytes:
                 body = body_bytes(body)
             encoded = EMPTY.encoded if properties is None else _encoded(properties)
-            if self._ready and self._flow.may_publish and not self._waiting:
+            if self.may_send and not self._waiting:
                 self.send(exchange, routing_key, body, encoded, mandatory, deferred)
             else:
                 self._machine.check()
@@ -140,18 +139,27 @@ class Publisher:
         """
         machine = self._machine
         machine.publish(exchange, routing_key, body, properties, mandatory, handle)
-        confirms = machine.confirms
-        if confirms is None:
+        if machine.confirms is None:
             handle.callback(None)
-        elif len(confirms.outstanding) >= self._window:
-            self._ready = False
 
     @property
     def may_send(self) -> bool:
         """
         Whether a message may leave now.
         """
-        return self._ready and self._flow.may_publish and self._machine.is_open
+        confirms = self._machine.confirms
+        return (
+            self._flow.may_publish
+            and self._flowing
+            and (confirms is None or len(confirms.outstanding) < self._window)
+        )
+
+    @property
+    def is_open(self) -> bool:
+        """
+        Whether the channel has not ended, and is not about to.
+        """
+        return self._machine.is_open
 
     def select_confirms(self, window: int, handle: ReplyHandle) -> None:
         """
@@ -159,7 +167,7 @@ class Publisher:
         """
         self._machine.select_confirms(handle)
         self._window = window
-        self._refresh()
+        self.release()
 
     def _wait(self, item: _Waiting) -> None:
         self._waiting.append(item)
@@ -183,7 +191,7 @@ class Publisher:
             return
         self._releasing = True
         try:
-            while self._waiting and self.may_send:
+            while self._waiting and self.may_send and self.is_open:
                 item = self._waiting.popleft()
                 if not item.go():
                     self._waiting.appendleft(item)
@@ -193,13 +201,6 @@ class Publisher:
             self._fail(self._machine.reason)
         elif self._waiting:
             self._flow.wake(self)
-
-    def _refresh(self) -> None:
-        confirms = self._machine.confirms
-        room = confirms is None or len(confirms.outstanding) < self._window
-        self._ready = room and self._flowing
-        if self._waiting and self._ready:
-            self.release()
 
     def _fail(self, reason: AMQPError) -> None:
         waiting, self._waiting = self._waiting, deque()
@@ -215,8 +216,8 @@ class Publisher:
     # -- what the machine calls: see `ChannelSink` -----------------------------
 
     def confirmed(self) -> None:
-        if not self._ready or self._waiting:
-            self._refresh()
+        if self._waiting:
+            self.release()
 
     def returned(self, method: BasicReturn, header: bytes, body: bytes) -> Returned:
         message = Message(
@@ -235,10 +236,10 @@ class Publisher:
 
     def flow(self, active: bool) -> None:
         self._flowing = active
-        self._refresh()
+        self.release()
 
     def closed(self, reason: AMQPError) -> None:
-        self._ready = False
+        self._flowing = False
         self._fail(reason)
         self._ended(reason)
 
@@ -327,6 +328,8 @@ class _Batch:
                     )
                 except (AMQPError, TypeError) as error:
                     place.errback(error)
+                    if not publisher.is_open:
+                        break  # the rest fails when the channel has ended
         except StopIteration:
             self._exhausted = True
         except Exception as error:  # the user's iterator failed
