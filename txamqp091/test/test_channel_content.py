@@ -9,6 +9,7 @@ from struct import pack
 
 from txamqp091._machine.channel import Content
 from txamqp091._machine.connection import Limits
+from txamqp091._machine.content import Assembler
 from txamqp091.errors import (
     CommandInvalid,
     ContentTooLarge,
@@ -234,6 +235,12 @@ class ContentTests(ChannelCase):
         self.assertEqual(self.recorder.take(), [("tag", "oversized", 7, size)])
         self.recorder.receive(self.deliver(b"next"))
         self.assertEqual(self.recorder.kinds(), [("tag", "delivered")])
+
+    def test_which_end(self) -> None:
+        """
+        What both ends share does not know what a method means.
+        """
+        self.assertRaises(NotImplementedError, Assembler(0).expect, 1, b"")
 
     def test_limit_is_exact(self) -> None:
         """

@@ -292,7 +292,9 @@ class CloseTests(ChannelCase):
         calls are refused; then the channel has ended, by us.
         """
         self.wait_for_everything()
+        self.assertTrue(self.channel.is_open)
         self.channel.close(200, "done", self.recorder.handle("close"))
+        self.assertFalse(self.channel.is_open)
         self.assertEqual(self.recorder.sent(), [(1, spec.ChannelClose(200, "done"))])
         error = self.assertRaises(ChannelClosed, self.channel.check)
         self.assertTrue(error.by_us)
