@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_machine -*-
+# -*- test-case-name: txamqp091.test.test_connection_machine -*-
 """
 The seam between the machines and whoever drives them.
 
@@ -67,7 +67,8 @@ class ConnectionSink(Protocol):
     def closed(self, reason: AMQPError | None) -> None:
         """
         The AMQP connection is over: the broker closed it, for this reason, or
-        (if there is none) agreed to our close.  The transport can go.
+        (if there is none) agreed to our close.  The transport can go; call
+        `ConnectionMachine.lost` to tell those who still wait.
         """
 
 
