@@ -194,9 +194,7 @@ def content_frames(
     :param properties: flags and values, as `Properties.encode` gives them.
     """
     size = len(body)
-    header = _HEADER.pack(
-        FRAME_HEADER, channel, 12 + len(properties), _BASIC, 0, size
-    )
+    header = _HEADER.pack(FRAME_HEADER, channel, 12 + len(properties), _BASIC, 0, size)
     if not size:
         yield b"".join((method, header, properties, _END))
         return
