@@ -386,12 +386,30 @@ class RabbitNode:
         How many messages a queue has ready, now.  What ``rabbitmqctl`` lists is up
         to five seconds old.
         """
-        ready = self.eval(
-            "{ok, Q} = rabbit_amqqueue:lookup("
-            f'rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>)),'
-            " {ok, Ready, _} = rabbit_amqqueue:stat(Q), Ready."
+        return int(
+            self._ask_queue(
+                queue, vhost, "{ok, Ready, _} = rabbit_amqqueue:stat(Q), Ready."
+            )
         )
-        return int(ready)
+
+    def unacknowledged(self, queue: str, vhost: str = "/") -> int:
+        """
+        How many messages of a queue were delivered and not answered for yet.
+        """
+        return int(
+            self._ask_queue(
+                queue,
+                vhost,
+                "proplists:get_value(messages_unacknowledged,"
+                " rabbit_amqqueue:info(Q, [messages_unacknowledged])).",
+            )
+        )
+
+    def _ask_queue(self, queue: str, vhost: str, question: str) -> str:
+        return self.eval(
+            "{ok, Q} = rabbit_amqqueue:lookup("
+            f'rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>)), {question}'
+        )
 
     def queue_leader(self, queue: str, vhost: str = "/") -> str:
         """
