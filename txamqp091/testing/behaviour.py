@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_broker_behaviour -*-
+# -*- test-case-name: txamqp091.test.test_broker_topology -*-
 """
 Where the versions of RabbitMQ differ, as one table.
 
@@ -40,7 +40,7 @@ class Behaviour:
         so a publisher cannot invent a death; and the last death has headers of its
         own.
     :ivar keeps_redelivered: a dead letter is marked as redelivered if it had come back
-        to its queue, or was rejected.
+        to its queue, or was refused with ``basic.reject``.
     :ivar keeps_copies: a dead letter with a new routing key keeps its header ``CC``.
     :ivar soft_exchange_type: an unknown exchange type costs the channel (406), not
         the connection (503).
@@ -53,6 +53,8 @@ class Behaviour:
     :ivar strict_delivery_mode: a delivery mode other than 1 and 2 is refused (406).
     :ivar active_by_priority: with a single active consumer, the one of the highest
         priority is next; in a quorum queue it does not wait for the active one to go.
+    :ivar timeout_cancels: a delivery that is not acknowledged in time costs its
+        consumer, and that in quorum queues alone; otherwise it costs the channel (406).
     :ivar routes_replies: an answer by direct reply-to counts as routed.
     :ivar log_exchange: there is an internal exchange ``amq.rabbitmq.log``.
     :ivar max_message_size: in bytes.
@@ -78,6 +80,7 @@ class Behaviour:
     streams_add_mode: bool
     strict_delivery_mode: bool
     active_by_priority: bool
+    timeout_cancels: bool
     routes_replies: bool
     log_exchange: bool
     max_message_size: int
@@ -117,6 +120,7 @@ class Behaviour:
             streams_add_mode=latest,
             strict_delivery_mode=not four,
             active_by_priority=four,
+            timeout_cancels=latest,
             routes_replies=four,
             log_exchange=latest,
             max_message_size=16_777_216 if four else 134_217_728,

@@ -71,7 +71,8 @@ class MemoryBroker:
             host.  By default, guest with the password guest.
         :param vhosts: the names of the virtual hosts.
         :param consumer_timeout: how long a delivery may be unacknowledged, in seconds,
-            before its channel is closed; None is for ever.
+            or None: for ever.  After that, RabbitMQ 4.3 cancels a consumer of a quorum
+            queue, and leaves others alone; older ones close the channel (406).
         :param transient_queues: whether a queue may be neither durable nor exclusive,
             which RabbitMQ can be told to refuse.
         :param history: how many messages to keep in ``published``.

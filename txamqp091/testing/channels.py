@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_broker_channels -*-
+# -*- test-case-name: txamqp091.test.test_broker_consuming -*-
 """
 One channel, as the in-memory broker sees it.
 
@@ -364,7 +364,7 @@ class BrokerChannel:
                 put_back(taken, why)
             else:
                 for each in taken:
-                    each.queue.reject(each.entry)
+                    each.queue.reject(each.entry, why)
             self._resume(consumers)
             return True
 
@@ -401,7 +401,13 @@ class BrokerChannel:
         for queue, its in by_queue.items():
             queue.resume(its)
 
-    def _timed_out(self) -> None:
+    def _timed_out(self, delivery: Delivery) -> None:
+        """
+        A delivery has not been acknowledged in time.
+        """
+        if self._broker.behaviour.timeout_cancels:
+            self._give_up(delivery)
+            return
         timeout = self._unacked.timeout or 0.0
         problem = (
             f"delivery acknowledgement on channel {self.number} timed out. Timeout "
@@ -409,6 +415,20 @@ class BrokerChannel:
             "configured, see consumers doc guide to learn more"
         )
         self.end(precondition(problem))
+
+    def _give_up(self, delivery: Delivery) -> None:
+        """
+        End a consumer that has not acknowledged in time.
+        """
+        taken = self._unacked.take_late(delivery)
+        consumer = delivery.consumer
+        self._release(taken)
+        if consumer is not None:
+            consumer.queue.unsubscribe(consumer)
+            self.consumer_cancelled(consumer)
+        put_back(taken, Comeback.NACKED)
+        if consumer is not None:
+            consumer.queue.abandoned()
 
     # -- the end -----------------------------------------------------------------------
 

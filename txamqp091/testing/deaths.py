@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_broker_deaths -*-
+# -*- test-case-name: txamqp091.test.test_broker_queues -*-
 """
 What a dropped message tells of its past: ``x-death``, and the dead letter.
 
@@ -79,8 +79,9 @@ def dead_letter(
         deaths = _deaths_in(headers)
     deaths = _add(deaths, message, queue, reason, now)
     first = message.first_death or (queue, reason, message.exchange)
+    if behaviour.deaths_apart or message.deaths or "x-death" not in headers:
+        _describe(headers, "first", first)
     headers["x-death"] = [each.row() for each in deaths]
-    _describe(headers, "first", first)
     if behaviour.deaths_apart:
         _describe(headers, "last", (queue, reason, message.exchange))
     marked = behaviour.keeps_redelivered
@@ -97,7 +98,7 @@ def dead_letter(
         deaths=deaths,
         first_death=first,
         returned=marked and (message.returned or entry.returns > 0),
-        rejected=marked and reason == "rejected",
+        rejected=marked and entry.failed,
     )
 
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_broker_settling -*-
+# -*- test-case-name: txamqp091.test.test_broker_consuming -*-
 """
 What a channel has delivered, and waits to hear of.
 
@@ -51,15 +51,20 @@ class Unacked:
         self,
         clock: IReactorTime,
         timeout: float | None,
-        timed_out: Callable[[], None],
+        timed_out: Callable[[Delivery], None],
     ) -> None:
         """
-        :param timed_out: called when one has been out for too long.
+        :param timed_out: called with one that has been out for too long; it is to be
+            taken then.
         """
         self.timeout = timeout
         self._clock = clock
         self._timed_out = timed_out
         self._deliveries: OrderedDict[int, Delivery] = OrderedDict()
+        # Of those, the ones that may time out.
+        self._watched: OrderedDict[int, Delivery] = OrderedDict()
+        # Those that did: the client does not know, and may settle them.
+        self._late: set[int] = set()
         self._call: IDelayedCall | None = None
 
     def __len__(self) -> int:
@@ -77,10 +82,12 @@ class Unacked:
         """
         A message has gone out.
         """
-        now = self._clock.seconds()
-        self._deliveries[tag] = Delivery(tag, queue, entry, consumer, now)
-        if self._call is None:
-            self._watch()
+        delivery = Delivery(tag, queue, entry, consumer, self._clock.seconds())
+        self._deliveries[tag] = delivery
+        if self.timeout is not None and queue.times_out:
+            self._watched[tag] = delivery
+            if self._call is None:
+                self._watch()
 
     def take(self, tag: int, multiple: bool) -> list[Delivery]:
         """
@@ -92,13 +99,17 @@ class Unacked:
         deliveries = self._deliveries
         if multiple and tag == 0:
             return self.take_all()
-        if tag not in deliveries:
+        if tag not in deliveries and tag not in self._late:
             raise precondition(f"unknown delivery tag {tag}")
-        if not multiple:
-            return [deliveries.pop(tag)]
-        taken = []
-        while deliveries and next(iter(deliveries)) <= tag:
-            taken.append(deliveries.popitem(last=False)[1])
+        self._late.discard(tag)
+        taken: list[Delivery] = []
+        if multiple:
+            while deliveries and next(iter(deliveries)) <= tag:
+                taken.append(deliveries.popitem(last=False)[1])
+        elif tag in deliveries:
+            taken.append(deliveries.pop(tag))
+        for each in taken:
+            self._watched.pop(each.tag, None)
         return taken
 
     def take_all(self) -> list[Delivery]:
@@ -107,6 +118,24 @@ class Unacked:
         """
         taken = list(self._deliveries.values())
         self._deliveries.clear()
+        self._watched.clear()
+        return taken
+
+    def take_late(self, delivery: Delivery) -> list[Delivery]:
+        """
+        Take what has timed out, and what else its consumer has.  The client may still
+        settle it, to no effect.
+        """
+        taken = [
+            each
+            for each in self._deliveries.values()
+            if each is delivery
+            or (each.consumer is not None and each.consumer is delivery.consumer)
+        ]
+        for each in taken:
+            del self._deliveries[each.tag]
+            self._watched.pop(each.tag, None)
+            self._late.add(each.tag)
         return taken
 
     def restore(self, taken: Iterable[Delivery]) -> None:
@@ -115,13 +144,16 @@ class Unacked:
         """
         everything = sorted([*taken, *self._deliveries.values()], key=_tag)
         self._deliveries = OrderedDict((each.tag, each) for each in everything)
+        if self.timeout is not None:
+            watched = [each for each in everything if each.queue.times_out]
+            self._watched = OrderedDict((each.tag, each) for each in watched)
         self._watch()
 
     def stop(self) -> None:
         """
         Watch no longer.
         """
-        self.timeout = None
+        self._watched.clear()
         self._watch()
 
     # -- time --------------------------------------------------------------------------
@@ -133,23 +165,23 @@ class Unacked:
         if self._call is not None:
             self._call.cancel()
             self._call = None
-        if self.timeout is not None and self._deliveries:
-            age = self._clock.seconds() - self._oldest.time
-            delay = max(0.0, self.timeout - age)
-            self._call = self._clock.callLater(delay, self._look)
+        if self._watched:
+            self._call = self._clock.callLater(max(0.0, self._left), self._look)
 
     @property
-    def _oldest(self) -> Delivery:
-        return next(iter(self._deliveries.values()))
+    def _left(self) -> float:
+        """
+        How many seconds are left for the oldest.
+        """
+        assert self.timeout is not None
+        oldest = next(iter(self._watched.values()))
+        return oldest.time + self.timeout - self._clock.seconds()
 
     def _look(self) -> None:
         self._call = None
-        if not self._deliveries or self.timeout is None:
-            return
-        if self._clock.seconds() - self._oldest.time + _MOMENT < self.timeout:
-            self._watch()
-        else:
-            self._timed_out()
+        while self._watched and self._left <= _MOMENT:
+            self._timed_out(self._watched.popitem(last=False)[1])
+        self._watch()
 
 
 def _tag(delivery: Delivery) -> int:

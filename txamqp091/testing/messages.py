@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_broker_publishing -*-
+# -*- test-case-name: txamqp091.test.test_broker_queues -*-
 """
 Messages inside the in-memory broker.
 
@@ -48,7 +48,7 @@ class Message:
     :ivar deaths: what happened to it so far, the latest first.
     :ivar first_death: the queue, the reason and the exchange of the first, or None.
     :ivar returned: whether it came back to one of the queues that it was in before.
-    :ivar rejected: whether the last of those was told to drop it.
+    :ivar rejected: whether a client failed on it in the last of those.
     """
 
     __slots__ = (
@@ -118,12 +118,14 @@ class Entry:
     :ivar priority: those with a higher one go first.
     :ivar expires: when it is dropped, by the broker's clock, or None.
     :ivar redelivered: whether it has been delivered, or may have been.
+    :ivar failed: whether a client has said so, and that nobody shall get it.
     :ivar failures: how often that went wrong, as a quorum queue counts.
     :ivar returns: how often it came back, for whatever reason.
     """
 
     __slots__ = (
         "expires",
+        "failed",
         "failures",
         "message",
         "position",
@@ -144,6 +146,7 @@ class Entry:
         self.priority = priority
         self.expires = expires
         self.redelivered = message.returned or message.rejected
+        self.failed = False
         self.failures = 0
         self.returns = 0
 

@@ -92,6 +92,13 @@ class AnyQueue(ABC):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}, {self.ready_count} ready>"
 
+    @property
+    def times_out(self) -> bool:
+        """
+        Whether its deliveries must be acknowledged in time.
+        """
+        return not self.vhost.behaviour.timeout_cancels
+
     # -- what is in it -----------------------------------------------------------------
 
     @property
@@ -161,7 +168,7 @@ class AnyQueue(ABC):
         """
 
     @abstractmethod
-    def reject(self, entry: Entry) -> None:
+    def reject(self, entry: Entry, why: Comeback) -> None:
         """
         A client does not want a message, and neither shall others get it.
         """
@@ -302,10 +309,16 @@ class Queue(AnyQueue):
             return False
         self._push(self._entry(message))
         self.deliver()
+        self._limit()
+        return True
+
+    def _limit(self) -> None:
+        """
+        Drop the first messages, if there are too many.
+        """
         if self.settings.overflow == "drop-head":
             while self._is_over():
                 self.vhost.dead_letter(self, self._pop(), "maxlen")
-        return True
 
     def _entry(self, message: Message) -> Entry:
         self._positions += 1
@@ -363,9 +376,10 @@ class Queue(AnyQueue):
         Any may.
         """
 
-    def reject(self, entry: Entry) -> None:
+    def reject(self, entry: Entry, why: Comeback) -> None:
         self._unacked.pop(entry, None)
         if not self.deleted:
+            entry.failed = why is Comeback.REJECTED
             self.vhost.dead_letter(self, entry, "rejected")
 
     def requeue(self, entries: Iterable[Entry], why: Comeback) -> None:
@@ -376,6 +390,7 @@ class Queue(AnyQueue):
             if not self.deleted and self._keeps(entry, why):
                 self._push(entry)
         self.deliver()
+        self._limit()
 
     def _keeps(self, entry: Entry, why: Comeback) -> bool:
         """
@@ -468,6 +483,10 @@ class QuorumQueue(Queue):
     def __init__(self, name: str, vhost: VirtualHost, **details: Any) -> None:
         super().__init__(name, vhost, **details)
         self.consumers.eager = vhost.behaviour.active_by_priority
+
+    @property
+    def times_out(self) -> bool:
+        return True
 
     def _priority(self, message: Message) -> int:
         if not self.vhost.behaviour.quorum_priorities:

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_broker_replies -*-
+# -*- test-case-name: txamqp091.test.test_broker_publishing -*-
 """
 Direct reply-to: answers that go straight to the channel that asked.
 

@@ -170,7 +170,7 @@ class Stream(AnyQueue):
         if not self.vhost.behaviour.streams_settle:
             raise self._unsupported("basic.nack and basic.reject")
 
-    def reject(self, entry: Entry) -> None:
+    def reject(self, entry: Entry, why: Comeback) -> None:
         """
         Nothing: what was read stays.
         """
