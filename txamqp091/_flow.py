@@ -4,7 +4,8 @@ Back-pressure, both ways, for one connection.
 
 Outward: whether messages may be published now, and which publishers wait for that.
 Inward: which consumers have more than they can deal with; while there is one,
-nothing is read from the transport.
+nothing is read from the transport.  Unless the broker owes answers: whoever waits for
+one may be the very handler that does not get on, and answers come behind deliveries.
 """
 
 from __future__ import annotations
@@ -42,16 +43,19 @@ class Flow:
         clock: IReactorTime,
         stop_reading: Callable[[], None],
         read_on: Callable[[], None],
+        answers_due: Callable[[], bool] = lambda: False,
     ) -> None:
         """
         :param stop_reading: called when the first consumer holds.
         :param read_on: called, in a turn of its own, when none holds any more.
+        :param answers_due: tells whether the broker owes answers.
         """
         self.may_publish = False
         self.reading = True
         self._clock = clock
         self._stop_reading = stop_reading
         self._read_on = read_on
+        self._answers_due = answers_due
         self._ended = False
         self._waiters: dict[Waiter, None] = {}
         self._holders: dict[object, object] = {}
@@ -84,11 +88,12 @@ class Flow:
 
     def hold(self, owner: object, channel: object) -> None:
         """
-        Read nothing more until ``owner`` can take more, or its channel ends.
+        Read nothing more until ``owner`` can take more, or its channel ends.  To be
+        called again with each delivery that is too much.
         """
         if not self._ended:
             self._holders[owner] = channel
-            if self.reading:
+            if self.reading and not self._answers_due():
                 self.reading = False
                 self._stop_reading()
 
@@ -107,14 +112,25 @@ class Flow:
             if held is channel:
                 self.release(owner)
 
+    def said(self) -> None:
+        """
+        Something was sent; perhaps a question.
+        """
+        if self._answers_due():
+            self._resume_soon()
+
     def _resume(self) -> None:
+        if not self._holders:
+            self._resume_soon()
+
+    def _resume_soon(self) -> None:
         # In a turn of its own: whoever released may be in the middle of things.
-        if not self._holders and not self.reading and self._call is None:
+        if not self.reading and self._call is None:
             self._call = self._clock.callLater(0, self._resume_now)
 
     def _resume_now(self) -> None:
         self._call = None
-        if not self._holders:
+        if not self._holders or self._answers_due():
             self.reading = True
             self._read_on()
 

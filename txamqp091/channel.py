@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from txamqp091._flow import Flow
 from txamqp091._machine.channel import ChannelMachine, Content
@@ -31,7 +32,7 @@ from txamqp091._observer import OneShot
 from txamqp091.consumer import DEFAULT_PREFETCH, Consumer, Deliveries, Handler
 from txamqp091.errors import AMQPError, ContentTooLarge, LocalProtocolError
 from txamqp091.message import Body, Delivery, Message, Settler
-from txamqp091.publisher import DEFAULT_WINDOW, Publisher
+from txamqp091.publisher import DEFAULT_WINDOW, DEFAULT_WINDOW_SIZE, Publisher
 from txamqp091.wire import spec
 from txamqp091.wire.method import Method
 from txamqp091.wire.properties import Properties
@@ -107,7 +108,7 @@ class Channel:
                 return fail(error)
             self._flow.release_channel(self._machine)
         ended: Deferred[None] = self._closed.when_fired()
-        return ended.addErrback(lambda _: None)
+        return ended.addErrback(_closed_anyway)
 
     def when_closed(self) -> Deferred[None]:
         """
@@ -132,11 +133,7 @@ class Channel:
         """
         deferred: Deferred[Reply] = Deferred()
         try:
-            if getattr(method, "no_wait", False):
-                self._machine.send(method)
-                deferred.callback(reply())
-            else:
-                self._machine.call(method, deferred)
+            self._machine.call(method, deferred)
         except AMQPError as error:
             deferred.errback(error)
         return deferred
@@ -400,7 +397,11 @@ class Channel:
         return self._publisher.publish_many(messages)
 
     def confirm_select(
-        self, window: int = DEFAULT_WINDOW
+        self,
+        window: int = DEFAULT_WINDOW,
+        window_size: int = DEFAULT_WINDOW_SIZE,
+        *,
+        no_wait: bool = False,
     ) -> Deferred[spec.ConfirmSelectOk]:
         """
         Enter confirm mode: the broker answers for each message from now on.  There
@@ -409,12 +410,16 @@ class Channel:
 
         :param window: how many messages may be unconfirmed at a time; the next one
             waits.
+        :param window_size: how many bytes their bodies may have, those of up to 4
+            KiB not counted; the message that goes beyond is the last one to leave.
         """
         deferred: Deferred[spec.ConfirmSelectOk] = Deferred()
         try:
-            if window < 1:
-                raise LocalProtocolError(f"a window of {window} messages; 1 at least")
-            self._publisher.select_confirms(window, deferred)
+            if window < 1 or window_size < 1:
+                raise LocalProtocolError(
+                    f"a window of {window} messages and {window_size} bytes; 1 at least"
+                )
+            self._publisher.select_confirms(window, window_size, no_wait, deferred)
         except (AMQPError, TypeError) as error:
             deferred.errback(error)
         return deferred
@@ -439,6 +444,7 @@ class Channel:
         *,
         prefetch: int = DEFAULT_PREFETCH,
         no_local: bool = False,
+        no_wait: bool = False,
     ) -> Deferred[Consumer]:
         """
         Have the messages of a queue given to a function.
@@ -455,9 +461,17 @@ class Channel:
             come before that.  Cancelling it cancels the consumer.
         """
         consumer = self._consumer(queue, consumer_tag, handler, auto_ack, prefetch)
-        return self._consume(
-            consumer, consumer.cancel, exclusive, arguments, prefetch, no_local
+        method = spec.BasicConsume(
+            0,
+            queue,
+            consumer.consumer_tag,
+            no_local,
+            auto_ack,
+            exclusive,
+            no_wait,
+            arguments or {},
         )
+        return self._consume(consumer, method, prefetch, consumer.cancel)
 
     def consume(
         self,
@@ -480,9 +494,17 @@ class Channel:
             queue, consumer_tag, deliveries._received, auto_ack, prefetch
         )
         deliveries._attach(consumer)
-        started = self._consume(
-            consumer, deliveries.cancel, exclusive, arguments, prefetch, False
+        method = spec.BasicConsume(
+            0,
+            queue,
+            consumer.consumer_tag,
+            False,
+            auto_ack,
+            exclusive,
+            False,
+            arguments or {},
         )
+        started = self._consume(consumer, method, prefetch, deliveries.cancel)
         return started.addCallback(lambda _: deliveries)
 
     def _consumer(
@@ -505,11 +527,9 @@ class Channel:
     def _consume(
         self,
         consumer: Consumer,
-        abandon: Callable[[], Deferred[int]],
-        exclusive: bool,
-        arguments: Arguments | None,
+        method: spec.BasicConsume,
         prefetch: int,
-        no_local: bool,
+        abandon: Callable[[], Deferred[int]],
     ) -> Deferred[Consumer]:
         # Cancelled, it must not leave a consumer behind that nobody knows of.
         def cancelled(_: object) -> None:
@@ -520,16 +540,6 @@ class Channel:
         qos = spec.BasicQos(0, prefetch, False)
         qos_reply: Deferred[spec.BasicQosOk] = Deferred()
         qos_reply.addErrback(lambda _: None)  # the answer to consume tells it too
-        method = spec.BasicConsume(
-            0,
-            consumer.queue,
-            tag,
-            no_local,
-            consumer.auto_ack,
-            exclusive,
-            False,
-            arguments or {},
-        )
         reply: Deferred[spec.BasicConsumeOk] = Deferred()
         try:
             if not callable(consumer.handler):
@@ -560,7 +570,9 @@ class Channel:
         reply.addCallbacks(agreed, refused)
         return started
 
-    def basic_cancel(self, consumer_tag: str) -> Deferred[spec.BasicCancelOk]:
+    def basic_cancel(
+        self, consumer_tag: str, *, no_wait: bool = False
+    ) -> Deferred[spec.BasicCancelOk]:
         """
         End a consumer, by its name: as `Consumer.cancel`, which says how many
         messages went back.
@@ -570,8 +582,11 @@ class Channel:
             consumer = self._machine.consumers.get(key)
             if isinstance(consumer, Consumer):
                 ended = consumer.cancel()
+                if no_wait:  # we do; but the consumer has to hear the answer
+                    ended.addErrback(lambda _: None)
+                    return succeed(spec.BasicCancelOk(consumer_tag))
                 return ended.addCallback(lambda _: spec.BasicCancelOk(consumer_tag))
-        return self._call(spec.BasicCancel(consumer_tag, False), spec.BasicCancelOk)
+        return self._call(spec.BasicCancel(consumer_tag, no_wait), spec.BasicCancelOk)
 
     def basic_get(
         self, queue: str, auto_ack: bool = False
@@ -734,3 +749,11 @@ class Channel:
             spec.AccessRequest(realm, exclusive, passive, active, write, read),
             spec.AccessRequestOk,
         )
+
+
+def _closed_anyway(failure: Failure) -> None:
+    """
+    For whoever wants the channel to be closed, a reason is as good as another; but
+    to give up waiting is no reason.
+    """
+    failure.trap(AMQPError)

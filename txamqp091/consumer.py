@@ -146,9 +146,12 @@ class Consumer:
         """
         if not self.running:
             return succeed(None)
-        waiting: Deferred[None] = Deferred(self._idle.remove)
+        waiting: Deferred[None] = Deferred(self._forget)
         self._idle.append(waiting)
         return waiting
+
+    def _forget(self, cancelled: Deferred[None]) -> None:
+        self._idle.remove(cancelled)
 
     # -- what the machine calls: see `ConsumerSink` ----------------------------
 
@@ -239,9 +242,8 @@ class Consumer:
         if self.running == self._limit:
             self._flow.release(self)
         elif not self.running:
-            idle, self._idle = self._idle, []
-            for waiting in idle:
-                waiting.callback(None)
+            while self._idle:
+                self._idle.pop(0).callback(None)
 
     def _failed(self, delivery: Delivery, failure: Failure) -> None:
         hopeless = failure.check(UndecodableProperty) is not None
@@ -295,7 +297,8 @@ class Deliveries:
         self._waiting: deque[Deferred[Delivery]] = deque()
         self._end: BaseException | None = None
 
-    def __len__(self) -> int:
+    @property
+    def buffered(self) -> int:
         """
         How many deliveries have come and were not asked for yet.
         """
@@ -316,7 +319,7 @@ class Deliveries:
         """
         Ask for the next delivery.
 
-        :returns: fires with it; fails as the iteration does, or with `LookupError`
+        :returns: fires with it; fails as the iteration does, or with ``LookupError``
             once it was cancelled by us and is exhausted.  When it is cancelled, the
             delivery goes to whoever asks next.
         """

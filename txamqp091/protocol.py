@@ -97,11 +97,16 @@ class AMQPProtocol(Protocol):
                 max_body=parameters.max_body_size,
             ),
         )
+        self._flow = Flow(
+            reactor,
+            self._stop_reading,
+            self._read_on,
+            self._machine.answers_due,
+        )
         self._login: Login | None = None
         self._heartbeats: Heartbeats | None = None
         # The time limit of the handshake, and later of the close.
         self._limit_call: IDelayedCall | None = None
-        self._flow = Flow(reactor, self._stop_reading, self._read_on)
         self._reason: AMQPError | None = None
         self._gone = False
         self._opened: OneShot[AMQPProtocol] = OneShot()
@@ -357,6 +362,8 @@ class AMQPProtocol(Protocol):
 
     def _write(self, data: bytes) -> None:
         self._transport().write(data)
+        if not self._flow.reading:
+            self._flow.said()
 
     def _is_tls(self) -> bool:
         return bool(ISSLTransport.providedBy(self.transport))

@@ -26,10 +26,13 @@ from txamqp091.message import Body, Message, body_bytes
 from txamqp091.wire.properties import EMPTY, Properties
 from txamqp091.wire.spec import BasicReturn
 
-__all__ = ["DEFAULT_WINDOW", "Publisher"]
+__all__ = ["DEFAULT_WINDOW", "DEFAULT_WINDOW_SIZE", "Publisher"]
 
 #: How many messages may be unconfirmed before the next one waits.
 DEFAULT_WINDOW = 1000
+
+#: How many bytes of large bodies may be unconfirmed before the next message waits.
+DEFAULT_WINDOW_SIZE = 16 << 20
 
 
 def _encoded(properties: Properties) -> bytes:
@@ -77,6 +80,7 @@ class Publisher:
         self._flow = flow
         self._ended = ended
         self._window = DEFAULT_WINDOW
+        self._window_size = DEFAULT_WINDOW_SIZE
         # Whether the broker lets this channel publish, and it has not ended.
         self._flowing = True
         self._waiting: deque[_Waiting] = deque()
@@ -151,7 +155,13 @@ class Publisher:
         return (
             self._flow.may_publish
             and self._flowing
-            and (confirms is None or len(confirms.outstanding) < self._window)
+            and (
+                confirms is None
+                or (
+                    len(confirms.outstanding) < self._window
+                    and confirms.size < self._window_size
+                )
+            )
         )
 
     @property
@@ -161,12 +171,15 @@ class Publisher:
         """
         return self._machine.is_open
 
-    def select_confirms(self, window: int, handle: ReplyHandle) -> None:
+    def select_confirms(
+        self, window: int, window_size: int, no_wait: bool, handle: ReplyHandle
+    ) -> None:
         """
-        Enter confirm mode, with so many unconfirmed messages at the most.
+        Enter confirm mode; see `Channel.confirm_select`.
         """
-        self._machine.select_confirms(handle)
+        self._machine.select_confirms(handle, no_wait)
         self._window = window
+        self._window_size = window_size
         self.release()
 
     def _wait(self, item: _Waiting) -> None:

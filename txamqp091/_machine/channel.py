@@ -128,14 +128,19 @@ class ChannelMachine(Assembler):
 
     def call(self, method: Method, handle: ReplyHandle) -> None:
         """
-        Send a method; its answer goes to ``handle``: the method, or `Content`.
+        Send a method; its answer goes to ``handle``: the method, or `Content`.  If
+        it asks for no answer, ``handle`` is given an empty one of our own at once.
 
         :raises AMQPError: as `send` does; ``handle`` is not called then.
         """
         self.check()
         frame = self._frame(method)
-        self._replies.expect(method, handle)
-        self._write(frame)
+        if getattr(method, "no_wait", False) or getattr(method, "nowait", False):
+            self._write(frame)
+            handle.callback(method.replies[0]())
+        else:
+            self._replies.expect(method, handle)
+            self._write(frame)
 
     def _frame(self, method: Method) -> bytes:
         payload = method.encode()
@@ -154,12 +159,12 @@ class ChannelMachine(Assembler):
         self.call(spec.ChannelClose(reply_code, reply_text, 0, 0), handle)
         self.closing = True
 
-    def select_confirms(self, handle: ReplyHandle) -> None:
+    def select_confirms(self, handle: ReplyHandle, no_wait: bool = False) -> None:
         """
         Enter confirm mode.  The broker counts messages from the moment it reads
         this, so those that follow can be published without waiting for the answer.
         """
-        self.call(spec.ConfirmSelect(False), handle)
+        self.call(spec.ConfirmSelect(no_wait), handle)
         if self.confirms is None:
             self.confirms = Confirms()
 
@@ -195,7 +200,7 @@ class ChannelMachine(Assembler):
             if mandatory:
                 self.confirms.publish_mandatory(handle, exchange, routing_key, body)
             else:
-                self.confirms.publish(handle)
+                self.confirms.publish(handle, len(body))
         for data in content_frames(
             self.number, method, properties, body, self._max_payload
         ):
@@ -235,6 +240,13 @@ class ChannelMachine(Assembler):
         Whether anything can be sent.
         """
         return self.reason is None and not self.closing
+
+    def answers_due(self) -> bool:
+        """
+        Whether the peer owes us an answer, to a call or for a message.
+        """
+        confirms = self.confirms
+        return bool(self._replies or (confirms is not None and confirms.outstanding))
 
     def check(self) -> None:
         """

@@ -27,6 +27,9 @@ __all__ = ["Confirms"]
 #: How many messages that are answered for may stay in the queue of mandatory ones.
 _SLACK = 64
 
+#: Bodies up to this size are not worth adding up, as so few of them are waited for.
+_LARGE = 4096
+
 
 class Confirms:
     """
@@ -34,24 +37,40 @@ class Confirms:
 
     :ivar published: how many messages were published; also the last one's number.
     :ivar outstanding: who waits for each number that has no answer yet.
+    :ivar size: the bytes of all those bodies, as far as they are large.
     """
 
-    __slots__ = ("_lowest", "_mandatory", "_returned", "outstanding", "published")
+    __slots__ = (
+        "_large",
+        "_lowest",
+        "_mandatory",
+        "_returned",
+        "outstanding",
+        "published",
+        "size",
+    )
 
     def __init__(self) -> None:
         self.published = 0
         self.outstanding: dict[int, ReplyHandle] = {}
+        self.size = 0
+        self._large: dict[int, int] = {}
         # No number below this one is outstanding.
         self._lowest = 1
         self._mandatory: deque[tuple[int, str, str, bytes]] = deque()
         self._returned: dict[int, Returned] = {}
 
-    def publish(self, handle: ReplyHandle) -> None:
+    def publish(self, handle: ReplyHandle, size: int = 0) -> None:
         """
         Count a message; ``handle`` waits for the answer.
+
+        :param size: the bytes of its body.
         """
         self.published = number = self.published + 1
         self.outstanding[number] = handle
+        if size > _LARGE:
+            self._large[number] = size
+            self.size += size
 
     def publish_mandatory(
         self, handle: ReplyHandle, exchange: str, routing_key: str, body: bytes
@@ -59,7 +78,7 @@ class Confirms:
         """
         Count a message that may come back.
         """
-        self.publish(handle)
+        self.publish(handle, len(body))
         mandatory = self._mandatory
         outstanding = self.outstanding
         while mandatory and mandatory[0][0] not in outstanding:
@@ -115,6 +134,8 @@ class Confirms:
             return  # answered before: `multiple` covers it, or the broker repeats
         if not self.outstanding:
             self._mandatory.clear()  # their bodies may be large
+        if self._large:
+            self.size -= self._large.pop(number, 0)
         error = self._returned.pop(number, None) if self._returned else None
         if error is not None:
             handle.errback(error)
@@ -128,6 +149,8 @@ class Confirms:
         Tell all who wait that no answer will come.
         """
         outstanding, self.outstanding = self.outstanding, {}
+        self._large.clear()
+        self.size = 0
         returned, self._returned = self._returned, {}
         self._mandatory.clear()
         for number, handle in outstanding.items():

@@ -286,6 +286,14 @@ class ConnectionMachine:
     def _answered(self, method: Method) -> None:
         self._replies.take(method).callback(method)
 
+    def answers_due(self) -> bool:
+        """
+        Whether the peer owes us any answer.
+        """
+        return bool(self._replies) or any(
+            channel.answers_due() for channel in self._channels.values()
+        )
+
     def heartbeat(self) -> None:
         """
         Tell the peer that we are alive.

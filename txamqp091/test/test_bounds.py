@@ -60,12 +60,12 @@ class PauseTests(BoundsCase):
         deliveries = self.deliveries(auto_ack=True, prefetch=10)
         self.feed(1, 50)
         self.assertFalse(self.reading)
-        self.assertEqual(len(deliveries), 11)
+        self.assertEqual(deliveries.buffered, 11)
         bodies: list[bytes] = []
         for _ in range(50):
             bodies.append(self.successResultOf(deliveries.get()).body)
             self.peer.turn()
-            self.assertLessEqual(len(deliveries), 11)
+            self.assertLessEqual(deliveries.buffered, 11)
         self.assertEqual(bodies, [b"%d" % each for each in range(1, 51)])
         self.assertTrue(self.reading)
 
@@ -76,7 +76,7 @@ class PauseTests(BoundsCase):
         deliveries = self.deliveries(prefetch=0)
         self.feed(1, 3000)
         self.assertFalse(self.reading)
-        self.assertEqual(len(deliveries), 1001)
+        self.assertEqual(deliveries.buffered, 1001)
 
     def test_cancel_while_paused(self) -> None:
         """
@@ -96,7 +96,7 @@ class PauseTests(BoundsCase):
             self.assertTrue(self.reading)
             self.peer.serve()
             self.successResultOf(cancelling)
-            self.assertEqual(len(deliveries), 50)
+            self.assertEqual(deliveries.buffered, 50)
 
     def test_close_while_paused(self) -> None:
         """
@@ -252,10 +252,10 @@ class MemoryTests(BoundsCase):
             flood()
             self.assertLess(fed, 1000)
             while taken < total:
-                while len(deliveries):
+                while deliveries.buffered:
                     self.successResultOf(deliveries.get())
                     taken += 1
-                    self.assertLessEqual(len(deliveries), 101)
+                    self.assertLessEqual(deliveries.buffered, 101)
                 self.peer.turn()
                 flood()
 

@@ -125,6 +125,16 @@ TELLING: list[tuple[Call, Method]] = [
 #: What the broker is told not to answer: called, sent, and our own answer.
 NO_WAIT: list[tuple[Call, Method, Method]] = [
     (
+        lambda c: c.confirm_select(no_wait=True),
+        spec.ConfirmSelect(True),
+        spec.ConfirmSelectOk(),
+    ),
+    (
+        lambda c: c.basic_cancel("nobody", no_wait=True),
+        spec.BasicCancel("nobody", True),
+        spec.BasicCancelOk(),
+    ),
+    (
         lambda c: c.exchange_declare("logs", no_wait=True),
         spec.ExchangeDeclare(0, "logs", durable=True, no_wait=True),
         spec.ExchangeDeclareOk(),

@@ -144,7 +144,8 @@ class EndTests(ChannelCase):
         first, second = self.channel.close(), self.channel.when_closed()
         first.cancel()
         second.cancel()
-        self.reason(second, CancelledError)
+        for each in (first, second):
+            self.reason(each, CancelledError)
         third = self.channel.when_closed()
         self.peer.serve()
         self.assertIsNone(self.successResultOf(third))

@@ -308,3 +308,44 @@ class SharingTests(ChannelCase):
         self.peer.serve()
         self.peer.deliver(1, "two", 4)
         self.assertEqual(seen["two"], [1, 2, 4])
+
+
+class NoWaitTests(ChannelCase):
+    """
+    A broker that is told not to answer.
+    """
+
+    def test_consume(self) -> None:
+        """
+        The consumer is there at once, and takes deliveries.
+        """
+        got: list[Delivery] = []
+        consuming = self.channel.basic_consume(
+            "work", got.append, consumer_tag="c", no_wait=True
+        )
+        consumer = self.successResultOf(consuming)
+        qos, consume = self.heard()
+        self.assertEqual(qos, spec.BasicQos(0, 100, False))
+        self.assertEqual(
+            consume, spec.BasicConsume(0, "work", "c", False, False, False, True)
+        )
+        self.peer.send(1, spec.BasicQosOk())
+        self.peer.deliver(1, "c", 1, b"hello")
+        self.assertEqual([each.body for each in got], [b"hello"])
+        self.assertTrue(consumer.is_active)
+
+    def test_cancel(self) -> None:
+        """
+        Nobody waits for the cancelling of a consumer, but the consumer itself: what
+        still comes is handed back.
+        """
+        got: list[Delivery] = []
+        self.channel.basic_consume("work", got.append, consumer_tag="c")
+        self.peer.serve()
+        cancelled = self.channel.basic_cancel("c", no_wait=True)
+        self.assertEqual(self.successResultOf(cancelled), spec.BasicCancelOk("c"))
+        self.assertEqual(self.heard(), [spec.BasicCancel("c", False)])
+        self.peer.deliver(1, "c", 1, b"late")
+        self.assertEqual(self.heard(), [spec.BasicNack(1, False, True)])
+        self.peer.send(1, spec.BasicCancelOk("c"))
+        self.assertEqual(got, [])

@@ -201,7 +201,7 @@ class ConsumerDefects(ChannelCase):
         """
         deliveries = self.deliveries(auto_ack=True)
         self.deliver(*range(1, 102))
-        self.assertEqual(len(deliveries), 101)
+        self.assertEqual(deliveries.buffered, 101)
         self.assertEqual(self.peer.transport.producerState, "paused")
         self.peer.transport.capacity = 10_000
         self.peer.turn()

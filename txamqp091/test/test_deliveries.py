@@ -39,7 +39,7 @@ class LoopTests(ChannelCase):
         """
         deliveries = self.deliveries()
         self.deliver(1, 2)
-        self.assertEqual(len(deliveries), 2)
+        self.assertEqual(deliveries.buffered, 2)
         seen: list[bytes] = []
         loop = self.start(self.collect(deliveries, seen))
         self.deliver(3)
@@ -125,7 +125,7 @@ class LoopTests(ChannelCase):
         deliveries = self.deliveries()
         self.deliver(1, 2)
         self.peer.send(1, spec.ChannelClose(404, "no", 0, 0))
-        self.assertEqual(len(deliveries), 0)
+        self.assertEqual(deliveries.buffered, 0)
         seen: list[bytes] = []
         self.reason(self.start(self.collect(deliveries, seen)), NotFound)
         self.assertEqual(seen, [])
@@ -204,7 +204,7 @@ class GetTests(ChannelCase):
         self.peer.clock.advance(4)
         self.failureResultOf(getting)
         self.deliver(1)
-        self.assertEqual(len(deliveries), 1)
+        self.assertEqual(deliveries.buffered, 1)
 
     def test_after_the_end(self) -> None:
         """

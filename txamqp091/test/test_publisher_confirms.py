@@ -14,6 +14,7 @@ from txamqp091.channel import Channel
 from txamqp091.errors import (
     ConnectionClosed,
     ConnectionLost,
+    LocalProtocolError,
     Nacked,
     NotFound,
     Returned,
@@ -393,3 +394,39 @@ class WindowTests(ChannelCase):
         self.reason(publishes[2], ConnectionClosed)
         self.reason(publishes[3], ConnectionClosed)
         self.peer.serve()
+
+    def test_size(self) -> None:
+        """
+        Criterion 13: large bodies count, too: 16 MiB of them may be unconfirmed.
+        """
+        self.confirming()
+        body = b"x" * (1 << 20)
+        publishes = [self.channel.basic_publish("", "q", body) for _ in range(18)]
+        self.assertEqual(len(self.bodies()), 16)
+        self.assertNoResult(publishes[16])
+        self.peer.send(1, spec.BasicAck(3))
+        self.assertEqual(len(self.bodies()), 1)
+        self.peer.send(1, spec.BasicAck(0, True))
+        self.assertEqual(len(self.bodies()), 1)
+        self.peer.send(1, spec.BasicAck(18))
+        for each in publishes:
+            self.successResultOf(each)
+        # All has been answered for, and leaves room for as much again.
+        for _ in range(16):
+            self.channel.basic_publish("", "q", body).addErrback(lambda _: None)
+        self.assertEqual(len(self.bodies()), 16)
+
+    def test_other_size(self) -> None:
+        """
+        How many bytes is the caller's to say; small bodies are not counted.
+        """
+        self.channel.confirm_select(window_size=10_000)
+        self.peer.serve()
+        for size in (4096, 4096, 4096, 9000, 4097, 1):
+            publish = self.channel.basic_publish("", "q", b"x" * size)
+            publish.addErrback(lambda _: None)
+        self.assertEqual(len(self.bodies()), 5)
+        self.reason(
+            self.channel.confirm_select(window_size=0),
+            LocalProtocolError,
+        )
