@@ -11,7 +11,7 @@ reader of frames, the assembling of content, and how a connection closes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from txamqp091._machine.connection import (
     ConnectionMachine,
@@ -42,10 +42,15 @@ from txamqp091.wire.method import Method, decode_method
 __all__ = ["ServerChannel", "ServerChannelSink", "ServerMachine", "ServerSink"]
 
 
-class ServerSink(ConnectionSink, Protocol):
+class ServerSink(Protocol):
     """
     What a `ServerMachine` calls.
     """
+
+    def closed(self, reason: AMQPError | None) -> None:
+        """
+        The AMQP connection is over; see `ConnectionSink.closed`.
+        """
 
     def greeted(self) -> None:
         """
@@ -117,8 +122,6 @@ class ServerMachine(ConnectionMachine):
     What may be said when, on one connection, by a broker.
     """
 
-    _sink: ServerSink
-
     def __init__(
         self, write: Callable[[bytes], None], sink: ServerSink, limits: Limits
     ) -> None:
@@ -126,7 +129,9 @@ class ServerMachine(ConnectionMachine):
         :param write: sends bytes, after all those before.
         :param sink: is told what happens.
         """
-        super().__init__(Role.SERVER, write, sink, limits)
+        # What a client alone is told, the table of states keeps from happening here.
+        super().__init__(Role.SERVER, write, cast(ConnectionSink, sink), limits)
+        self._server_sink = sink
         self._greeting = b""
         self._open: dict[int, ServerChannel] = {}
         self._routes = self._reader.routes = _Channels(self)
@@ -151,14 +156,14 @@ class ServerMachine(ConnectionMachine):
             # AMQP 0-9-1 §4.2.2: say what we speak, and close.
             self._write(expected)
             self._end()
-            self._sink.closed(
+            self._server_sink.closed(
                 ProtocolVersionMismatch(f"the client's first bytes are {greeting!r}")
             )
         elif greeting == expected:
             rest = self._greeting[len(expected) :]
             self._greeting = b""
             self.state = State.GREETED
-            self._sink.greeted()
+            self._server_sink.greeted()
             return rest
         return b""
 
@@ -173,7 +178,7 @@ class ServerMachine(ConnectionMachine):
         self._say(spec.ConnectionStart(0, 9, dict(properties), mechanisms, locales))
 
     def _start_ok(self, method: spec.ConnectionStartOk) -> None:
-        self._sink.authenticating(method)
+        self._server_sink.authenticating(method)
 
     def challenge(self, challenge: bytes) -> None:
         """
@@ -182,7 +187,7 @@ class ServerMachine(ConnectionMachine):
         self._say(spec.ConnectionSecure(challenge))
 
     def _secure_ok(self, method: spec.ConnectionSecureOk) -> None:
-        self._sink.responded(method.response)
+        self._server_sink.responded(method.response)
 
     def tune(self) -> None:
         """
@@ -209,10 +214,10 @@ class ServerMachine(ConnectionMachine):
             max_body=ours.max_body,
         )
         self._reader.max_payload = self.limits.frame_max - FRAME_OVERHEAD
-        self._sink.tuned(self.limits)
+        self._server_sink.tuned(self.limits)
 
     def _opening(self, method: spec.ConnectionOpen) -> None:
-        self._sink.opening(method.virtual_host)
+        self._server_sink.opening(method.virtual_host)
 
     def open_ok(self) -> None:
         """
@@ -235,7 +240,7 @@ class ServerMachine(ConnectionMachine):
         self._say(spec.ConnectionUnblocked())
 
     def _secret(self, method: spec.ConnectionUpdateSecret) -> None:
-        self._sink.secret_updated(method.new_secret, method.reason)
+        self._server_sink.secret_updated(method.new_secret, method.reason)
 
     def update_secret_ok(self) -> None:
         """
@@ -261,7 +266,7 @@ class ServerMachine(ConnectionMachine):
         )
         self._open[number] = self._routes[number] = channel
         self._write(method_frame(number, spec.ChannelOpenOk().encode()))
-        channel.sink = self._sink.channel_opened(channel)
+        channel.sink = self._server_sink.channel_opened(channel)
 
     def _released(self, number: int) -> None:
         del self._open[number]

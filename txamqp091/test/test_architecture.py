@@ -33,7 +33,7 @@ BELOW: dict[str, set[str]] = {
     "service": {"errors", "wire", "root"},
     "tap": {"version", "errors", "root", "service"},
     "adapters": {"errors", "wire", "root"},
-    "testing": {"errors", "wire", "_machine", "root"},
+    "testing": {"version", "errors", "wire", "_machine", "root"},
     "facade": {"version", "errors", "wire", "root", "service"},
 }
 
