@@ -124,7 +124,7 @@ class RabbitTestCase(TestCase):
     :ivar tls_uri: where to connect by TLS.
     """
 
-    timeout = 20.0
+    timeout = 60.0
 
     broker: ClassVar[Broker] = Broker("of any version", None)
 
