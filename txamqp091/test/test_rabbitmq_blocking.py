@@ -1,18 +1,20 @@
 # -*- test-case-name: txamqp091.test.test_rabbitmq_blocking -*-
 """
-When a real RabbitMQ takes no more for now: publishers are told and held back, and
-memory is bounded (criterion 13).
+When a real RabbitMQ takes no more for now, publishers are told and held back; when we
+take no more, it is; and memory is bounded either way (criteria 7 and 13).
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
 from twisted.internet.defer import Deferred, DeferredList
 
 from txamqp091.arguments import classic_queue
-from txamqp091.message import Message
+from txamqp091.errors import ConnectionClosed
+from txamqp091.message import Delivery, Message
 from txamqp091.test.chaos import Direction, Frame, Link
 from txamqp091.test.integration import RabbitTestCase, every_broker, in_thread, until
 from txamqp091.wire import spec
@@ -150,3 +152,75 @@ class MemoryAlarmTests(RabbitTestCase):
         while (delivery := await channel.basic_get(queue, auto_ack=True)) is not None:
             bodies.append(delivery.body)
         self.assertEqual(bodies, [b"%d" % n for n in range(50) if n != 25])
+
+    async def test_close(self) -> None:
+        """
+        A broker that blocks does not read, and so does not agree to a close: it is
+        waited for no longer than the time limit, and what waited fails at once.
+        """
+        channel = await self.open_channel(close_timeout=0.5)
+        connection = channel.connection
+        queue = (await channel.queue_declare(exclusive=True)).queue
+        self.block_publishers()
+        await channel.basic_publish("", queue, "x")
+        await until(lambda: connection.blocked is not None)
+        waiting = channel.basic_publish("", queue, "y")
+        unblocked = connection.when_unblocked()
+        closing = connection.close()
+        for failed in (waiting, unblocked):
+            self.assertTrue(self.failureResultOf(failed, ConnectionClosed).value.by_us)
+        await closing
+
+
+@every_broker
+class SlowConsumerTests(RabbitTestCase):
+    """
+    The consumer is slower than the broker (criterion 7).
+    """
+
+    async def test_without_a_limit(self) -> None:
+        """
+        Without a prefetch limit, reading stops while handlers have enough to do, the
+        connection lives on, and in the end nothing is missing.
+        """
+        count, size = 50_000, 1_000
+        counter = FrameCounter()
+        proxy = self.proxy(on_frame=counter)
+        channel = await self.open_channel(port=proxy.port, heartbeat=1)
+        publisher = await self.open_channel()
+        queue = self.queue_name()
+        await publisher.queue_declare(queue)
+        await publisher.confirm_select()
+        await publisher.publish_many(
+            Message("", queue, bytes(size)) for _ in range(count)
+        )
+        gc.collect()
+        before = resident()
+        working: list[Deferred[None]] = []
+        done = 0
+
+        def work(delivery: Delivery) -> Deferred[None]:
+            waiting: Deferred[None] = Deferred()
+            waiting.addCallback(lambda _: delivery.body)
+            working.append(waiting)
+            return waiting
+
+        consumer = await channel.basic_consume(queue, work, auto_ack=True, prefetch=0)
+        await until(lambda: len(working) > 1000)
+        seen = len(working)
+        # Ours still leave, one every half second; the broker's are not read.
+        beats = counter.up.get(spec.FRAME_HEARTBEAT, 0) + 6
+        await until(lambda: counter.up.get(spec.FRAME_HEARTBEAT, 0) >= beats)
+        self.assertEqual(len(working), seen)
+        self.assertLess(seen, 2_000)
+        self.assertLess(resident() - before, 8 << 20)
+        self.assertTrue(channel.is_open)
+        while done < count:
+            some, working[:] = list(working), []
+            for waiting in some:
+                waiting.callback(None)
+            done += len(some)
+            if done < count:
+                await until(lambda: bool(working))
+        self.assertEqual(consumer.running, 0)
+        await publisher.queue_delete(queue)

@@ -108,12 +108,16 @@ class PublishTests(RabbitTestCase):
 
     async def test_large(self) -> None:
         """
-        Bodies of 1 and 16 MiB, in many frames, come back the same.
+        Bodies of 1 and 16 MiB, in many frames, come back the same, also by TLS.
         """
-        channel = await self.open_channel()
-        queue = await self.queue(channel)
-        await channel.confirm_select()
-        for size in (1 << 20, 16 << 20):
+        for uri, size in (
+            (self.uri, 1 << 20),
+            (self.uri, 16 << 20),
+            (self.tls_uri, 16 << 20),
+        ):
+            channel = await self.open_channel(uri)
+            queue = await self.queue(channel)
+            await channel.confirm_select()
             body = (b"0123456789abcdef" * (size >> 4))[:-1] + b"!"
             await channel.basic_publish("", queue, body)
             delivery = await channel.basic_get(queue, auto_ack=True)
@@ -159,6 +163,37 @@ class PublishTests(RabbitTestCase):
         self.assertEqual((message.routing_key, message.body), ("nobody", b"body"))
         self.assertEqual(message.properties.message_id, "7")
         await channel.basic_publish("", "nobody", "body")
+
+    async def test_large_unroutable(self) -> None:
+        """
+        A message that comes back is told of, also if it is larger than what we take
+        from others.
+        """
+        channel = await self.open_channel(max_body_size=1000)
+        await channel.confirm_select()
+        published = [
+            channel.basic_publish("", "nobody", body * 100_000, mandatory=True)
+            for body in ("a", "b")
+        ]
+        for body, error in zip("ab", await outcomes(published), strict=True):
+            assert isinstance(error, Returned)
+            assert isinstance(error.message, Message)
+            self.assertEqual(error.message.body, body.encode() * 100_000)
+
+    async def test_then_close(self) -> None:
+        """
+        What was published before a close leaves before it, however much it is, also
+        by TLS.
+        """
+        keeper = await self.open_channel()
+        queue = (await keeper.queue_declare(self.queue_name())).queue
+        for uri in (self.uri, self.tls_uri):
+            channel = await self.open_channel(uri)
+            channel.basic_publish("", queue, bytes(8 << 20))
+            await channel.connection.close()
+            await until(lambda: self.node.queue_depth(queue, self.vhost) == 1)
+            await keeper.queue_purge(queue)
+        await keeper.queue_delete(queue)
 
     async def test_before_select_ok(self) -> None:
         """
