@@ -242,8 +242,8 @@ class QueueTests(BrokerTestCase):
             (
                 spec.QueueDeclare(queue="q", durable=False),
                 (
-                    "'durable' for queue 'q' in vhost '/': received 'false' but current "
-                    "is 'true'"
+                    "'durable' for queue 'q' in vhost '/': received 'false' but "
+                    "current is 'true'"
                 ),
             ),
         ):

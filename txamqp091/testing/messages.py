@@ -175,9 +175,11 @@ def headers_of(properties: Properties) -> Mapping[str, FieldValue]:
 
 def with_properties(properties: Properties, **changes: Any) -> Properties:
     """
-    The same properties but for some; the same object, if they cannot be read.
+    The same properties but for some; the same object, if not all can be read: a message
+    that is malformed stays as it is.
     """
     try:
+        _ = properties.headers
         return properties.replace(**changes)
     except UndecodableProperty:
         return properties
