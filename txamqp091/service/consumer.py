@@ -29,7 +29,7 @@ from txamqp091.endpoint import connect as connect_once
 from txamqp091.errors import AMQPError, ConsumerCancelled, printable
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
-from txamqp091.service.handlers import Tally, Work
+from txamqp091.service.work import Tally, Work
 
 #: What makes the connection; `txamqp091.endpoint.connect` does.
 Connect = Callable[
@@ -219,7 +219,7 @@ class _Session:
     def __init__(
         self, reactor: IReactorTime, handler: Handler, queue: str, close_timeout: float
     ) -> None:
-        self.work = Work(handler, queue, self._answerable)
+        self.work = Work(handler, queue, reactor)
         self.connection: AMQPProtocol | None = None
         self.channel: Channel | None = None
         self.consumer: Consumer | None = None
@@ -236,9 +236,6 @@ class _Session:
     @property
     def subscribed(self) -> bool:
         return self.consumer is not None and self.consumer.is_active
-
-    def _answerable(self) -> bool:
-        return self.channel is not None and self.channel.is_open
 
     def start(self, script: Coroutine[Deferred[Any], Any, NoReturn]) -> None:
         """

@@ -42,7 +42,7 @@ from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.service.consumer import ConsumerService
 from txamqp091.service.daemon import Daemon, ExitStatus, exit_status
-from txamqp091.service.handlers import Tally
+from txamqp091.service.work import Tally
 from txamqp091.test.peer import Peer
 from txamqp091.wire.spec import BasicCancel
 
