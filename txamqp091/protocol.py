@@ -51,6 +51,9 @@ from txamqp091.wire import spec
 
 __all__ = ["AMQPProtocol"]
 
+#: How many bytes the transport may hold before publishing waits.
+_TRANSPORT_BUFFER = 4 * 65536
+
 #: What a connection that ended, or fell silent, was about; and what that may mean.
 _ABOUT = {
     State.NEW: "before TLS was agreed on",
@@ -272,6 +275,9 @@ class AMQPProtocol(Protocol):
         if self._reason is not None:  # closed before it was connected
             transport.abortConnection()
             return
+        # Or else one write of `Outgoing` would fill the transport, and stop publishing
+        # until the next turn: 15 % of the cost of a publish, for 192 KiB at the most.
+        transport.bufferSize = _TRANSPORT_BUFFER
         transport.registerProducer(self, True)
         self._set_limit(self.parameters.handshake_timeout, self._handshake_timed_out)
         # Under TLS nothing is said before the certificate has been looked at.

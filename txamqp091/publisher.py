@@ -100,21 +100,20 @@ class Publisher:
         """
         See `Channel.basic_publish`.
         """
-        deferred: Deferred[None] = Deferred()
         try:
             if type(body) is not bytes:
                 body = body_bytes(body)
             encoded = EMPTY.encoded if properties is None else _encoded(properties)
             if self.may_send and not self._waiting:
+                deferred: Deferred[None] = Deferred()
                 self.send(exchange, routing_key, body, encoded, mandatory, deferred)
-            else:
-                self._machine.check()
-                held = _Held(self, exchange, routing_key, body, encoded, mandatory)
-                self._wait(held)
-                deferred = held.deferred
+                return deferred
+            self._machine.check()
         except (AMQPError, TypeError) as error:
-            deferred.errback(error)
-        return deferred
+            return fail(error)
+        held = _Held(self, exchange, routing_key, body, encoded, mandatory)
+        self._wait(held)
+        return held.deferred
 
     def publish_many(self, messages: Iterable[Message]) -> Deferred[None]:
         """

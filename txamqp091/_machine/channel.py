@@ -40,6 +40,7 @@ from txamqp091.wire.types import encode_short_string
 
 __all__ = ["ChannelMachine", "Content"]
 
+_DELIVER = spec.BasicDeliver.prefix
 _UNPACK_TAG = Struct(">QB").unpack_from
 # A whole frame: head, class and method, delivery tag, one octet of bits, end.
 _PACK_SETTLE = Struct(">BHIHHQBB").pack
@@ -270,7 +271,21 @@ class ChannelMachine(Assembler):
             method = decode_method(payload)
             self._replies.take(method).callback(method)
 
+    def receive_message(self, method: bytes, header: bytes, body: bytes) -> None:
+        if method[:4] == _DELIVER and len(body) <= self.max_body:
+            self._deliver(self._parse_deliver(method), header, body)
+        else:
+            super().receive_message(method, header, body)
+
     def _begin_deliver(self, payload: bytes) -> None:
+        self.begin(self._parse_deliver(payload), self._deliver, self.max_body)
+
+    def _parse_deliver(
+        self, payload: bytes
+    ) -> tuple[ConsumerSink, int, bool, bytes, int]:
+        """
+        Who a ``basic.deliver`` is for, and what it says.
+        """
         try:
             place = 5 + payload[4]
             tag, bits = _UNPACK_TAG(payload, place)
@@ -291,8 +306,7 @@ class ChannelMachine(Assembler):
                 f"a delivery for the consumer {name!r}, which does not exist",
                 *spec.BasicDeliver.identity,
             )
-        content = (consumer, tag, bits & 1 != 0, payload, route)
-        self.begin(content, self._deliver, self.max_body)
+        return consumer, tag, bits & 1 != 0, payload, route
 
     def _deliver(
         self,

@@ -75,9 +75,9 @@ class Route(Protocol):
     Whatever takes the frames of a channel number.
     """
 
-    def expect(self, kind: int, payload: bytes, /) -> None:
+    def expect(self, kind: int, payload: Any, /) -> None:
         """
-        Take a frame.
+        Take a frame, or a message; see `FrameReader.feed`.
         """
 
 
@@ -104,7 +104,7 @@ class ConnectionMachine:
         self.role = role
         self.state = State.NEW
         self.limits = limits
-        self.expect: Callable[[int, bytes], None] = self._expect_method
+        self.expect: Callable[[int, Any], None] = self._expect_method
         self._write = write
         self._sink = sink
         self._replies = Replies()
@@ -140,7 +140,7 @@ class ConnectionMachine:
         if self.state is not State.CLOSED:
             self._reader.paused = False
 
-    def _expect_method(self, kind: int, payload: bytes) -> None:
+    def _expect_method(self, kind: int, payload: Any) -> None:
         if kind != spec.FRAME_METHOD:
             raise UnexpectedFrame(f"a {frame_name(kind)} frame on channel 0")
         method = decode_method(payload)
@@ -403,7 +403,7 @@ class _Deaf:
     Takes the frames of channels that ended with the connection.
     """
 
-    def expect(self, kind: int, payload: bytes, /) -> None:
+    def expect(self, kind: int, payload: Any, /) -> None:
         """
         AMQP 0-9-1 §2.2.4: after close, all frames but close and close-ok are
         discarded.

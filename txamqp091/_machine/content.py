@@ -16,7 +16,7 @@ from typing import Any
 
 from txamqp091.errors import DecodeError, FrameError, UnexpectedFrame
 from txamqp091.wire import spec
-from txamqp091.wire.frames import frame_name
+from txamqp091.wire.frames import MESSAGE, frame_name
 
 __all__ = ["Assembler", "Finish"]
 
@@ -32,7 +32,8 @@ class Assembler:
     """
     Takes the frames of one channel.
 
-    :ivar expect: takes the next frame, as its type and payload.
+    :ivar expect: takes the next frame, as its type and payload; see
+        `FrameReader.feed`.
     :ivar max_body: the largest body that is kept, in octets.
     """
 
@@ -51,7 +52,7 @@ class Assembler:
 
     def __init__(self, max_body: int) -> None:
         self.max_body = max_body
-        self.expect: Callable[[int, bytes], None] = self._expect_method
+        self.expect: Callable[[int, Any], None] = self._expect_method
         # The content that is being received: its method, who takes it, the largest
         # body that is kept, its header, the size of its body, what is missing of
         # that, whether it is kept, and what is there (one object, as a peer may send
@@ -70,6 +71,14 @@ class Assembler:
         Take the payload of a method frame.
         """
         raise NotImplementedError
+
+    def receive_message(self, method: bytes, header: bytes, body: bytes) -> None:
+        """
+        Take the payloads of a message's three frames, which came together.
+        """
+        self.receive_method(method)
+        self.expect(spec.FRAME_HEADER, header)
+        self.expect(spec.FRAME_BODY, body)
 
     def begin(self, content: Any, finish: Finish, keep: int) -> None:
         """
@@ -92,10 +101,13 @@ class Assembler:
         self._finish = _nothing
         self._body = bytearray()
 
-    def _expect_method(self, kind: int, payload: bytes) -> None:
-        if kind != spec.FRAME_METHOD:
+    def _expect_method(self, kind: int, payload: Any) -> None:
+        if kind == MESSAGE:
+            self.receive_message(*payload)
+        elif kind == spec.FRAME_METHOD:
+            self.receive_method(payload)
+        else:
             raise UnexpectedFrame(f"a {frame_name(kind)} frame, where a method was due")
-        self.receive_method(payload)
 
     def _expect_header(self, kind: int, payload: bytes) -> None:
         if kind != spec.FRAME_HEADER:

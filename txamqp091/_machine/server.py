@@ -33,6 +33,7 @@ from txamqp091.errors import (
 from txamqp091.wire import spec
 from txamqp091.wire.frames import (
     FRAME_OVERHEAD,
+    MESSAGE,
     content_frames,
     frame_name,
     method_frame,
@@ -314,11 +315,13 @@ class _Unopened:
         self._machine = machine
         self._number = number
 
-    def expect(self, kind: int, payload: bytes, /) -> None:
+    def expect(self, kind: int, payload: Any, /) -> None:
         """
         Take a frame, which can only be ``channel.open``.
         """
-        if kind != spec.FRAME_METHOD:
+        if kind == MESSAGE:
+            payload = payload[0]
+        elif kind != spec.FRAME_METHOD:
             raise UnexpectedFrame(
                 f"a {frame_name(kind)} frame for channel {self._number}, "
                 "which is not open"
@@ -420,7 +423,7 @@ class ServerChannel(Assembler):
     ) -> None:
         self.sink.published(method, header, body)
 
-    def _expect_close_ok(self, kind: int, payload: bytes) -> None:
+    def _expect_close_ok(self, kind: int, payload: Any) -> None:
         if kind == spec.FRAME_METHOD:
             if payload[:4] == spec.ChannelClose.prefix:  # it crossed ours
                 close_ok = spec.ChannelCloseOk().encode()
