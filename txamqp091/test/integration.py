@@ -21,13 +21,14 @@ import atexit
 import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar, ParamSpec, TypeVar
 from urllib.parse import quote
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SkipTest, TestCase
@@ -46,6 +47,8 @@ __all__ = [
     "every_broker",
     "in_thread",
     "installed",
+    "outcomes",
+    "resident",
     "shared_node",
     "until",
 ]
@@ -242,3 +245,19 @@ async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
         if reactor.seconds() > deadline:
             raise AssertionError(f"{condition} is not so after {seconds} s")
         await deferLater(reactor, 0.02)
+
+
+async def outcomes(deferreds: Sequence[Deferred[Any]]) -> list[Exception | None]:
+    """
+    What each failed with, `None` being success, once all have fired.
+    """
+    results = await DeferredList(deferreds, consumeErrors=True)
+    return [getattr(result, "value", None) for _, result in results]
+
+
+def resident() -> int:
+    """
+    How much memory this process has, in bytes.
+    """
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGESIZE")

@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from pathlib import Path
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred
 
 from txamqp091.arguments import classic_queue
 from txamqp091.errors import ConnectionClosed
 from txamqp091.message import Delivery, Message
 from txamqp091.test.chaos import Direction, Frame, Link
-from txamqp091.test.integration import RabbitTestCase, every_broker, in_thread, until
+from txamqp091.test.integration import (
+    RabbitTestCase,
+    every_broker,
+    in_thread,
+    outcomes,
+    resident,
+    until,
+)
 from txamqp091.wire import spec
 
 
@@ -34,24 +40,6 @@ class FrameCounter:
             counts = self.up if way is Direction.UP else self.down
             kind = unit.method or unit.kind
             counts[kind] = counts.get(kind, 0) + 1
-
-
-def resident() -> int:
-    """
-    How much memory this process has, in bytes.
-    """
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
-
-
-async def outcomes(
-    published: list[Deferred[None]],
-) -> list[BaseException | None]:
-    """
-    What became of each message, `None` being success.
-    """
-    results = await DeferredList(published, consumeErrors=True)
-    return [getattr(result, "value", None) for _, result in results]
 
 
 @every_broker

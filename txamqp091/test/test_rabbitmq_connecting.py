@@ -1,7 +1,7 @@
 # -*- test-case-name: txamqp091.test.test_rabbitmq_connecting -*-
 """
-Connecting to a real RabbitMQ: the ways to log in, what is agreed on, and why a
-connection does not come about (criteria 9, 11 and 25 to 27).
+Connecting to a real RabbitMQ: the ways to log in, and why a connection does not come
+about (criteria 9, 11 and 25 to 27).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError
 from zope.interface import implementer
 
@@ -23,7 +23,6 @@ from txamqp091.credentials import (
 from txamqp091.errors import (
     AMQPError,
     AuthenticationFailed,
-    ChannelsExhausted,
     ConnectFailed,
     ConnectionClosed,
     MechanismNotOffered,
@@ -313,64 +312,6 @@ class LoginTests(ConnectingTestCase):
         reply = await connection.update_secret("a new one", "the old one expires")
         self.assertEqual(reply, spec.ConnectionUpdateSecretOk())
         await connection.open_channel()
-
-
-@every_broker
-class NegotiationTests(RabbitTestCase):
-    """
-    What both sides can take.
-    """
-
-    async def test_limits(self) -> None:
-        """
-        The lower frame_max, channel_max and heartbeat hold, and the broker keeps to
-        the frame_max: no frame of a large message is larger.
-        """
-        largest = 0
-
-        def watch(unit: Frame | bytes, way: Direction, link: Link) -> None:
-            nonlocal largest
-            largest = max(
-                largest, len(unit.encode() if isinstance(unit, Frame) else b"")
-            )
-
-        proxy = self.proxy(on_frame=watch)
-        channel = await self.open_channel(
-            port=proxy.port, frame_max=8192, channel_max=5, heartbeat=7
-        )
-        limits = channel.connection._machine.limits
-        self.assertEqual((limits.frame_max, limits.channel_max), (8192, 5))
-        self.assertEqual(limits.heartbeat, 7)
-        queue = (await channel.queue_declare(exclusive=True)).queue
-        body = bytes(100_000)
-        await channel.basic_publish("", queue, body)
-        delivery = await channel.basic_get(queue, auto_ack=True)
-        assert delivery is not None
-        self.assertEqual(delivery.body, body)
-        self.assertEqual(largest, 8192)
-
-    async def test_no_limits(self) -> None:
-        """
-        Where we have no limit, the broker's holds.
-        """
-        connection = await self.connect(frame_max=0, channel_max=0, heartbeat=0)
-        limits = connection._machine.limits
-        self.assertEqual((limits.frame_max, limits.channel_max), (131072, 2047))
-        self.assertEqual(limits.heartbeat, 60)
-
-    async def test_channels_exhausted(self) -> None:
-        """
-        As many channels as agreed can be open; one more is an error for its asker
-        only, and a closed one makes room.
-        """
-        connection = await self.connect(channel_max=65)
-        opened = [connection.open_channel() for _ in range(65)]
-        one_more = connection.open_channel()
-        channels = await gatherResults(opened)
-        self.failureResultOf(one_more, ChannelsExhausted)
-        self.assertEqual(sorted(each.number for each in channels), [*range(1, 66)])
-        await channels[30].close()
-        self.assertEqual((await connection.open_channel()).number, 31)
 
 
 @every_broker

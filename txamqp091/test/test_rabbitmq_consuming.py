@@ -340,7 +340,7 @@ class CancelTests(ConsumingTestCase):
         channel = await self.open_channel()
         queue = await self.filled(channel, 3)
         deliveries = await channel.consume(queue)
-        await until(lambda: len(deliveries) == 3)
+        await until(lambda: deliveries.buffered == 3)
         await self.ended(channel, queue, deliveries.consumer)
         bodies = []
         with self.assertRaises(ConsumerCancelled):

@@ -228,23 +228,6 @@ class TransportTests(FaultTestCase):
         self.assertLess(reactor.seconds() - holed, 3.0)
         self.assertIn("2 s", str(context.exception))
 
-    async def test_heartbeats_keep_it(self) -> None:
-        """
-        An idle connection lives on as long as both say that they do.
-        """
-        beats = 0
-
-        def count(unit: Frame | bytes, way: Direction, link: Link) -> None:
-            nonlocal beats
-            if isinstance(unit, Frame) and unit.kind == spec.FRAME_HEARTBEAT:
-                beats += way is Direction.UP
-
-        proxy = self.proxy(on_frame=count)
-        connection = await self.connect(port=proxy.port, heartbeat=1)
-        await until(lambda: beats == 8)  # four seconds: two timeouts
-        self.assertTrue(connection.is_open)
-        await connection.open_channel()
-
     async def cut(self, how: str, part: Callable[[bytes], bytes]) -> ConnectionClosed:
         """
         Cut the connection in the fifth delivery.

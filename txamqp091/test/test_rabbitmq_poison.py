@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 from dataclasses import dataclass
-from pathlib import Path
 from struct import pack
 
 from twisted.internet.defer import gatherResults
@@ -21,7 +20,7 @@ from txamqp091.errors import (
     UndecodableProperty,
 )
 from txamqp091.message import Delivery, Message
-from txamqp091.test.integration import RabbitTestCase, every_broker, until
+from txamqp091.test.integration import RabbitTestCase, every_broker, resident, until
 from txamqp091.wire.properties import PROPERTY_TYPES, Properties
 
 _FLAG = {name: 1 << 15 - place for place, name in enumerate(PROPERTY_TYPES)}
@@ -259,10 +258,3 @@ class OversizedTests(RabbitTestCase):
         assert delivery is not None
         self.assertEqual(delivery.body, b"small")
         await until(lambda: self.node.queue_depth(dead, self.vhost) == 1)
-
-
-def resident() -> int:
-    """
-    How much memory this process has, in bytes.
-    """
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096

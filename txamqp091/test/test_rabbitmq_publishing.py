@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from twisted.internet.defer import Deferred, DeferredList
-
 from txamqp091.arguments import classic_queue, quorum_queue
 from txamqp091.channel import Channel
 from txamqp091.errors import (
@@ -22,18 +20,8 @@ from txamqp091.errors import (
     Returned,
 )
 from txamqp091.message import Body, Message
-from txamqp091.test.integration import RabbitTestCase, every_broker, until
+from txamqp091.test.integration import RabbitTestCase, every_broker, outcomes, until
 from txamqp091.wire.properties import Properties
-
-
-async def outcomes(
-    published: list[Deferred[None]],
-) -> list[BaseException | None]:
-    """
-    What became of each message, `None` being success.
-    """
-    results = await DeferredList(published, consumeErrors=True)
-    return [getattr(result, "value", None) for _, result in results]
 
 
 @every_broker
