@@ -384,7 +384,7 @@ class ExchangeTests(BrokerTestCase):
             ),
             (
                 406,
-                "PRECONDITION_FAILED - invalid exchange type 'odd'",
+                "PRECONDITION_FAILED - unknown exchange type 'odd'",
                 exchange("y", "odd"),
             ),
             (
@@ -528,7 +528,7 @@ class ExchangeTests(BrokerTestCase):
         self.broker = MemoryBroker(version="3.10.8")
         self.assert_refused(
             503,
-            "COMMAND_INVALID - invalid exchange type 'odd'",
+            "COMMAND_INVALID - unknown exchange type 'odd'",
             exchange("x", "odd"),
             self.connect().channel(),
             connection=True,

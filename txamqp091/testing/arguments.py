@@ -236,6 +236,8 @@ class QueueSettings:
             # Since 4.0 a negative limit is none.
             unlimited = isinstance(limit, int) and limit < 0 and behaviour.deaths_apart
             given["delivery_limit"] = None if unlimited else limit
+            if given.get("overflow") == "reject-publish-dlx":
+                given["overflow"] = "drop-head"
         return cls(**given)  # type: ignore[arg-type]
 
 

@@ -178,6 +178,7 @@ class BrokerChannel:
             raise not_implemented(f"prefetch_size!=0 ({method.prefetch_size})")
         if not method.global_:
             self._prefetch = method.prefetch_count
+            self._limit = 0
         elif self._broker.behaviour.channel_prefetch:
             self._limit = method.prefetch_count
         self._reply(method, spec.BasicQosOk())
@@ -218,7 +219,9 @@ class BrokerChannel:
         resource = shown("queue", queue.name, self._vhost.name)
         priority = priority_of(method.arguments, resource, queue.settings.type)
         exclusive = method.exclusive and queue.settings.type != "stream"
-        if queue.consumers.exclusive or (exclusive and queue.consumers):
+        # A quorum queue lets its single active consumer be exclusive.
+        single = queue.settings.single_active and queue.settings.type == "classic"
+        if queue.consumers.exclusive or (exclusive and (queue.consumers or single)):
             raise access_refused(f"{resource} in exclusive use")
         consumer = Consumer(
             tag,

@@ -271,6 +271,7 @@ class Queue(AnyQueue):
         self._delivering = False
         self._expiry_call: IDelayedCall | None = None
         self._expiry_at = 0.0
+        self._new: Entry | None = None  # that comes just now
         super().__init__(name, vhost, **details)
 
     @property
@@ -307,8 +308,11 @@ class Queue(AnyQueue):
             if self.settings.overflow == "reject-publish-dlx":
                 self.vhost.dead_letter(self, self._entry(message), "maxlen")
             return False
-        self._push(self._entry(message))
+        # One that may not wait at all is delivered, if it can be at once.
+        self._new = self._entry(message)
+        self._push(self._new)
         self.deliver()
+        self._new = None
         self._limit()
         return True
 
@@ -406,7 +410,7 @@ class Queue(AnyQueue):
         self._delivering = True
         try:
             while self._ready:
-                self._expire(self._no_longer)
+                self._expire(spare=self._new)
                 consumer = self.consumers.next() if self._ready else None
                 if consumer is None:
                     break
@@ -421,20 +425,16 @@ class Queue(AnyQueue):
 
     # -- time --------------------------------------------------------------------------
 
-    @property
-    def _no_longer(self) -> float:
-        # A message that may not wait at all is delivered, if it can be at once.
-        return self.vhost.clock.seconds() - _MOMENT
-
-    def _expire(self, until: float | None = None) -> None:
+    def _expire(self, spare: Entry | None = None) -> None:
         """
         Drop the first messages, as long as their time is up.
+
+        :param spare: one that shall not be dropped yet.
         """
-        if until is None:
-            until = self.vhost.clock.seconds() + _MOMENT
+        until = self.vhost.clock.seconds() + _MOMENT
         while self._ready:
-            expires = self._ready[0].expires
-            if expires is None or expires > until:
+            first = self._ready[0]
+            if first is spare or first.expires is None or first.expires > until:
                 break
             self.vhost.dead_letter(self, self._pop(), "expired")
 

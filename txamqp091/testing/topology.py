@@ -84,7 +84,7 @@ class Topology:
         return spec.ExchangeDeclareOk()
 
     def _no_such_type(self, type: str) -> Refused:
-        problem = f"invalid exchange type '{type}'"
+        problem = f"unknown exchange type '{type}'"
         if self._behaviour.soft_exchange_type:
             return precondition(problem)
         return Refused(spec.COMMAND_INVALID, problem, connection=True)
@@ -154,6 +154,8 @@ class Topology:
             _check_reserved("queue", name)
         else:
             name = self._session.broker.name("amq.gen-")
+        if method.exclusive:
+            method.durable = False  # whatever was said
         self._session.check("configure", "queue", name)
         current = self._vhost.queues.get(name)
         if current is None:
@@ -190,6 +192,11 @@ class Topology:
         settings = QueueSettings.of(method.arguments, resource, self._behaviour)
         if settings.type in _REPLICATED:
             _check_replicated(method, resource)
+            if not method.queue:
+                raise precondition(
+                    "Cannot declare a server-named queue for type "
+                    f"rabbit_{settings.type}_queue"
+                )
         made = self._vhost.make_queue(
             name,
             settings,
@@ -208,19 +215,11 @@ class Topology:
             raise locked(current.name, self._vhost.name)
         resource = shown("queue", current.name, self._vhost.name)
         _check_fields(current, method, resource, "durable", "auto_delete")
-        check_equivalent(
-            resource, self._typed(current.arguments), self._typed(method.arguments)
-        )
-
-    def _typed(self, arguments: Arguments) -> Arguments:
-        """
-        With the type of queue, if that is how it is compared.
-        """
-        plain = {name: arguments[name] for name in arguments if name != "x-queue-type"}
-        type = arguments.get("x-queue-type", "classic")
-        if type == "classic" and not self._behaviour.default_queue_type:
-            return plain
-        return {**plain, "x-queue-type": type}
+        old, new = _with_type(current.arguments), _with_type(method.arguments)
+        differ = old["x-queue-type"] != new["x-queue-type"]
+        if differ and not self._behaviour.default_queue_type:
+            old, new = current.arguments, method.arguments
+        check_equivalent(resource, old, new)
 
     def queue_bind(self, method: spec.QueueBind) -> Method:
         queue, key = self._named(method)
@@ -342,6 +341,13 @@ class Topology:
             self._vhost.unbound(exchange)
 
 
+def _with_type(arguments: Arguments) -> Arguments:
+    """
+    Arguments that say of which type a queue is; if nobody has, it is a classic one.
+    """
+    return {"x-queue-type": "classic", **arguments}
+
+
 def _nothing() -> None:
     """
     There is nobody to tell.
@@ -363,9 +369,9 @@ def _check_replicated(method: spec.QueueDeclare, resource: str) -> None:
     What is on several nodes outlives each of them.
     """
     for wrong, name in (
-        (not method.durable, "non-durable"),
-        (method.exclusive, "exclusive-owner"),
         (method.auto_delete, "auto-delete"),
+        (method.exclusive, "exclusive-owner"),
+        (not method.durable, "non-durable"),
     ):
         if wrong:
             raise precondition(f"invalid property '{name}' for {resource}")
