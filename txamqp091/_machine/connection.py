@@ -309,7 +309,12 @@ class ConnectionMachine:
         when the peer has agreed.
         """
         self._say(
-            spec.ConnectionClose(reason.reply_code, _short(reason.reply_text), 0, 0)
+            spec.ConnectionClose(
+                reason.reply_code,
+                _short(reason.reply_text),
+                reason.class_id,
+                reason.method_id,
+            )
         )
         self.fail(reason)
 
