@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from random import Random
 from struct import pack, unpack_from
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,16 +25,17 @@ from txamqp091.test.recording import octets, random_cuts, split_frames
 from txamqp091.wire.frames import (
     FRAME_OVERHEAD,
     HEARTBEAT,
+    MESSAGE,
     FrameReader,
     content_frames,
     frame_name,
     method_frame,
 )
-from txamqp091.wire.spec import PROTOCOL_HEADER
+from txamqp091.wire.spec import PROTOCOL_HEADER, BasicAck, BasicDeliver
 
 CHANNELS = (0, 1, 65535)
 
-Frame = tuple[str, int, bytes]
+Frame = tuple[str, int, Any]
 
 
 def reader() -> FrameReader[str]:
@@ -120,6 +122,84 @@ class SplitTests(SynchronousTestCase):
         self.assertEqual(
             read(one, [b"", data[:4], b"", data[4:], b""]), [("channel 1", 1, b"abc")]
         )
+
+
+class MessageTests(SynchronousTestCase):
+    """
+    Tests for messages that come in one piece.
+    """
+
+    METHOD = BasicDeliver("c", 1).encode()
+
+    def message(self, **changes: bytes) -> bytes:
+        """
+        The frames of a message, some of which can be others.
+        """
+        frames = {
+            "method": frame(1, 1, self.METHOD),
+            "header": frame(2, 1, pack(">HHQH", 60, 0, 5, 0)),
+            "body": frame(3, 1, b"hello"),
+            **changes,
+        }
+        return b"".join(frames.values())
+
+    def test_whole(self) -> None:
+        """
+        Its three payloads are given out together, and in pieces one by one.
+        """
+        header = pack(">HHQH", 60, 0, 5, 0)
+        data = self.message()
+        self.assertEqual(
+            read(reader(), [data + data]),
+            [("channel 1", MESSAGE, (self.METHOD, header, b"hello"))] * 2,
+        )
+        one_by_one = [(1, self.METHOD), (2, header), (3, b"hello")]
+        expected = [("channel 1", *each) for each in one_by_one]
+        self.assertEqual(read(reader(), octets(data)), expected)
+
+    def test_odd(self) -> None:
+        """
+        Whatever is not three such frames is given out as it came, to be judged by
+        whoever takes it.
+        """
+        odd = {
+            "a method without content": {"method": frame(1, 1, BasicAck(1).encode())},
+            "a header in its place": {"method": frame(2, 1, self.METHOD)},
+            "another class": {"header": frame(2, 1, pack(">HHQH", 50, 0, 5, 0))},
+            "a weight": {"header": frame(2, 1, pack(">HHQH", 60, 1, 5, 0))},
+            "a larger body": {"header": frame(2, 1, pack(">HHQH", 60, 0, 6, 0))},
+            "no body": {"header": frame(2, 1, pack(">HHQH", 60, 0, 0, 0))},
+            "a short header": {"header": frame(2, 1, pack(">HHQ", 60, 0, 5))},
+            "a second method": {"header": frame(1, 1, pack(">HHQH", 60, 0, 5, 0))},
+            "another channel's header": {
+                "header": frame(2, 65535, pack(">HHQH", 60, 0, 5, 0))
+            },
+            "another channel's body": {"body": frame(3, 65535, b"hello")},
+            "a second header": {"body": frame(2, 1, b"hello")},
+        }
+        for what, changes in odd.items():
+            got = read(reader(), [self.message(**changes)])
+            self.assertEqual([kind for _, kind, _ in got].count(MESSAGE), 0, what)
+            self.assertEqual(len(got), 3, what)
+
+    def test_broken_ends(self) -> None:
+        """
+        A wrong octet at the end of any of its frames is seen.
+        """
+        data = self.message()
+        ends = [place for place, octet in enumerate(data) if octet == 206]
+        self.assertEqual(len(ends), 3)
+        for end in ends:
+            broken = data[:end] + b"\0" + data[end + 1 :]
+            self.assertRaises(FrameError, read, reader(), [broken])
+
+    def test_channel_zero(self) -> None:
+        """
+        Channel 0 has no messages: its frames are judged one by one.
+        """
+        data = frame(1, 0, self.METHOD)
+        data += frame(2, 0, pack(">HHQH", 60, 0, 1, 0)) + frame(3, 0, b"x")
+        self.assertEqual([kind for _, kind, _ in read(reader(), [data])], [1, 2, 3])
 
 
 class CostTests(SynchronousTestCase):

@@ -153,7 +153,8 @@ class FrameReader(Generic[Route]):
             assert route is not None  # or `_judge` would have raised
             payload = data[start:end]
             if (
-                channel
+                kind == FRAME_METHOD
+                and channel
                 and payload[:4] in _WITH_CONTENT
                 and size - position > _SMALLEST_CONTENT
             ):
