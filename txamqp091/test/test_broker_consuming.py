@@ -192,6 +192,23 @@ class ConsumerTests(BrokerTestCase):
         other.broker_side.close()
         self.assertNotIn("a", self.broker.queues())
 
+    def test_going_one_by_one(self) -> None:
+        """
+        Consumers may go while others have no room, or wait for their turn.
+        """
+        other = self.client.channel()
+        self.channel.tell(spec.BasicQos(0, 1), consume("q", "a"), consume("q", "b"))
+        other.tell(consume("q", "c", -1))
+        self.publish(b"1", b"2", b"3")
+        self.assertEqual(self.turns(), [("a", b"1"), ("b", b"2")])
+        self.channel.tell(spec.BasicCancel("a"), spec.BasicAck(0, True))
+        other.tell(spec.BasicCancel("c"))
+        self.publish(b"4")
+        self.assertEqual(self.turns(), [("b", b"4")])
+        self.channel.tell(spec.BasicCancel("b"))
+        self.publish(b"5")
+        self.assertEqual(self.broker.queue("q").bodies, [b"5"])
+
     def test_no_ack(self) -> None:
         """
         What is sent to a consumer that does not acknowledge is done with.
@@ -251,6 +268,16 @@ class ReentrancyTests(BrokerTestCase):
         self.assertEqual(len(channel.bodies()), 6)
         self.assertEqual(self.broker.queue("q").unacked, 0)
         self.assertEqual(self.broker.queue("q").ready, 0)
+
+    def test_published_inside(self) -> None:
+        """
+        What is published to a queue while it delivers can be delivered, even if the
+        queue may keep nothing.
+        """
+        channel = ReentrantChannel(self.client, 9)
+        channel.tell(queue("q", max_length=0), consume("q", "t"))
+        channel.publish("", "q", b"first")
+        self.assertEqual(len(channel.bodies()), 6)
 
 
 class PrefetchTests(BrokerTestCase):
@@ -424,6 +451,23 @@ class SettlingTests(BrokerTestCase):
         self.assertEqual(self.left(), (0, [b"0", b"1", b"2", b"3"]))
         self.assertEqual(self.broker.queue("q").consumers, 0)
         self.assertEqual(self.channel.take(), [])
+
+    def test_connection_closes(self) -> None:
+        """
+        When a connection ends, its channels do not get what others of them leave.
+        """
+        self.channel.tell(queue("quorum", type="quorum"))
+        self.channel.tell(consume("quorum", "t"), consume("q", "u"))
+        second = self.client.channel()
+        second.tell(consume("quorum", "t"), consume("q", "u"))
+        other = self.connect().channel()
+        other.publish("", "quorum")
+        self.client.session.close()
+        self.assertEqual(second.take(), [])
+        (message,) = self.broker.queue("quorum").messages
+        self.assertEqual(
+            message.properties.headers, {"x-acquired-count": 1, "x-delivery-count": 1}
+        )
 
     def test_close_hands_over(self) -> None:
         """

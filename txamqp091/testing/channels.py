@@ -40,7 +40,7 @@ from txamqp091.wire.properties import Properties
 if TYPE_CHECKING:
     from txamqp091.testing.sessions import Session
 
-__all__ = ["BrokerChannel"]
+__all__ = ["BrokerChannel", "close_channels"]
 
 
 class BrokerChannel:
@@ -448,8 +448,16 @@ class BrokerChannel:
         The channel has ended: its consumers go, and what is unacknowledged goes back to
         its queues.  Closing again does nothing.
         """
+        close_channels([self])
+
+    def leave(self) -> tuple[list[Consumer], list[Delivery]]:
+        """
+        Take no more part in anything.
+
+        :returns: the consumers that have gone with it, and what is to go back.
+        """
         if not self.is_open:
-            return
+            return [], []
         self.is_open = self._publisher.is_open = False
         if self.session.channels.get(self.number) is self:
             del self.session.channels[self.number]
@@ -461,9 +469,22 @@ class BrokerChannel:
         consumers, self._consumers = list(self._consumers.values()), {}
         for consumer in consumers:
             consumer.queue.unsubscribe(consumer)
-        put_back(taken, Comeback.LOST)
-        for consumer in consumers:
-            consumer.queue.abandoned()
+        return consumers, taken
+
+
+def close_channels(channels: Iterable[BrokerChannel]) -> None:
+    """
+    Close channels that end together: none of them gets what another leaves behind.
+    """
+    consumers: list[Consumer] = []
+    taken: list[Delivery] = []
+    for channel in channels:
+        its_consumers, its_deliveries = channel.leave()
+        consumers += its_consumers
+        taken += its_deliveries
+    put_back(taken, Comeback.LOST)
+    for consumer in consumers:
+        consumer.queue.abandoned()
 
 
 def _arranged(name: str) -> Callable[[BrokerChannel, Any], None]:

@@ -313,7 +313,6 @@ class Queue(AnyQueue):
         self._push(self._new)
         self.deliver()
         self._new = None
-        self._limit()
         return True
 
     def _limit(self) -> None:
@@ -394,7 +393,6 @@ class Queue(AnyQueue):
             if not self.deleted and self._keeps(entry, why):
                 self._push(entry)
         self.deliver()
-        self._limit()
 
     def _keeps(self, entry: Entry, why: Comeback) -> bool:
         """
@@ -421,6 +419,7 @@ class Queue(AnyQueue):
         finally:
             self._delivering = False
         self._expire()
+        self._limit()
         self._watch()
 
     # -- time --------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from txamqp091.testing.channels import BrokerChannel
+from txamqp091.testing.channels import BrokerChannel, close_channels
 from txamqp091.testing.queues import AnyQueue
 from txamqp091.testing.refusals import Refused, access_refused, shown
 from txamqp091.testing.sinks import ChannelSink, SessionSink
@@ -99,8 +99,7 @@ class Session:
             return
         self.is_open = False
         self.broker.forget(self)
-        for channel in list(self.channels.values()):
-            channel.close()
+        close_channels(list(self.channels.values()))
         for queue in list(self.exclusive_queues):
             self.vhost.delete_queue(queue)
 
