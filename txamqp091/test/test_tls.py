@@ -43,7 +43,7 @@ class ImpostorTests(TLSTestCase):
 
     async def test_impostors(self) -> None:
         """
-        Each of them is refused, and the error says what is wrong.
+        Criterion 25: Each of them is refused, and the error says what is wrong.
         """
         for kind, reason in IMPOSTORS.items():
             refused = await self.refused(
