@@ -1,7 +1,8 @@
 # -*- test-case-name: txamqp091.test.test_broker_queues -*-
 """
-Tests for `txamqp091.testing.queues` and `txamqp091.testing.deaths`: how long messages
-stay in a queue, in which order, and what becomes of them.
+Tests for `txamqp091.testing.classic`, `txamqp091.testing.quorum` and
+`txamqp091.testing.deaths`: how long messages stay in a queue, in which order, and what
+becomes of them.
 """
 
 from __future__ import annotations

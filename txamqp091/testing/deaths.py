@@ -3,7 +3,7 @@
 What a dropped message tells of its past: ``x-death``, and the dead letter.
 
 A `Death` is one row of the header.  Which queue drops what, and when, is in
-`txamqp091.testing.queues`; where the dead letter goes from here, in
+`txamqp091.testing.classic`; where the dead letter goes from here, in
 `txamqp091.testing.vhosts`.
 """
 

@@ -15,11 +15,13 @@ from twisted.internet.interfaces import IReactorTime
 
 from txamqp091.testing.arguments import QueueSettings
 from txamqp091.testing.behaviour import Behaviour
+from txamqp091.testing.classic import ClassicQueue
 from txamqp091.testing.consumers import Consumer
 from txamqp091.testing.deaths import dead_letter, is_cycle
 from txamqp091.testing.exchanges import Destination, Exchange
 from txamqp091.testing.messages import Entry, Message, headers_of
-from txamqp091.testing.queues import AnyQueue, Queue, QuorumQueue
+from txamqp091.testing.queues import AnyQueue
+from txamqp091.testing.quorum import QuorumQueue
 from txamqp091.testing.refusals import no_such
 from txamqp091.testing.streams import Stream
 
@@ -35,7 +37,7 @@ _PREDECLARED = {
 }
 
 _QUEUE_TYPES: Mapping[str, type[AnyQueue]] = {
-    "classic": Queue,
+    "classic": ClassicQueue,
     "quorum": QuorumQueue,
     "stream": Stream,
 }
