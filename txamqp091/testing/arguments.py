@@ -24,6 +24,7 @@ from txamqp091.wire.types import FieldValue
 
 __all__ = [
     "QueueSettings",
+    "check_consumer",
     "check_equivalent",
     "check_exchange_name",
     "max_age",
@@ -311,17 +312,29 @@ def check_exchange_name(arguments: Arguments, name: str, resource: str) -> str |
     return value if isinstance(value, str) else None
 
 
-def priority_of(arguments: Arguments, resource: str, type: str) -> int:
+def check_consumer(
+    arguments: Arguments, resource: str, type: str, behaviour: Behaviour
+) -> None:
+    """
+    See whether a type of queue knows what a consumer asks for.
+
+    :raises Refused: 406, it does not, though another type does.
+    """
+    known = frozenset[str]().union(*behaviour.consumer_arguments.values())
+    for name in arguments:
+        if name in known and name not in behaviour.consumer_arguments[type]:
+            raise _not_for_type(name, resource, type)
+
+
+def priority_of(arguments: Arguments, resource: str) -> int:
     """
     The priority of a consumer.
 
-    :raises Refused: 406, if it is no number, or the queue knows none.
+    :raises Refused: 406, if it is no number.
     """
     if "x-priority" not in arguments:
         return 0
     value = arguments["x-priority"]
-    if type == "stream":
-        raise _not_for_type("x-priority", resource, type)
     if problem := _integer(value):
         raise invalid_argument("x-priority", resource, problem)
     assert isinstance(value, int)

@@ -9,12 +9,30 @@ difference that was seen on the brokers themselves.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 __all__ = ["DEFAULT_VERSION", "Behaviour"]
 
 #: The RabbitMQ that the in-memory broker is like, if nothing else is asked for.
 DEFAULT_VERSION = "4.3.6"
+
+
+_IN_STREAMS = {"x-stream-offset", "x-stream-filter", "x-stream-match-unfiltered"}
+
+# Of consumers, before 4.3 and since.
+_CONSUMER_ARGUMENTS = (
+    {
+        "classic": frozenset({"x-priority", "x-cancel-on-ha-failover"}),
+        "quorum": frozenset({"x-priority"}),
+        "stream": frozenset({"x-stream-offset"}),
+    },
+    {
+        "classic": frozenset({"x-priority"}),
+        "quorum": frozenset({"x-priority", "x-consumer-timeout"}),
+        "stream": frozenset(_IN_STREAMS),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +76,8 @@ class Behaviour:
     :ivar routes_replies: an answer by direct reply-to counts as routed.
     :ivar log_exchange: there is an internal exchange ``amq.rabbitmq.log``.
     :ivar max_message_size: in bytes.
+    :ivar consumer_arguments: by type of queue, the arguments that its consumers may
+        have, of those that any may.
     """
 
     version: str
@@ -84,6 +104,7 @@ class Behaviour:
     routes_replies: bool
     log_exchange: bool
     max_message_size: int
+    consumer_arguments: Mapping[str, frozenset[str]]
 
     @classmethod
     def of(cls, version: str) -> Behaviour:
@@ -124,4 +145,5 @@ class Behaviour:
             routes_replies=four,
             log_exchange=latest,
             max_message_size=16_777_216 if four else 134_217_728,
+            consumer_arguments=_CONSUMER_ARGUMENTS[latest],
         )

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from txamqp091.testing.arguments import priority_of
+from txamqp091.testing.arguments import check_consumer, priority_of
 from txamqp091.testing.consumers import Consumer
 from txamqp091.testing.deliveries import Delivery, Unacked, put_back
 from txamqp091.testing.messages import Comeback, Entry, Message
@@ -217,7 +217,10 @@ class BrokerChannel:
         self, tag: str, queue: AnyQueue, method: spec.BasicConsume
     ) -> Consumer:
         resource = shown("queue", queue.name, self._vhost.name)
-        priority = priority_of(method.arguments, resource, queue.settings.type)
+        check_consumer(
+            method.arguments, resource, queue.settings.type, self._broker.behaviour
+        )
+        priority = priority_of(method.arguments, resource)
         exclusive = method.exclusive and queue.settings.type != "stream"
         # A quorum queue lets its single active consumer be exclusive.
         single = queue.settings.single_active and queue.settings.type == "classic"
