@@ -186,7 +186,7 @@ class OwnCredentialsTests(SynchronousTestCase):
 
 class ChooseTests(SynchronousTestCase):
     """
-    BAR 27: the mechanism is what was configured, never the server's choice.
+    Criterion 27: the mechanism is what was configured, never the server's choice.
     """
 
     def test_our_order(self) -> None:
@@ -234,7 +234,7 @@ class ChooseTests(SynchronousTestCase):
 
 class CanaryTests(SynchronousTestCase):
     """
-    BAR 28: the password is seen nowhere.
+    Criterion 28: the password is seen nowhere.
     """
 
     def test_text_of_objects(self) -> None:

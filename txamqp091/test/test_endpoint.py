@@ -207,7 +207,7 @@ class ConnectTests(ConnectTestCase):
 
     async def test_mechanism_not_offered(self) -> None:
         """
-        BAR 27: what is configured and not offered fails before a secret is sent.
+        Criterion 27: what is configured and not offered fails before a secret is sent.
         """
         port = self.listen([START])
         with self.assertRaises(MechanismNotOffered):
@@ -239,7 +239,7 @@ class ConnectTests(ConnectTestCase):
 
     async def test_canary(self) -> None:
         """
-        BAR 28: whatever the way ends in, nothing that is logged or raised has the
+        Criterion 28: whatever the way ends in, nothing that is logged or raised has the
         password in it.
         """
         setDebugging(True)
@@ -301,7 +301,7 @@ class NoConnectionTests(ConnectTestCase):
 
     async def test_impostors(self) -> None:
         """
-        BAR 25: eight of eight impostors are refused, and hear nothing of us.
+        Criterion 25: eight of eight impostors are refused, and hear nothing of us.
         """
         for kind, reason in IMPOSTORS.items():
             port = self.listen(BROKER, impostor(kind, self.authority))
@@ -506,7 +506,7 @@ class MemoryTests(SynchronousTestCase):
 
     def test_ports(self) -> None:
         """
-        BAR 26: the port goes with the scheme, and the timeout with the parameter.
+        Criterion 26: the port goes with the scheme, and the timeout with the parameter.
         """
         for uri, port in (
             ("amqp://127.0.0.1", 5672),

@@ -395,7 +395,7 @@ class ConnectionParametersTests(SynchronousTestCase):
 
     def test_port_follows_tls(self) -> None:
         """
-        BAR 26: without a port of its own, a copy with TLS uses TLS's.
+        Criterion 26: without a port of its own, a copy with TLS uses TLS's.
         """
         plain = ConnectionParameters(host="h")
         self.assertEqual(plain.port_number, 5672)
@@ -432,7 +432,7 @@ class ConnectionParametersTests(SynchronousTestCase):
 
 class CanaryTests(SynchronousTestCase):
     """
-    BAR 28: the password is seen nowhere.
+    Criterion 28: the password is seen nowhere.
     """
 
     def test_text(self) -> None:

@@ -38,12 +38,12 @@ from txamqp091.test.tls_peers import (
 
 class ImpostorTests(TLSTestCase):
     """
-    BAR 25: eight of eight impostors are refused, with a reason, and get nothing.
+    Criterion 25: eight of eight impostors are refused, with a reason, and get nothing.
     """
 
     async def test_impostors(self) -> None:
         """
-        Criterion 25: Each of them is refused, and the error says what is wrong.
+        Each of them is refused, and the error says what is wrong.
         """
         for kind, reason in IMPOSTORS.items():
             refused = await self.refused(
@@ -105,7 +105,7 @@ class ImpostorTests(TLSTestCase):
 
     async def test_text_of_strangers(self) -> None:
         """
-        BAR 29: names that a stranger made up cannot break a log's lines.
+        Criterion 29: names that a stranger made up cannot break a log's lines.
         """
         issued = self.authority.issue(common_name="a\n\x1b[2J" + "b" * 50)
         refused = await self.refused(issued, self.trusting())
