@@ -7,9 +7,9 @@ that waits is told why, once (criteria 8, 10 and 11).
 from __future__ import annotations
 
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
 from twisted.internet.error import ConnectionLost as TransportLost
@@ -192,10 +192,10 @@ class TransportTests(FaultTestCase):
         def hole(proxy: ChaosProxy) -> None:
             nonlocal holed
             proxy.hole()
-            holed = reactor.seconds()
+            holed = monotonic()
 
         error = await self.ends(HeartbeatTimeout, hole, hole_first=False, heartbeat=1)
-        self.assertLess(reactor.seconds() - holed, 3.0)
+        self.assertLess(monotonic() - holed, 3.0)
         self.assertIsInstance(error, ConnectionLost)
 
     async def test_black_hole_with_full_transport(self) -> None:
@@ -209,10 +209,10 @@ class TransportTests(FaultTestCase):
         self.successResultOf(published)
         ledger = Ledger()
         ledger.watch(channel.basic_publish("", "nobody", "waits"))
-        holed = reactor.seconds()
+        holed = monotonic()
         with self.assertRaises(HeartbeatTimeout):
             await channel.when_closed()
-        self.assertLess(reactor.seconds() - holed, 3.0)
+        self.assertLess(monotonic() - holed, 3.0)
         await until(lambda: ledger.complete, 1)
 
     async def test_black_hole_idle(self) -> None:
@@ -222,10 +222,10 @@ class TransportTests(FaultTestCase):
         proxy = self.proxy()
         connection = await self.connect(port=proxy.port, heartbeat=1)
         proxy.hole()
-        holed = reactor.seconds()
+        holed = monotonic()
         with self.assertRaises(HeartbeatTimeout) as context:
             await connection.when_closed()
-        self.assertLess(reactor.seconds() - holed, 3.0)
+        self.assertLess(monotonic() - holed, 3.0)
         self.assertIn("2 s", str(context.exception))
 
     async def cut(self, how: str, part: Callable[[bytes], bytes]) -> ConnectionClosed:
@@ -369,10 +369,10 @@ class BrokerTests(FaultTestCase):
         )
         channel = await connection.open_channel()
         node.pause()
-        started = reactor.seconds()
+        started = monotonic()
         pending = channel.queue_declare("never")
         closing = connection.close()
         error = self.failureResultOf(pending, ConnectionClosed).value
         self.assertTrue(error.by_us)
         await closing
-        self.assertLess(reactor.seconds() - started, 2.0)
+        self.assertLess(monotonic() - started, 2.0)
