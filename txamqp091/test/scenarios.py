@@ -13,8 +13,8 @@ This makes ``QueueScenarios_3_10_8`` and ``QueueScenarios_4_3_6``, as
 `txamqp091.test.integration.every_broker` does, and ``QueueScenarios_memory_3_10`` and
 ``QueueScenarios_memory_4_3``, which ask the in-memory broker, told to be like the one
 and like the other.  Where versions differ, the scenario has a table: see
-`Scenario.by_version`.  Where the in-memory broker differs and shall, `DIFFERENCES` says
-so, and why.
+`Scenario.by_version`.  Where the in-memory broker differs and shall,
+`txamqp091.test.differences` says so, and why.
 
 The scenarios themselves are in ``test_scenarios_*.py``, by subject.
 """
@@ -24,283 +24,37 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, ClassVar, Protocol, TypeVar, cast
+from dataclasses import replace
+from typing import Any, ClassVar, TypeVar
 
-from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from txamqp091.channel import Channel
 from txamqp091.consumer import Deliveries
 from txamqp091.credentials import PlainCredentials
-from txamqp091.endpoint import connect
 from txamqp091.errors import (
     ChannelClosed,
     Closed,
     ConnectionClosed,
     ConsumerCancelled,
 )
-from txamqp091.factory import AMQPClientFactory
 from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
-from txamqp091.test.installations import Broker, known_brokers
-from txamqp091.test.integration import installed, shared_node
-from txamqp091.test.rabbit import RabbitNode
-from txamqp091.testing.broker import MemoryBroker
-from txamqp091.testing.server import endpoint
+from txamqp091.test.differences import DIFFERENCES, Difference
+from txamqp091.test.peers import Kind, kinds
 from txamqp091.wire import spec
 
-__all__ = ["DIFFERENCES", "Difference", "Scenario", "every_peer"]
+__all__ = ["Scenario", "every_peer"]
 
 T = TypeVar("T")
 
 #: How long to wait for what a broker counts, and tells nobody: seconds.
 PATIENCE = 10.0
 
-#: Which RabbitMQ the in-memory broker is told to be like.
-MEMORY_VERSIONS = ("3.10.8", "4.3.6")
-
-
-@dataclass(frozen=True)
-class Difference:
-    """
-    What the in-memory broker does otherwise than RabbitMQ, and shall.
-
-    :ivar scenario: what it fails: ``Class.test``.  It has to fail: when it does not any
-        more, this goes.
-    :ivar versions: told to be like which RabbitMQ.
-    :ivar rabbitmq: what that does.
-    :ivar memory: what ours does.
-    :ivar reason: why.
-    """
-
-    scenario: str
-    versions: tuple[str, ...]
-    rabbitmq: str
-    memory: str
-    reason: str
-
-
-#: All of them.  ``docs/memory-broker-differences.rst`` tells them to users.
-DIFFERENCES: tuple[Difference, ...] = (
-    Difference(
-        "ContentScenarios.test_order_of_headers",
-        ("4.3",),
-        "The headers of a message arrive sorted by name.",
-        "The headers arrive in the order in which they were sent.",
-        "Properties are passed on octet by octet, which is what tests look at; and the "
-        "order of a table means nothing.",
-    ),
-    Difference(
-        "StreamDeclareScenarios.test_max_age",
-        ("3.10",),
-        "``x-max-age`` that is no length of time ends the connection with 541.",
-        "It ends the channel with 406, as with 4.3.",
-        "541 is RabbitMQ's way to say that it failed itself.",
-    ),
-    Difference(
-        "StreamRefusalScenarios.test_offset",
-        ("3.10",),
-        "``x-stream-offset`` that is no offset ends the connection with 541, and names "
-        "no method.",
-        "So it does, and it names ``basic.consume``.",
-        "RabbitMQ failed itself, and does not know at what; we do.",
-    ),
-)
 
 _numbers = itertools.count(1)
-_vhosts: set[tuple[RabbitNode, str]] = set()
-
-
-class Peer(Protocol):
-    """
-    A broker that scenarios talk to, and what they do to it behind its clients' backs.
-
-    :ivar version: which RabbitMQ it is, or is to be like.
-    """
-
-    version: tuple[int, ...]
-
-    def add_vhost(self, vhost: str) -> None:
-        """
-        Make a virtual host in which guest may do everything.
-        """
-
-    def add_user(
-        self, name: str, password: str, vhost: str, permissions: tuple[str, str, str]
-    ) -> None:
-        """
-        Make a user.
-
-        :param permissions: what the user may configure, write and read in the virtual
-            host, as regular expressions; if all are empty, the user may not enter it.
-        """
-
-    def connect(self, parameters: ConnectionParameters) -> Awaitable[AMQPProtocol]:
-        """
-        Connect a client.
-        """
-
-    def block_publishers(self, on: bool) -> None:
-        """
-        Run out of memory, or have it again.
-        """
-
-    def close_connections(self, reason: str) -> None:
-        """
-        Close all connections, as an operator does.
-        """
-
-    def limit_acknowledging(self, seconds: float) -> None:
-        """
-        Wait so long, and no longer, for deliveries to be acknowledged, until the
-        scenario is over.
-        """
-
-    def stop(self) -> None:
-        """
-        The scenario is over.
-        """
-
-
-class RabbitPeer:
-    """
-    A RabbitMQ.
-    """
-
-    def __init__(self, broker: Broker) -> None:
-        self.node = shared_node(installed(broker))
-        self.version = self.node.installation.number
-        self._users: list[str] = []
-        self._changed: list[str] = []
-
-    def add_vhost(self, vhost: str) -> None:
-        if (self.node, vhost) not in _vhosts:
-            _vhosts.add((self.node, vhost))
-            self.node.add_vhost(vhost)
-
-    def add_user(
-        self, name: str, password: str, vhost: str, permissions: tuple[str, str, str]
-    ) -> None:
-        module = "rabbit_auth_backend_internal"
-        call = f'{module}:add_user(<<"{name}">>, <<"{password}">>, <<"test">>)'
-        if any(permissions):
-            expressions = ", ".join(f'<<"{each}">>' for each in permissions)
-            call += (
-                f', {module}:set_permissions(<<"{name}">>, <<"{vhost}">>, '
-                f'{expressions}, <<"test">>)'
-            )
-        self.node.eval(f"{call}.")
-        self._users.append(name)
-
-    def connect(self, parameters: ConnectionParameters) -> Deferred[AMQPProtocol]:
-        from twisted.internet import reactor
-
-        return connect(
-            reactor, replace(parameters, host=self.node.host, port=self.node.port)
-        )
-
-    def block_publishers(self, on: bool) -> None:
-        self.node.set_memory_alarm(on)
-
-    def close_connections(self, reason: str) -> None:
-        self.node.close_connections(reason)
-
-    def limit_acknowledging(self, seconds: float) -> None:
-        if self.version >= (4, 3):
-            return  # consumers say it themselves
-        milliseconds = int(seconds * 1000)
-        for name in ("consumer_timeout", "channel_tick_interval"):
-            old = self.node.eval(f"application:get_env(rabbit, {name}, undefined).")
-            restore = f"set_env(rabbit, {name}, {old})"
-            if old == "undefined":
-                restore = f"unset_env(rabbit, {name})"
-            self._changed.append(f"application:{restore}.")
-            self.node.eval(f"application:set_env(rabbit, {name}, {milliseconds}).")
-
-    def stop(self) -> None:
-        for restore in self._changed:
-            self.node.eval(restore)
-        for name in self._users:
-            self.node.eval(
-                f'rabbit_auth_backend_internal:delete_user(<<"{name}">>, <<"test">>).'
-            )
-
-
-class MemoryPeer:
-    """
-    A `MemoryBroker`, which runs in real time as RabbitMQ does.
-    """
-
-    def __init__(self, version: str) -> None:
-        from twisted.internet import reactor
-
-        self.version = tuple(map(int, version.split(".")))
-        self._broker = MemoryBroker(reactor, version=version)
-        self._endpoint = endpoint(self._broker)
-
-    def add_vhost(self, vhost: str) -> None:
-        self._broker.add_vhost(vhost)
-        self._broker.set_permissions("guest", vhost)
-
-    def add_user(
-        self, name: str, password: str, vhost: str, permissions: tuple[str, str, str]
-    ) -> None:
-        self._broker.add_user(name, password)
-        if any(permissions):
-            self._broker.set_permissions(name, vhost, *permissions)
-        else:
-            self._broker.clear_permissions(name, vhost)
-
-    async def connect(self, parameters: ConnectionParameters) -> AMQPProtocol:
-        from twisted.internet import reactor
-
-        factory = AMQPClientFactory(parameters, clock=reactor)
-        protocol = cast(AMQPProtocol, await self._endpoint.connect(factory))
-        return await protocol.when_open()
-
-    def block_publishers(self, on: bool) -> None:
-        if on:
-            self._broker.block()
-        else:
-            self._broker.unblock()
-
-    def close_connections(self, reason: str) -> None:
-        self._broker.close_connections(problem=reason)
-
-    def limit_acknowledging(self, seconds: float) -> None:
-        self._broker.consumer_timeout = seconds
-
-    def stop(self) -> None:
-        pass
-
-
-@dataclass(frozen=True)
-class Kind:
-    """
-    A broker to run the scenarios with.
-
-    :ivar name: as it appears in the names of test cases.
-    :ivar start: gives the broker, or skips the test.
-    :ivar memory: which RabbitMQ the in-memory broker is like, or "" for a real one.
-    """
-
-    name: str
-    start: Callable[[], Peer]
-    memory: str = ""
-
-
-def _kinds() -> list[Kind]:
-    kinds = [
-        Kind(broker.name, partial(RabbitPeer, broker)) for broker in known_brokers()
-    ]
-    for version in MEMORY_VERSIONS:
-        like = ".".join(version.split(".")[:2])
-        kinds.append(Kind(f"memory_{like}", partial(MemoryPeer, version), like))
-    return kinds
 
 
 def every_peer(scenario: type[Scenario]) -> None:
@@ -310,7 +64,7 @@ def every_peer(scenario: type[Scenario]) -> None:
     The scenario's own name is left without a class, so that nobody collects it.
     """
     module = sys.modules[scenario.__module__]
-    for kind in _kinds():
+    for kind in kinds():
         name = f"{scenario.__name__}_{kind.name.replace('.', '_')}"
         members: dict[str, object] = {
             "__doc__": scenario.__doc__,
