@@ -62,6 +62,7 @@ def connect(
     uri_or_parameters: str | bytes | ConnectionParameters,
     *,
     credentials: ICredentials | Sequence[ICredentials] | None = None,
+    endpoint: IStreamClientEndpoint | None = None,
 ) -> Deferred[AMQPProtocol]:
     """
     Connect to a broker, and open AMQP.
@@ -70,6 +71,8 @@ def connect(
     :param uri_or_parameters: an ``amqp://`` or ``amqps://`` URI, or
         `ConnectionParameters`.
     :param credentials: as whom to log in, instead of what the first says.
+    :param endpoint: what connects, and does TLS, instead of what
+        `endpoint_from_parameters` makes of the parameters.
 
     :returns: fires with the protocol when AMQP is open.  Cancelling it, like
         any failure, drops the connection.  It fails with
@@ -90,16 +93,14 @@ def connect(
     problem: AMQPError | None = None
     try:
         parameters = _parameters(uri_or_parameters, credentials)
-        endpoint = endpoint_from_parameters(reactor, parameters)
+        way = endpoint or endpoint_from_parameters(reactor, parameters)
     except AMQPError as error:
         # Without its stack, which has the URI on it.
         problem = error.with_traceback(None)
     del uri_or_parameters
     if problem is not None:
         return fail(problem)
-    attempt = _Attempt(
-        parameters, endpoint, AMQPClientFactory(parameters, clock=reactor)
-    )
+    attempt = _Attempt(parameters, way, AMQPClientFactory(parameters, clock=reactor))
     return attempt.start().addTimeout(
         parameters.handshake_timeout, reactor, attempt.timed_out
     )

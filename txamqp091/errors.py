@@ -50,6 +50,7 @@ __all__ = [
     "ResourceLocked",
     "Returned",
     "TLSFailed",
+    "TopologyFailed",
     "UndecodableProperty",
     "UnexpectedFrame",
     "VhostAccessRefused",
@@ -547,6 +548,32 @@ class ConsumerCancelled(AMQPError):
         return (
             f"the broker cancelled the consumer {printable(self.consumer_tag)} "
             f"of the queue {printable(self.queue)!r}"
+        )
+
+
+class TopologyFailed(AMQPError):
+    """
+    Not all of a topology stands.
+
+    :ivar failures: pairs of an exchange, a queue or a binding, and its error.
+    """
+
+    def __init__(self, failures: list[tuple[object, BaseException]]):
+        super().__init__(failures)
+        self.failures = failures
+
+    @property
+    def retriable(self) -> bool:  # type: ignore[override]
+        """
+        Whether all of the failed entities may be tried again.
+        """
+        return all(getattr(error, "retriable", False) for _, error in self.failures)
+
+    def __str__(self) -> str:
+        entity, error = self.failures[0]
+        return (
+            f"{len(self.failures)} entities of the topology do not stand, the first "
+            f"of them {entity}: {printable(str(error))}"
         )
 
 

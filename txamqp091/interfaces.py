@@ -8,10 +8,16 @@ handler of deliveries is any callable (see `txamqp091.consumer`).
 
 from __future__ import annotations
 
-__all__ = ["ICredentials"]
+__all__ = ["ICredentials", "IServiceObserver"]
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
+
+if TYPE_CHECKING:
+    from txamqp091.protocol import AMQPProtocol
 
 
 class ICredentials(Interface):
@@ -62,4 +68,58 @@ class ICredentials(Interface):
         :returns: the response, not encoded any further, now or later.
         :raises txamqp091.errors.CommandInvalid: when the mechanism knows no
             challenge, and there is one.
+        """
+
+
+class IServiceObserver(Interface):
+    """
+    Who wants to know what becomes of an
+    `txamqp091.service.client.AMQPClientService`.  All of it is told in the reactor's
+    thread; what the methods return is ignored, and what they raise is logged.
+    """
+
+    def connecting(address: str) -> None:
+        """
+        An address is tried.
+
+        :param address: as a URI, without the password.
+        """
+
+    def ready(connection: AMQPProtocol, outcomes: Sequence[Any]) -> None:
+        """
+        AMQP is open, and the topology has been declared, as far as it could be.
+        Channels and consumers come back next.
+
+        :param outcomes: the `txamqp091.service.declaring.Outcome` of each entity.
+        """
+
+    def blocked(reason: str) -> None:
+        """
+        The broker takes no messages for now.
+        """
+
+    def unblocked() -> None:
+        """
+        It takes messages again.
+        """
+
+    def lost(reason: BaseException) -> None:
+        """
+        A connection that was ready has ended, not by us.
+        """
+
+    def recovering(attempt: int, delay: float, reason: BaseException) -> None:
+        """
+        There will be another attempt.
+
+        :param attempt: its number, since there was a connection that lasted.
+        :param delay: in how many seconds.
+        :param reason: why the last attempt has failed, or the connection has ended.
+        """
+
+    def failed(reason: BaseException) -> None:
+        """
+        The service has given up, as its `RetryPolicy` said.
+
+        :param reason: why the last attempt has failed.
         """

@@ -1,0 +1,479 @@
+# -*- test-case-name: txamqp091.test.test_client_service -*-
+"""
+The service that stays connected: `AMQPClientService`.
+
+Theory.  There is one session at a time, or none: the loop of
+`txamqp091.service.reconnecting` makes them.  While there is one, the topology stands on
+its connection, and the channels are attached to that; consumers follow their channels.
+`AMQPClientService.stopService` drains the session; one that is lost meanwhile is the
+last.
+"""
+
+from __future__ import annotations
+
+__all__ = ["AMQPClientService"]
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.interfaces import (
+    IReactorTime,
+)
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from txamqp091._observer import OneShot
+from txamqp091.consumer import DEFAULT_PREFETCH, Handler
+from txamqp091.interfaces import ICredentials, IServiceObserver
+from txamqp091.parameters import ConnectionParameters
+from txamqp091.protocol import AMQPProtocol
+from txamqp091.publisher import DEFAULT_WINDOW
+from txamqp091.service.addresses import Address, Addresses, Where
+from txamqp091.service.backoff import RetryPolicy
+from txamqp091.service.declaring import Outcome
+from txamqp091.service.draining import Drain
+from txamqp091.service.observing import Observers
+from txamqp091.service.reconnecting import Reconnection, Session
+from txamqp091.service.recovery import RecoveringChannel
+from txamqp091.service.standing import Standing
+from txamqp091.service.subscriptions import RecoveringConsumer
+from txamqp091.service.topology import Entity, Queue, Topology
+
+_PREFETCH_MAX = 65535
+
+
+class AMQPClientService(Service):
+    """
+    A connection to a broker that comes back, with all that is on it: the topology,
+    channels and consumers::
+
+        service = AMQPClientService(reactor, "amqp://localhost", topology=topology)
+        service.consume("work", handle)
+        service.setServiceParent(application)
+
+    It connects when it is started, and tries again for as long as its `RetryPolicy`
+    says, the first time as well.
+
+    :ivar connection: the present connection, if it is ready; else None.
+    :ivar policy: when to try again.
+    :ivar reactor: the reactor.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        where: Where,
+        *,
+        topology: Topology | None = None,
+        credentials: ICredentials | Sequence[ICredentials] | None = None,
+        parameters: ConnectionParameters | None = None,
+        policy: RetryPolicy | None = None,
+        name: str = "",
+        shutdown_timeout: float = 30.0,
+    ) -> None:
+        """
+        :param reactor: one that has timers, TCP and name resolution; where there are
+            only endpoints, timers are enough.
+        :param where: a URI, `ConnectionParameters`, an endpoint, an
+            `txamqp091.service.addresses.Address` or
+            `txamqp091.service.addresses.SRVRecords`; or a sequence of these.
+        :param topology: what should be there.
+        :param credentials: as whom to log in, instead of what the first says.
+        :param parameters: everything else, where ``where`` is an endpoint.
+        :param name: the name that RabbitMQ shows for the connection.
+        :param shutdown_timeout: how many seconds handlers and confirms have when the
+            service is stopped.
+        :raises InvalidURI: a URI cannot be understood.
+        """
+        changes: dict[str, Any] = {}
+        if credentials is not None:
+            one = ICredentials.providedBy(credentials)
+            changes["credentials"] = [credentials] if one else credentials
+        if name:
+            changes["name"] = name
+        self.reactor = reactor
+        self.policy = policy or RetryPolicy()
+        self.connection: AMQPProtocol | None = None
+        self._shutdown_timeout = shutdown_timeout
+        self._addresses = Addresses(
+            where,
+            self.policy,
+            parameters=parameters,
+            adapt=lambda each: replace(each, **changes),
+        )
+        self._standing = Standing(reactor, self.policy, topology or Topology())
+        self._standing.changed = self._topology_changed
+        self._observers = Observers()
+        self._channels: list[RecoveringChannel] = []
+        self._consumers: list[RecoveringConsumer] = []
+        self._drain_steps: list[Callable[[], Deferred[Any]]] = []
+        self._tags = itertools.count(1)
+        self._loop: Reconnection | None = None
+        self._drain: Drain | None = None
+        self._stopped: OneShot[None] = OneShot()
+        self._ready: OneShot[AMQPProtocol] = OneShot()
+
+    def __repr__(self) -> str:
+        state = "running" if self.running else "stopped"
+        if self.connection is not None:
+            state = "ready"
+        return f"<AMQPClientService to {self._addresses}, {state}>"
+
+    # -- using it ------------------------------------------------------------------
+
+    @property
+    def error(self) -> BaseException | None:
+        """
+        Why there is no connection, or why the last one has ended.
+        """
+        return None if self._loop is None else self._loop.error
+
+    @property
+    def topology(self) -> Topology:
+        """
+        What should be there; `declare` and `delete` change it.
+        """
+        return self._standing.topology
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """
+        What became of each entity of the topology, the last time.
+        """
+        return self._standing.outcomes
+
+    @property
+    def consumers(self) -> list[RecoveringConsumer]:
+        """
+        The consumers that were not cancelled.
+        """
+        return list(self._consumers)
+
+    def when_ready(self) -> Deferred[AMQPProtocol]:
+        """
+        :returns: fires with the connection when AMQP is open and the topology stands,
+            which may be at once.  Fails with `TopologyFailed` when the broker refuses
+            a part of it (the service tries that again, and everything else works);
+            with the reason of the last attempt when the service has given up; and with
+            ``CancelledError`` when it is stopped.  Each caller has a Deferred of their
+            own; cancelling it does nothing else.
+        """
+        return self._ready.when_fired()
+
+    def observe(self, observer: IServiceObserver) -> None:
+        """
+        Have an observer told what becomes of the service:
+        `txamqp091.service.observing.ServiceObserver` is one to inherit from.
+        """
+        self._observers.add(observer)
+
+    def forget_observer(self, observer: IServiceObserver) -> None:
+        """
+        Tell an observer nothing more.
+        """
+        self._observers.remove(observer)
+
+    def queue_name(self, queue: str | Queue) -> str:
+        """
+        What the broker calls a queue now.
+
+        :raises LocalProtocolError: the broker has yet to make up its name.
+        """
+        return self._standing.queue_name(queue)
+
+    def declare(self, *entities: Entity) -> Deferred[list[Outcome]]:
+        """
+        Add to the topology.
+
+        :returns: fires with what became of each, once there is a connection; fails
+            with the reason when that ends meanwhile, or there will be none.  They are
+            declared for the next one then.  Cancelling it ends the waiting.
+        """
+        return self._standing.declare(entities)
+
+    def delete(self, *entities: Entity) -> Deferred[list[Outcome]]:
+        """
+        Take out of the topology, with the bindings from and to them, and delete.  They
+        do not come back.
+
+        :returns: as `declare`.  If the connection ends meanwhile, they may still be
+            there, but are not declared any more.
+        """
+        return self._standing.delete(entities)
+
+    def channel(
+        self,
+        confirm: bool = False,
+        *,
+        window: int = DEFAULT_WINDOW,
+        prefetch: int | None = None,
+        tx: bool = False,
+    ) -> RecoveringChannel:
+        """
+        A channel that comes back.
+
+        :param confirm: in confirm mode, with so many unconfirmed messages at the most
+            as ``window`` says.
+        :param prefetch: how many fetched deliveries may be unacknowledged.
+        :param tx: in transaction mode.
+        """
+        channel = RecoveringChannel(
+            self, confirm=confirm, window=window, prefetch=prefetch, tx=tx
+        )
+        self._channels.append(channel)
+        if self.connection is not None and self._drain is None:
+            channel.attach(self.connection)
+        return channel
+
+    def consume(
+        self,
+        queue: str | Queue,
+        handler: Handler,
+        *,
+        prefetch: int = DEFAULT_PREFETCH,
+        auto_ack: bool = False,
+        exclusive: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+        consumer_tag: str = "",
+        channel: RecoveringChannel | None = None,
+        on_cancelled: Literal["resubscribe", "end"] = "resubscribe",
+    ) -> RecoveringConsumer:
+        """
+        Have the messages of a queue given to a function, now and after reconnects.
+
+        :param queue: its name; or a `Queue`, which is then part of the topology.
+        :param handler: see `txamqp091.consumer.Consumer`.
+        :param arguments: see `txamqp091.arguments`.  To go on in a stream where it
+            was, say where to begin, with ``stream_consumer``, or give the `Queue`.
+        :param consumer_tag: a name for the consumer; one is made up if it is "".
+        :param channel: the channel to be on; by default, one of its own, so that no
+            other consumer suffers when the broker closes it.
+        :param on_cancelled: what to do when the broker ends the consumer, as its queue
+            was deleted: try to subscribe again, and again; or end.
+        :raises TypeError: the handler is none.
+        :raises ValueError: there is no such prefetch limit.
+        """
+        if not callable(handler):
+            raise TypeError(f"a handler is a function, not {handler!r}")
+        if not 0 <= prefetch <= _PREFETCH_MAX:
+            raise ValueError(f"a prefetch of {prefetch}; 0 to {_PREFETCH_MAX}")
+        if isinstance(queue, Queue):
+            self._standing.include(queue)
+        consumer = RecoveringConsumer(
+            self,
+            channel or self.channel(),
+            queue,
+            handler,
+            consumer_tag=consumer_tag or f"consumer-{next(self._tags)}",
+            prefetch=prefetch,
+            auto_ack=auto_ack,
+            exclusive=exclusive,
+            arguments=arguments,
+            owns_channel=channel is None,
+            on_cancelled=on_cancelled,
+        )
+        self._consumers.append(consumer)
+        return consumer
+
+    def on_drain(self, step: Callable[[], Deferred[Any]]) -> None:
+        """
+        Have something done when the service is stopped: after the handlers have ended,
+        and before the channels are closed.  It has the rest of ``shutdown_timeout``.
+        """
+        self._drain_steps.append(step)
+
+    # -- what channels and consumers call: see `Host` ------------------------------
+
+    def prepare(self, queue: str | Queue, gone: bool) -> Deferred[tuple[str, bool]]:
+        """
+        See `txamqp091.service.recovery.Host`.
+        """
+        return self._standing.prepare(queue, gone)
+
+    def forget(self, member: RecoveringChannel | RecoveringConsumer) -> None:
+        """
+        See `txamqp091.service.recovery.Host`.
+        """
+        if isinstance(member, RecoveringConsumer):
+            self._consumers.remove(member)
+        else:
+            self._channels.remove(member)
+
+    # -- starting and stopping -----------------------------------------------------
+
+    def startService(self) -> None:
+        """
+        Twisted: connect.  A service that was stopped can be started again, with its
+        channels and consumers; one that is being stopped begins when it has.
+        """
+        if self.running:
+            return
+        Service.startService(self)
+        if self._loop is None:
+            self._start()
+
+    def _start(self) -> None:
+        self._ready = OneShot()
+        self._standing.renew()
+        for channel in self._channels:
+            channel.renew()
+        for consumer in self._consumers:
+            consumer.renew()
+        self._loop = Reconnection(self.reactor, self._addresses, self.policy, self)
+        self._loop.start()
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Twisted: take no more messages, let the running handlers end, wait for confirms,
+        and close: channels first, since they have heard all acknowledgements when they
+        have closed, then AMQP, then TCP.
+
+        :returns: fires when all that is done; it does not fail.  What takes longer than
+            ``shutdown_timeout`` is given up, and its messages go back.  It may be
+            called in any state, and again; cancelling the Deferred does nothing.
+        """
+        Service.stopService(self)
+        if self._loop is None:
+            return succeed(None)
+        if self._drain is None:
+            self._stopped = OneShot()
+            self._drain = Drain(self.reactor, self._shutdown_timeout)
+            self._end_waiting(CancelledError("the service was stopped"))
+            stopping = Deferred.fromCoroutine(self._stop(self._loop, self._drain))
+            stopping.addErrback(self._not_in_order).addBoth(self._has_stopped)
+        return self._stopped.when_fired()
+
+    def hurry(self) -> None:
+        """
+        Wait no longer for handlers and confirms, now that the service is being stopped.
+        """
+        if self._drain is not None:
+            self._drain.hurry()
+
+    async def _stop(self, loop: Reconnection, drain: Drain) -> None:
+        loop.finish()
+        if loop.session is not None:
+            # What the broker has to agree to has a limit of its own.
+            step = loop.session.address.parameters.close_timeout
+            await drain.all([each.unsubscribe() for each in self._consumers], step)
+            await drain.all([each.when_idle() for each in self._consumers])
+            await drain.all([each() for each in self._drain_steps])
+            await drain.all([each.when_idle() for each in self._channels])
+            await drain.all([each.flush() for each in self._channels], step)
+        else:
+            await drain.all([each.when_idle() for each in self._consumers])
+        await loop.stop()
+
+    def _not_in_order(self, failure: Failure) -> None:
+        self._log.failure("The service was not stopped in order", failure=failure)
+
+    def _has_stopped(self, _: object) -> None:
+        self._loop = None
+        self._drain = None
+        self._stop_members(CancelledError("the service was stopped"))
+        self._stopped.fire(None)
+        if self.running and self._loop is None:
+            self._start()
+
+    def _stop_members(self, reason: BaseException) -> None:
+        for channel in list(self._channels):
+            channel.stop(reason)
+        for consumer in list(self._consumers):
+            consumer.stop(reason)
+
+    def _end_waiting(self, reason: BaseException) -> None:
+        if self._ready.fired:
+            self._ready = OneShot()
+        self._ready.fail(reason)
+        self._standing.stop(reason)
+
+    # -- what the loop calls: see `ReconnectionSink` ---------------------------------
+
+    def connecting(self, address: Address) -> None:
+        """
+        See `ReconnectionSink`.
+        """
+        self._log.info("Connecting to {address}", address=str(address))
+        self._observers.tell("connecting", str(address))
+
+    async def prepare_connection(self, connection: AMQPProtocol) -> bool:
+        """
+        See `ReconnectionSink`.
+        """
+        return await self._standing.apply(connection)
+
+    def begun(self, session: Session) -> None:
+        """
+        See `ReconnectionSink`.
+        """
+        connection = self.connection = session.connection
+        connection.observe_blocked(lambda reason: self._blocked(connection, reason))
+        self._observers.tell("ready", connection, self.outcomes)
+        if connection.blocked is not None:
+            self._blocked(connection, connection.blocked)
+        for channel in list(self._channels):
+            if self.connection is connection and self._drain is None:
+                channel.attach(connection)
+        if self.connection is connection and self._drain is None:
+            self._standing.begin()
+
+    def lost(self, session: Session, reason: BaseException) -> None:
+        """
+        See `ReconnectionSink`.
+        """
+        self.connection = None
+        self._standing.lost(reason)
+        if self._ready.fired and self._drain is None:
+            self._ready = OneShot()
+        for channel in list(self._channels):
+            channel.detach(reason)
+
+    def over(self, reason: BaseException) -> None:
+        """
+        See `ReconnectionSink`.
+        """
+        self._observers.tell("lost", reason)
+
+    def recovering(self, attempt: int, delay: float, reason: BaseException) -> None:
+        """
+        See `ReconnectionSink`.
+        """
+        self._observers.tell("recovering", attempt, delay, reason)
+
+    def gave_up(self, reason: BaseException) -> None:
+        """
+        See `ReconnectionSink`.
+        """
+        self._end_waiting(reason)
+        self._stop_members(reason)
+        self._observers.tell("failed", reason)
+
+    def _blocked(self, connection: AMQPProtocol, reason: str | None) -> None:
+        if self.connection is not connection:
+            return
+        if reason is None:
+            self._observers.tell("unblocked")
+        else:
+            self._observers.tell("blocked", reason)
+
+    def _topology_changed(self, error: BaseException | None, queues: set[str]) -> None:
+        """
+        The topology stands, or a part of it is refused.
+        """
+        for consumer in list(self._consumers):
+            if getattr(consumer.queue, "key", consumer.queue) in queues:
+                consumer.again()
+        if self.connection is None or self._drain is not None:
+            return
+        if self._ready.fired:
+            self._ready = OneShot()
+        if error is None:
+            self._ready.fire(self.connection)
+        else:
+            self._ready.fail(error)
