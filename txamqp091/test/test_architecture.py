@@ -48,7 +48,8 @@ OUTSIDE: dict[str, set[str]] = {
     "wire": STANDARD_LIBRARY,
     "_machine": STANDARD_LIBRARY,
     "root": TWISTED | TLS,
-    "service": TWISTED,
+    # The last two are extras, and imported when they are asked for.
+    "service": TWISTED | {"prometheus_client", "opentelemetry"},
     "tap": TWISTED,
     "adapters": TWISTED | {"tornado"},
     "testing": TWISTED | TLS,
