@@ -292,3 +292,35 @@ class EndpointTests(SynchronousTestCase):
         connecting = self.endpoint.connect(self.factory)
         self.failureResultOf(connecting, ConnectionRefusedError)
         self.assertEqual(self.endpoint.links, [])
+
+    def test_connections_to_come(self) -> None:
+        """
+        What a connection is to suffer from its first byte on is said beforehand.
+        """
+        self.endpoint.chunk = 2
+        self.endpoint.delay = 1.0
+        self.endpoint.cut_after = {Direction.UP: 3}
+        client = cast(Recorder, self.successResultOf(self.connect()))
+        [link] = self.endpoint.links
+        cast(MemoryTransport, client.transport).write(b"abcd")
+        self.clock.pump([0, 1])
+        self.assertEqual(link.moved[Direction.UP], 2)
+        self.clock.pump([1, 0])
+        self.assertEqual(link.moved[Direction.UP], 3)
+        self.assertFalse(link.is_up)
+
+    def test_cut(self) -> None:
+        """
+        All connections can be broken at once.
+        """
+        clients = [self.successResultOf(self.connect()) for _ in range(2)]
+        self.endpoint.cut()
+        self.clock.advance(0)
+        for client in clients:
+            self.assertIsNotNone(cast(Recorder, client).ended)
+
+    def connect(self) -> Deferred[object]:
+        """
+        Connect.
+        """
+        return cast("Deferred[object]", self.endpoint.connect(self.factory))

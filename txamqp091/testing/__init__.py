@@ -2,5 +2,25 @@
 An AMQP broker in memory, for tests and first tries.
 
 The semantics are in `txamqp091.testing.broker`: what RabbitMQ would answer, deliver and
-refuse, without any bytes.
+refuse, without any bytes; the bytes are in `txamqp091.testing.server`, and the network
+is in `txamqp091.testing.network`.  What a user's tests inherit is in
+`txamqp091.testing.case`.
 """
+
+from txamqp091.testing.assertions import BrokerAssertions
+from txamqp091.testing.broker import MemoryBroker
+from txamqp091.testing.case import AsyncBrokerTestCase, BrokerTestCase
+from txamqp091.testing.network import Direction, Link, MemoryEndpoint
+from txamqp091.testing.reactor import MemoryReactor, SteppingClock
+
+__all__ = [
+    "AsyncBrokerTestCase",
+    "BrokerAssertions",
+    "BrokerTestCase",
+    "Direction",
+    "Link",
+    "MemoryBroker",
+    "MemoryEndpoint",
+    "MemoryReactor",
+    "SteppingClock",
+]

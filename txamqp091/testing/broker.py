@@ -350,6 +350,14 @@ class MemoryBroker:
         routed, _ = self.put(self._vhosts[vhost], message)
         return routed
 
+    def clear(self) -> None:
+        """
+        Delete every queue, and with them what the clock has yet to do for them.
+        """
+        for vhost in self._vhosts.values():
+            for queue in list(vhost.queues.values()):
+                vhost.delete_queue(queue)
+
     # -- faults ------------------------------------------------------------------------
 
     def block(self, reason: str = "low on memory") -> None:

@@ -294,6 +294,9 @@ class MemoryEndpoint:
 
     :ivar links: every connection that was made, the last one last.
     :ivar refusing: whether new connections are refused.
+    :ivar chunk: `Link.chunk` of the connections to come.
+    :ivar delay: `Link.delay` of the connections to come.
+    :ivar cut_after: `Link.cut_after` of the connections to come.
     """
 
     def __init__(self, clock: IReactorTime, factory: IProtocolFactory) -> None:
@@ -302,6 +305,9 @@ class MemoryEndpoint:
         """
         self.links: list[Link] = []
         self.refusing = False
+        self.chunk = 0
+        self.delay = 0.0
+        self.cut_after: dict[Direction, int] = {}
         self._clock = clock
         self._factory = factory
 
@@ -317,7 +323,16 @@ class MemoryEndpoint:
         if client is None or server is None:
             return fail(ConnectionRefusedError())
         number = len(self.links) + 1
-        self.links.append(
-            Link(self._clock, cast(Protocol, client), cast(Protocol, server), number)
-        )
+        link = Link(self._clock, cast(Protocol, client), cast(Protocol, server), number)
+        # In time: nothing moves before the next turn.
+        link.chunk, link.delay = self.chunk, self.delay
+        link.cut_after = dict(self.cut_after)
+        self.links.append(link)
         return succeed(client)
+
+    def cut(self) -> None:
+        """
+        Break every connection now.
+        """
+        for link in self.links:
+            link.cut()

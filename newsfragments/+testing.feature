@@ -1,0 +1,1 @@
+``txamqp091.testing`` has an AMQP broker in memory that speaks real frames, as RabbitMQ would, and test cases with it: ``BrokerTestCase`` goes by a clock, moves bytes when the test says so, and breaks connections where it wants; ``AsyncBrokerTestCase`` runs on the reactor.
