@@ -116,7 +116,7 @@ class TimeToLiveScenarios(Scenario):
         is dropped.
         """
         channel = await self.channel()
-        queue, dead = await self.with_dead_letters(channel, {"x-message-ttl": 60})
+        queue, dead = await self.with_dead_letters(channel, {"x-message-ttl": 250})
         await channel.basic_publish("", queue, "held")
         held = await self.get(channel, queue)
         await channel.basic_publish("", queue, "waits")
@@ -156,7 +156,7 @@ class ExpiryScenarios(Scenario):
         channel = await self.channel()
         try:
             await channel.basic_publish("", queue, "", mandatory=True)
-        except Returned:
+        except (Returned, Nacked):  # it has gone, or it goes just now
             return False
         finally:
             await channel.close()
@@ -196,8 +196,8 @@ class ExpiryScenarios(Scenario):
         One with a consumer does not.
         """
         channel = await self.channel()
-        marker = await self.queue(channel, {"x-expires": 300})
-        used = await self.queue(channel, {"x-expires": 100})
+        marker = await self.queue(channel, {"x-expires": 600})
+        used = await self.queue(channel, {"x-expires": 300})
         consumer = await channel.consume(used)
         await self.gone(marker)
         self.assertTrue(await self.is_there(used))
@@ -209,7 +209,7 @@ class ExpiryScenarios(Scenario):
         Unacknowledged messages do not keep it.
         """
         channel = await self.channel()
-        queue = await self.queue(channel, {"x-expires": 100})
+        queue = await self.queue(channel, {"x-expires": 250})
         await channel.basic_publish("", queue, "x")
         delivery = await self.get(channel, queue)
         await self.gone(queue)
