@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import (
     IReactorTime,
 )
@@ -319,7 +319,8 @@ class AMQPClientService(Service):
             self._start()
 
     def _start(self) -> None:
-        self._ready = OneShot()
+        if self._ready.fired:
+            self._ready = OneShot()
         self._standing.renew()
         for channel in self._channels:
             channel.renew()
@@ -358,17 +359,22 @@ class AMQPClientService(Service):
 
     async def _stop(self, loop: Reconnection, drain: Drain) -> None:
         loop.finish()
+        try:
+            await self._drain_members(loop, drain)
+        finally:
+            await loop.stop()
+
+    async def _drain_members(self, loop: Reconnection, drain: Drain) -> None:
         if loop.session is not None:
             # What the broker has to agree to has a limit of its own.
-            step = loop.session.address.parameters.close_timeout
-            await drain.all([each.unsubscribe() for each in self._consumers], step)
+            limit = loop.session.address.parameters.close_timeout
+            await drain.all([each.unsubscribe() for each in self._consumers], limit)
             await drain.all([each.when_idle() for each in self._consumers])
-            await drain.all([each() for each in self._drain_steps])
+            await drain.all([maybeDeferred(each) for each in self._drain_steps])
             await drain.all([each.when_idle() for each in self._channels])
-            await drain.all([each.flush() for each in self._channels], step)
+            await drain.all([each.flush() for each in self._channels], limit)
         else:
             await drain.all([each.when_idle() for each in self._consumers])
-        await loop.stop()
 
     def _not_in_order(self, failure: Failure) -> None:
         self._log.failure("The service was not stopped in order", failure=failure)

@@ -28,6 +28,7 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
     ITransport,
 )
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -190,7 +191,6 @@ class Reconnection:
             assert proxy is not None
             proxy.makeConnection(cast(ITransport, session))
             session.proxy = proxy
-            # An attempt takes more than one turn: ``ClientService`` waits by now.
             result.callback(proxy)
             self._begin(session)
 
@@ -199,10 +199,12 @@ class Reconnection:
             if not result.called:
                 result.errback(failure)
 
-        attempt = Deferred.fromCoroutine(self._establish())
+        # In a turn of its own: observers may do anything, and ``ClientService`` is in
+        # the middle of something.
+        attempt = deferLater(
+            self._reactor, 0, lambda: Deferred.fromCoroutine(self._establish())
+        )
         self._attempt = attempt.addCallbacks(established, failed)
-        if attempt.called:
-            self._attempt = None
         return result
 
     async def _establish(self) -> Session:

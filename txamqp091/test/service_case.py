@@ -6,11 +6,11 @@ memory between them, and a ``Clock``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -19,11 +19,11 @@ from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.backoff import RetryPolicy
 from txamqp091.service.client import AMQPClientService
 from txamqp091.service.observing import ServiceObserver
-from txamqp091.testing.broker import MemoryBroker
+from txamqp091.testing.memory import MemoryBroker
 from txamqp091.testing.network import Link, MemoryEndpoint
-from txamqp091.testing.server import endpoint
+from txamqp091.testing.server import BrokerFactory
 
-__all__ = ["POLICY", "Events", "Inbox", "ServiceCase"]
+__all__ = ["POLICY", "Events", "Inbox", "Place", "ServiceCase"]
 
 #: Delays of 1, 2, 4 and 8 seconds, and no chance.
 POLICY = RetryPolicy(initial_delay=1.0, max_delay=8.0, jitter=0.0, random=lambda: 0.5)
@@ -86,6 +86,28 @@ class Inbox:
         return [each.body for each in self.deliveries]
 
 
+class Place(MemoryEndpoint):
+    """
+    A way to a broker, with a network that misbehaves from the first byte on.
+
+    :ivar spoil: called with each new connection, before a byte has moved.
+    """
+
+    spoil: Callable[[Link], object] | None = None
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        super().__init__(broker.clock, BrokerFactory(broker, broker.clock))
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """
+        See ``IStreamClientEndpoint``.
+        """
+        connected = super().connect(protocolFactory)
+        if self.spoil is not None and not self.refusing:
+            self.spoil(self.links[-1])
+        return connected
+
+
 class ServiceCase(SynchronousTestCase):
     """
     A test case with a broker, and a way to it.
@@ -98,7 +120,7 @@ class ServiceCase(SynchronousTestCase):
         self.clock = Clock()
         self.reactor = cast(IReactorTime, self.clock)
         self.broker = MemoryBroker(self.reactor)
-        self.endpoint: MemoryEndpoint = endpoint(self.broker)
+        self.endpoint = Place(self.broker)
         self.services: list[AMQPClientService] = []
 
     def service(
