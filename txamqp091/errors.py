@@ -16,12 +16,15 @@ __all__ = [
     "AlreadySettled",
     "AuthenticationFailed",
     "BatchFailed",
+    "CallFailed",
+    "CallTimeout",
     "ChannelClosed",
     "ChannelError",
     "ChannelsExhausted",
     "Closed",
     "CommandInvalid",
     "ConnectFailed",
+    "ConnectionBlocked",
     "ConnectionClosed",
     "ConnectionForced",
     "ConnectionLost",
@@ -45,6 +48,7 @@ __all__ = [
     "PreconditionFailed",
     "ProtocolVersionMismatch",
     "PublishFailed",
+    "PublisherFull",
     "RemoteProtocolError",
     "ResourceError",
     "ResourceLocked",
@@ -527,6 +531,61 @@ class BatchFailed(PublishFailed):
             f"{len(self.failures)} messages of the batch failed, "
             f"the first of them number {place}: {error}"
         )
+
+
+class PublisherFull(PublishFailed):
+    """
+    As many messages wait for the broker as a publisher keeps.  This one was not taken;
+    wait until there is room.
+    """
+
+    retriable = True
+
+
+class ConnectionBlocked(PublishFailed):
+    """
+    The broker was short of memory or disk, and took no messages for too long.
+
+    :ivar reason: what the broker is short of, in its own words.
+    :ivar sent: whether the message had left already.  The broker may then take it once
+        it goes on.
+    """
+
+    retriable = True
+
+    def __init__(self, reason: str, sent: bool):
+        super().__init__(reason, sent)
+        self.reason = reason
+        self.sent = sent
+
+    def __str__(self) -> str:
+        more = "; it may take the message later" if self.sent else ""
+        return f"the broker takes no messages: {printable(self.reason)}{more}"
+
+
+class CallFailed(AMQPError):
+    """
+    Whoever was called remotely has failed, and says so.
+
+    :ivar problem: what they say.
+    :ivar delivery: the answer.
+    """
+
+    def __init__(self, problem: str, delivery: object = None):
+        super().__init__(problem, delivery)
+        self.problem = problem
+        self.delivery = delivery
+
+    def __str__(self) -> str:
+        return f"the server has failed: {printable(self.problem)}"
+
+
+class CallTimeout(AMQPError, TimeoutError):
+    """
+    There was no answer to a remote call in time.  It may have been dealt with.
+    """
+
+    retriable = True
 
 
 class ConsumerCancelled(AMQPError):

@@ -26,7 +26,7 @@ from txamqp091.message import Body, Message, body_bytes
 from txamqp091.wire.properties import EMPTY, Properties
 from txamqp091.wire.spec import BasicReturn
 
-__all__ = ["DEFAULT_WINDOW", "DEFAULT_WINDOW_SIZE", "Publisher"]
+__all__ = ["DEFAULT_WINDOW", "DEFAULT_WINDOW_SIZE", "Publisher", "Waiting"]
 
 #: How many messages may be unconfirmed before the next one waits.
 DEFAULT_WINDOW = 1000
@@ -43,7 +43,7 @@ def _encoded(properties: Properties) -> bytes:
         raise TypeError(f"message properties are Properties, not {kind}") from None
 
 
-class _Waiting(Protocol):
+class Waiting(Protocol):
     """
     Something that will leave when it may.
     """
@@ -83,7 +83,7 @@ class Publisher:
         self._window_size = DEFAULT_WINDOW_SIZE
         # Whether the broker lets this channel publish, and it has not ended.
         self._flowing = True
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._releasing = False
         self._listeners: list[Callable[[Message], object]] = []
 
@@ -112,7 +112,7 @@ class Publisher:
         except (AMQPError, TypeError) as error:
             return fail(error)
         held = _Held(self, exchange, routing_key, body, encoded, mandatory)
-        self._wait(held)
+        self.wait(held)
         return held.deferred
 
     def publish_many(self, messages: Iterable[Message]) -> Deferred[None]:
@@ -125,7 +125,7 @@ class Publisher:
         except (AMQPError, TypeError) as error:
             return fail(error)
         if self._waiting or not batch.go():
-            self._wait(batch)
+            self.wait(batch)
         return batch.deferred
 
     def send(
@@ -181,14 +181,17 @@ class Publisher:
         self._window_size = window_size
         self.release()
 
-    def _wait(self, item: _Waiting) -> None:
+    def wait(self, item: Waiting) -> None:
+        """
+        Have something leave when it may, in its turn; or fail, if the channel ends.
+        """
         self._waiting.append(item)
         if self._machine.reason is not None:  # it ended while this one was at it
             self._fail(self._machine.reason)
         else:
             self._flow.wake(self)
 
-    def forget(self, item: _Waiting) -> None:
+    def forget(self, item: Waiting) -> None:
         """
         Nobody wants this one to leave any more.
         """

@@ -83,8 +83,10 @@ class TreeTests(SynchronousTestCase):
         self.assertEqual(
             retriable,
             {
+                "CallTimeout",
                 "ChannelsExhausted",
                 "ConnectFailed",
+                "ConnectionBlocked",
                 "ConnectionClosed",
                 "ConnectionForced",
                 "ConnectionLost",
@@ -94,6 +96,7 @@ class TreeTests(SynchronousTestCase):
                 "HeartbeatTimeout",
                 "InternalError",
                 "Nacked",
+                "PublisherFull",
                 "ResourceError",
                 "ResourceLocked",
             },
@@ -237,6 +240,8 @@ class TextTests(SynchronousTestCase):
             connection_closed(320, rude),
             Returned(None, 312, rude),
             ConsumerCancelled(rude, rude),
+            errors.ConnectionBlocked(rude, True),
+            errors.CallFailed(rude),
         ):
             self.assertTrue(str(error).isprintable(), error)
             self.assertNotIn("\n", str(error))
@@ -285,6 +290,16 @@ class TextTests(SynchronousTestCase):
                 ConsumerCancelled("tag", "q"),
                 "the broker cancelled the consumer tag of the queue 'q'",
             ),
+            (
+                errors.ConnectionBlocked("low on memory", False),
+                "the broker takes no messages: low on memory",
+            ),
+            (
+                errors.ConnectionBlocked("low on memory", True),
+                "the broker takes no messages: low on memory; it may take the "
+                "message later",
+            ),
+            (errors.CallFailed("KeyError"), "the server has failed: KeyError"),
         ):
             self.assertEqual(str(error), text)
 
@@ -322,6 +337,8 @@ class TextTests(SynchronousTestCase):
             EncodeError("path", "problem"),
             ContentTooLarge(2, 1),
             ConsumerCancelled("tag", "q"),
+            errors.ConnectionBlocked("low on memory", True),
+            errors.CallFailed("KeyError"),
         ):
             for again in (copy.copy(error), pickle.loads(pickle.dumps(error))):
                 self.assertIs(type(again), type(error))
