@@ -17,7 +17,6 @@ from txamqp091._machine.connection import (
     ConnectionMachine,
     Limits,
     Route,
-    negotiate,
 )
 from txamqp091._machine.content import Assembler
 from txamqp091._machine.sinks import ConnectionSink
@@ -26,8 +25,8 @@ from txamqp091.errors import (
     AMQPError,
     ChannelError,
     CommandInvalid,
-    DecodeError,
     ProtocolVersionMismatch,
+    RemoteProtocolError,
     UnexpectedFrame,
 )
 from txamqp091.wire import spec
@@ -121,6 +120,9 @@ class ServerChannelSink(Protocol):
 class ServerMachine(ConnectionMachine):
     """
     What may be said when, on one connection, by a broker.
+
+    Where AMQP leaves it open what is to be done about a client that breaks the rules,
+    or RabbitMQ has another code for it than AMQP, this does as RabbitMQ.
     """
 
     def __init__(
@@ -199,18 +201,11 @@ class ServerMachine(ConnectionMachine):
 
     def _tune_ok(self, method: spec.ConnectionTuneOk) -> None:
         ours = self.limits
-        if (
-            negotiate(ours.frame_max, method.frame_max) != method.frame_max
-            or 0 < method.frame_max < spec.FRAME_MIN_SIZE
-        ):
-            raise DecodeError(
-                f"connection.tune-ok: a frame_max of {method.frame_max}, "
-                f"where {ours.frame_max} was proposed",
-                *method.identity,
-            )
+        _check_limit("channel_max", 1, method.channel_max, ours.channel_max)
+        _check_limit("frame_max", spec.FRAME_MIN_SIZE, method.frame_max, ours.frame_max)
         self.limits = Limits(
-            frame_max=method.frame_max or ours.frame_max,
-            channel_max=negotiate(ours.channel_max, method.channel_max),
+            frame_max=method.frame_max or Limits.frame_max,
+            channel_max=method.channel_max,
             heartbeat=method.heartbeat,
             max_body=ours.max_body,
         )
@@ -249,14 +244,28 @@ class ServerMachine(ConnectionMachine):
         """
         self._say(spec.ConnectionUpdateSecretOk())
 
+    def _expect_method(self, kind: int, payload: Any) -> None:
+        try:
+            super()._expect_method(kind, payload)
+        except CommandInvalid as error:
+            # AMQP has 503 for it.
+            raise ChannelError(
+                error.reply_text, error.class_id, error.method_id
+            ) from None
+
     def open_server_channel(self, number: int) -> None:
         """
         The client asks for a channel.
         """
         if self.state is not State.OPEN:
-            raise CommandInvalid(
-                f"channel.open, while the connection is {self.state.value}",
-                *spec.ChannelOpen.identity,
+            raise UnexpectedFrame(
+                f"channel.open, while the connection is {self.state.value}"
+            )
+        last = self.limits.channel_max
+        if 0 < last <= len(self._open):
+            raise _NotAllowed(
+                f"number of channels opened ({len(self._open)}) has reached the "
+                f"negotiated channel_max ({last})"
             )
         channel = ServerChannel(
             number,
@@ -272,6 +281,15 @@ class ServerMachine(ConnectionMachine):
     def _released(self, number: int) -> None:
         del self._open[number]
         self._routes.pop(number, None)
+
+    def violated(self, error: RemoteProtocolError) -> None:
+        """
+        The client has broken the rules: say so, if it was let in, and listen to it no
+        more.
+        """
+        if self.state in _UNKNOWN:
+            self._end()
+        super().violated(error)
 
     def fail(self, reason: AMQPError) -> None:
         """
@@ -290,6 +308,37 @@ class ServerMachine(ConnectionMachine):
         spec.ConnectionOpen: _opening,
         spec.ConnectionUpdateSecret: _secret,
     }
+
+
+#: When a client could be anyone still, and is told nothing.
+_UNKNOWN = (State.GREETED, State.STARTED, State.AUTHENTICATING, State.CHALLENGED,
+            State.TUNED)  # fmt: skip
+
+
+class _NotAllowed(RemoteProtocolError):
+    """
+    530: more than the limits that were proposed, or agreed.
+    """
+
+    reply_code = spec.NOT_ALLOWED
+
+
+def _check_limit(name: str, least: int, theirs: int, ours: int) -> None:
+    """
+    See whether the client has chosen a limit that is within ours.
+
+    :param ours: what was proposed, 0 being no limit; as is 0 of theirs.
+    """
+    if 0 < theirs < least:
+        bound = f"lower than the minimum allowed value ({least})"
+    elif ours and not 0 < theirs <= ours:
+        bound = f"higher than the maximum allowed value ({ours})"
+    else:
+        return
+    shown = str(theirs) if theirs else "0 (no limit)"
+    raise _NotAllowed(
+        f"negotiated {name} = {shown} is {bound}", *spec.ConnectionTune.identity
+    )
 
 
 class _Channels(dict[int, Route]):
@@ -327,11 +376,9 @@ class _Unopened:
                 "which is not open"
             )
         method = decode_method(payload)
-        last = self._machine.limits.channel_max
-        if not isinstance(method, spec.ChannelOpen) or (last and self._number > last):
+        if not isinstance(method, spec.ChannelOpen):
             raise ChannelError(
-                f"{method.name} on channel {self._number}, which is not open "
-                f"(the last is {last})",
+                f"{method.name} on channel {self._number}, which is not open",
                 *method.identity,
             )
         self._machine.open_server_channel(self._number)
@@ -411,10 +458,7 @@ class ServerChannel(Assembler):
             self._release(self.number)
             self.end()
         elif isinstance(method, spec.ChannelOpen):
-            raise ChannelError(
-                f"channel.open on channel {self.number}, which is open",
-                *method.identity,
-            )
+            raise self._opened_twice()
         else:
             self.sink.called(method)
 
@@ -422,6 +466,18 @@ class ServerChannel(Assembler):
         self, method: spec.BasicPublish, header: bytes, body: bytes | None
     ) -> None:
         self.sink.published(method, header, body)
+
+    def _expect_header(self, kind: int, payload: bytes) -> None:
+        try:
+            super()._expect_header(kind, payload)
+        except RemoteProtocolError as error:
+            raise _about_publishing(error) from None
+
+    def _expect_body(self, kind: int, payload: bytes) -> None:
+        try:
+            super()._expect_body(kind, payload)
+        except RemoteProtocolError as error:
+            raise _about_publishing(error) from None
 
     def _expect_close_ok(self, kind: int, payload: Any) -> None:
         if kind == spec.FRAME_METHOD:
@@ -431,6 +487,11 @@ class ServerChannel(Assembler):
             elif payload[:4] == spec.ChannelCloseOk.prefix:
                 self._release(self.number)
                 self.ignore_all()
+            elif payload[:4] == spec.ChannelOpen.prefix:
+                raise self._opened_twice()
+
+    def _opened_twice(self) -> ChannelError:
+        return ChannelError("second 'channel.open' seen", *spec.ChannelOpen.identity)
 
     def end(self) -> None:
         """
@@ -440,3 +501,11 @@ class ServerChannel(Assembler):
         self.ignore_all()
         if was_open:
             self.sink.closed()
+
+
+def _about_publishing(error: RemoteProtocolError) -> RemoteProtocolError:
+    """
+    Only one method of a client's has content.
+    """
+    error.class_id, error.method_id = spec.BasicPublish.identity
+    return error

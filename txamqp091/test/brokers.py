@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091.testing.broker import MemoryBroker, Refused
+from txamqp091.testing.broker import Broker, Refused
 from txamqp091.wire import spec
 from txamqp091.wire.method import Method
 from txamqp091.wire.properties import EMPTY, Properties
@@ -154,9 +154,7 @@ class Client:
     :ivar closed: the code and the text with which the broker has closed it.
     """
 
-    def __init__(
-        self, broker: MemoryBroker, user: str, password: str, vhost: str
-    ) -> None:
+    def __init__(self, broker: Broker, user: str, password: str, vhost: str) -> None:
         self.blocked: str | None = None
         self.closed: tuple[int, str] | None = None
         known = broker.authenticate("PLAIN", f"\0{user}\0{password}".encode())
@@ -198,7 +196,7 @@ class BrokerTestCase(SynchronousTestCase):
         self.clock = Clock()
         # Whole seconds that are not 0 show in headers.
         self.clock.advance(1_700_000_000)
-        self.broker = MemoryBroker(self.clock, version=self.version)
+        self.broker = Broker(self.clock, version=self.version)
         self.client = self.connect()
         self.channel = self.client.channel()
 

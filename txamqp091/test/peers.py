@@ -21,8 +21,7 @@ from txamqp091.protocol import AMQPProtocol
 from txamqp091.test.installations import Broker, known_brokers
 from txamqp091.test.integration import installed, shared_node
 from txamqp091.test.rabbit import RabbitNode
-from txamqp091.testing.broker import MemoryBroker
-from txamqp091.testing.server import endpoint
+from txamqp091.testing.memory import MemoryBroker
 
 __all__ = ["Kind", "Peer", "kinds"]
 
@@ -157,7 +156,7 @@ class MemoryPeer:
 
         self.version = tuple(map(int, version.split(".")))
         self._broker = MemoryBroker(reactor, version=version)
-        self._endpoint = endpoint(self._broker)
+        self._endpoint = self._broker.endpoint()
 
     def add_vhost(self, vhost: str) -> None:
         self._broker.add_vhost(vhost)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091.testing.assertions import BrokerAssertions
-from txamqp091.testing.broker import MemoryBroker
+from txamqp091.testing.memory import MemoryBroker
 from txamqp091.wire.properties import Properties
 
 

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091.test.brokers import BrokerTestCase, queue
-from txamqp091.testing.broker import MemoryBroker, Refused
+from txamqp091.testing.broker import Broker, Refused
 from txamqp091.testing.exchanges import Exchange
 from txamqp091.wire import spec
 from txamqp091.wire.encoding import encode_table
@@ -148,7 +148,7 @@ class SessionTests(BrokerTestCase):
         What is printed says what it is.
         """
         self.channel.tell(queue("q"), spec.BasicConsume(queue="q", consumer_tag="t"))
-        self.assertEqual(repr(self.broker), "<MemoryBroker 4.3.6, 1 connections>")
+        self.assertEqual(repr(self.broker), "<Broker 4.3.6, 1 connections>")
         self.assertEqual(repr(self.client.session), "<Session of 'guest', 1 channels>")
         self.assertEqual(repr(self.channel.broker_side), "<BrokerChannel 1, 0 unacked>")
         self.assertEqual(repr(self.client.session.vhost), "<VirtualHost '/'>")
@@ -215,7 +215,7 @@ class ViewTests(BrokerTestCase):
         """
         What clients publish is remembered, wherever it went; only the last of it.
         """
-        broker = MemoryBroker(history=2)
+        broker = Broker(history=2)
         for body in (b"1", b"2", b"3"):
             broker.publish("amq.fanout", "key", body)
         self.assertEqual([each.body for each in broker.published], [b"2", b"3"])
@@ -329,7 +329,7 @@ class ConstructionTests(SynchronousTestCase):
         """
         By default there are a clock, one virtual host, and guest.
         """
-        broker = MemoryBroker()
+        broker = Broker()
         self.assertIsInstance(broker.clock, Clock)
         self.assertEqual(broker.queues("/"), [])
         self.assertEqual(broker.authenticate("PLAIN", b"\0guest\0guest").name, "guest")
@@ -338,4 +338,4 @@ class ConstructionTests(SynchronousTestCase):
         """
         What is no version is refused.
         """
-        self.assertRaises(ValueError, MemoryBroker, version="latest")
+        self.assertRaises(ValueError, Broker, version="latest")

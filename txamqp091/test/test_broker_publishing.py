@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 
 from txamqp091.test.brokers import BrokerTestCase, ClientChannel, queue
-from txamqp091.testing.broker import MemoryBroker, Refused
+from txamqp091.testing.broker import Broker, Refused
 from txamqp091.testing.replies import REPLY_TO
 from txamqp091.wire import spec
 from txamqp091.wire.properties import Properties
@@ -163,7 +163,7 @@ class PublishTests(BrokerTestCase):
         strange = Properties.from_wire(b"\x10\x00\x4d")
         method = spec.BasicPublish(routing_key="q")
         self.channel.broker_side.publish(method, strange, b"")
-        self.broker = MemoryBroker(version="3.10.8")
+        self.broker = Broker(version="3.10.8")
         channel = self.connect().channel()
         refused = self.assertRaises(
             Refused, channel.broker_side.publish, method, strange, b""

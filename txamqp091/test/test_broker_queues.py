@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from txamqp091.test.brokers import BrokerTestCase, queue
-from txamqp091.testing.broker import MemoryBroker, Refused
+from txamqp091.testing.broker import Broker, Refused
 from txamqp091.testing.deaths import Death, is_cycle
 from txamqp091.testing.messages import Comeback
 from txamqp091.wire import spec
@@ -95,7 +95,7 @@ class OrderTests(BrokerTestCase):
         However messages are fetched and given back, all of them are there in the end,
         in the order of priority and age.
         """
-        broker = MemoryBroker(Clock())
+        broker = Broker(Clock())
         broker.declare_queue("q", arguments={"x-max-priority": 3})
         found = broker._vhosts["/"].queues["q"]
         for number, priority in enumerate(priorities):

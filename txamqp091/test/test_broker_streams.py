@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from txamqp091.test.brokers import BrokerTestCase, ClientChannel, queue
-from txamqp091.testing.broker import MemoryBroker
+from txamqp091.testing.broker import Broker
 from txamqp091.wire import spec
 from txamqp091.wire.types import FieldValue
 
@@ -212,7 +212,7 @@ class StreamTests(BrokerTestCase):
         """
         RabbitMQ 3.10 uses other words, and lets nobody reject what is in a stream.
         """
-        self.broker = MemoryBroker(self.clock, version="3.10.8")
+        self.broker = Broker(self.clock, version="3.10.8")
         self.client = self.connect()
         self.channel = self.client.channel()
         self.channel.tell(queue("s", type="stream"))

@@ -11,7 +11,7 @@ from decimal import Decimal
 
 from txamqp091.test.brokers import BrokerTestCase, queue
 from txamqp091.testing.behaviour import Behaviour
-from txamqp091.testing.broker import MemoryBroker
+from txamqp091.testing.broker import Broker
 from txamqp091.testing.refusals import Refused, field_type
 from txamqp091.wire import spec
 from txamqp091.wire.method import Method
@@ -525,7 +525,7 @@ class ExchangeTests(BrokerTestCase):
         """
         To RabbitMQ 3.10 an unknown type is a connection error.
         """
-        self.broker = MemoryBroker(version="3.10.8")
+        self.broker = Broker(version="3.10.8")
         self.assert_refused(
             503,
             "COMMAND_INVALID - unknown exchange type 'odd'",

@@ -24,7 +24,7 @@ from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.service.consumer import ConsumerService
 from txamqp091.testing import AsyncBrokerTestCase, BrokerTestCase, Direction
-from txamqp091.testing.broker import MemoryBroker
+from txamqp091.testing.memory import MemoryBroker
 
 
 class Handler:

@@ -8,8 +8,8 @@ is in `txamqp091.testing.network`.  What a user's tests inherit is in
 """
 
 from txamqp091.testing.assertions import BrokerAssertions
-from txamqp091.testing.broker import MemoryBroker
 from txamqp091.testing.case import AsyncBrokerTestCase, BrokerTestCase
+from txamqp091.testing.memory import MemoryBroker
 from txamqp091.testing.network import Direction, Link, MemoryEndpoint
 from txamqp091.testing.reactor import MemoryReactor, SteppingClock
 

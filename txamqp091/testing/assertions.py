@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from txamqp091.testing.broker import MemoryBroker
+from txamqp091.testing.memory import MemoryBroker
 from txamqp091.testing.views import MessageView, QueueView
 
 __all__ = ["BrokerAssertions"]

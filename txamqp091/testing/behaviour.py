@@ -74,6 +74,7 @@ class Behaviour:
     :ivar timeout_cancels: a delivery that is not acknowledged in time costs its
         consumer, and that in quorum queues alone; otherwise it costs the channel (406).
     :ivar routes_replies: an answer by direct reply-to counts as routed.
+    :ivar anonymous: a client may log in as nobody, and is guest.
     :ivar log_exchange: there is an internal exchange ``amq.rabbitmq.log``.
     :ivar max_message_size: in bytes.
     :ivar consumer_arguments: by type of queue, the arguments that its consumers may
@@ -102,6 +103,7 @@ class Behaviour:
     active_by_priority: bool
     timeout_cancels: bool
     routes_replies: bool
+    anonymous: bool
     log_exchange: bool
     max_message_size: int
     consumer_arguments: Mapping[str, frozenset[str]]
@@ -143,6 +145,7 @@ class Behaviour:
             active_by_priority=four,
             timeout_cancels=latest,
             routes_replies=four,
+            anonymous=four,
             log_exchange=latest,
             max_message_size=16_777_216 if four else 134_217_728,
             consumer_arguments=_CONSUMER_ARGUMENTS[latest],

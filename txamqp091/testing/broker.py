@@ -1,11 +1,11 @@
 # -*- test-case-name: txamqp091.test.test_broker -*-
 """
-An AMQP broker in memory, as RabbitMQ would behave: `MemoryBroker`.
+An AMQP broker, as RabbitMQ would behave: `Broker`.
 
 It speaks in the methods of `txamqp091.wire.spec`, and knows no bytes and no transport:
-those are in `txamqp091.testing.server`.  A test looks at it with `MemoryBroker.queue`,
-`MemoryBroker.exchange` and `MemoryBroker.published`, and makes it misbehave with the
-methods under "faults".
+those are in `txamqp091.testing.server`.  A test looks at it with `Broker.queue`,
+`Broker.exchange` and `Broker.published`, and makes it misbehave with the methods under
+"faults".
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from txamqp091.wire import spec
 from txamqp091.wire.properties import EMPTY, Properties
 from txamqp091.wire.types import FieldValue
 
-__all__ = ["MemoryBroker", "Refused", "User"]
+__all__ = ["Broker", "Refused", "User"]
 
 #: RabbitMQ's own ``consumer_timeout``: half an hour.
 CONSUMER_TIMEOUT = 1800.0
@@ -41,7 +41,7 @@ CONSUMER_TIMEOUT = 1800.0
 Arguments = Mapping[str, FieldValue]
 
 
-class MemoryBroker:
+class Broker:
     """
     A broker that keeps everything in memory, and nothing any longer than itself.
 
@@ -98,7 +98,9 @@ class MemoryBroker:
             self.add_user(name, password)
 
     def __repr__(self) -> str:
-        return f"<MemoryBroker {self.version}, {len(self._sessions)} connections>"
+        return (
+            f"<{type(self).__name__} {self.version}, {len(self._sessions)} connections>"
+        )
 
     # -- users and virtual hosts -------------------------------------------------------
 
@@ -449,3 +451,7 @@ class MemoryBroker:
         ``basic.nack``.
         """
         self._refusals = count
+
+
+# Until all have moved on.
+MemoryBroker = Broker

@@ -25,10 +25,9 @@ from txamqp091.endpoint import connect
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.testing.assertions import BrokerAssertions
-from txamqp091.testing.broker import MemoryBroker
+from txamqp091.testing.memory import MemoryBroker
 from txamqp091.testing.network import Link, MemoryEndpoint
 from txamqp091.testing.reactor import MemoryReactor, SteppingClock
-from txamqp091.testing.server import endpoint
 
 __all__ = ["AsyncBrokerTestCase", "BrokerTestCase"]
 
@@ -57,7 +56,7 @@ class _Broker(BrokerAssertions):
 
     def _set_up(self, clock: IReactorTime) -> None:
         self.broker = self.make_broker(clock)
-        self.endpoint = endpoint(self.broker)
+        self.endpoint = self.broker.endpoint()
         self.reactor = MemoryReactor(clock, self.endpoint)
 
     def make_broker(self, clock: IReactorTime) -> MemoryBroker:

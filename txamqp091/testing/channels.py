@@ -191,6 +191,19 @@ class BrokerChannel:
         """
         return not self._limit or self._outstanding < self._limit
 
+    @property
+    def is_paused(self) -> bool:
+        """
+        Whether the client cannot be sent deliveries at the moment.
+        """
+        return self.session.is_paused
+
+    def resume(self) -> None:
+        """
+        It can be again.
+        """
+        self._resume(list(self._consumers.values()))
+
     def _consume(self, method: spec.BasicConsume) -> None:
         if method.queue == REPLY_TO:
             self._consume_replies(method)

@@ -33,6 +33,12 @@ class ConsumerChannel(Protocol):
         Whether the channel as a whole can take more unacknowledged deliveries.
         """
 
+    @property
+    def is_paused(self) -> bool:
+        """
+        Whether the client cannot be sent anything at the moment.
+        """
+
     def consumer_delivers(self, consumer: Consumer, entry: Entry) -> None:
         """
         Send a message to the client.
@@ -96,6 +102,8 @@ class Consumer:
         """
         Whether it can take one more message.
         """
+        if self.channel.is_paused:
+            return False
         if self.no_ack:
             return True
         within = not self.prefetch or self.outstanding < self.prefetch

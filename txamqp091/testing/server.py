@@ -10,20 +10,25 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable
-from typing import cast
+from struct import unpack_from
+from typing import Any, cast
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
-    IListeningPort,
-    IReactorTCP,
+    IPushProducer,
     IReactorTime,
 )
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
+from twisted.logger import Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from txamqp091._machine.connection import Limits
 from txamqp091._machine.server import ServerChannel, ServerChannelSink, ServerMachine
+from txamqp091._machine.states import State
+from txamqp091._observer import OneShot
 from txamqp091._timers import Heartbeats, Outgoing
 from txamqp091._version import __version__
 from txamqp091.errors import (
@@ -32,21 +37,23 @@ from txamqp091.errors import (
     ConnectionLost,
     HeartbeatTimeout,
     RemoteProtocolError,
+    printable,
 )
-from txamqp091.testing.broker import MemoryBroker, Refused, User
-from txamqp091.testing.network import MemoryEndpoint
+from txamqp091.testing.broker import Broker, Refused, User
 from txamqp091.testing.sessions import BrokerChannel, Session
 from txamqp091.wire import spec
 from txamqp091.wire.method import Method
 from txamqp091.wire.properties import Properties
 from txamqp091.wire.types import FieldValue
 
-__all__ = ["BrokerFactory", "BrokerProtocol", "endpoint", "listen"]
+__all__ = ["BrokerFactory", "BrokerProtocol"]
 
 #: How long a client may take to open a connection, and to answer a close: seconds.
 _PATIENCE = 10.0
 
-_MECHANISMS = b"PLAIN AMQPLAIN"
+#: How much is said to a client that takes nothing, beyond what its transport holds,
+#: before nothing more is read from it either: bytes.
+_EXCESS = 1 << 20
 
 _CAPABILITIES = {
     "publisher_confirms": True,
@@ -60,45 +67,34 @@ _CAPABILITIES = {
     "direct_reply_to": True,
 }
 
-# In the payload of a content header: class (2), weight (2), size (8), then these.
-_PROPERTIES = 12
-
-
-def endpoint(broker: MemoryBroker) -> MemoryEndpoint:
-    """
-    A client endpoint for a broker, in memory; driven by the broker's clock.
-    """
-    return MemoryEndpoint(broker.clock, BrokerFactory(broker, broker.clock))
-
-
-def listen(
-    broker: MemoryBroker,
-    reactor: IReactorTCP,
-    port: int = 0,
-    interface: str = "127.0.0.1",
-) -> IListeningPort:
-    """
-    Serve a broker to any AMQP client, over TCP.
-
-    :param port: 0 for one that is free.
-    """
-    factory = BrokerFactory(broker, cast(IReactorTime, reactor))
-    return reactor.listenTCP(port, factory, interface=interface)
+# In the payload of a content header: class (2), weight (2), then these.
+_SIZE, _PROPERTIES = 4, 12
 
 
 class BrokerFactory(ServerFactory):
     """
     Makes the protocol of each client that connects.
+
+    :ivar broker: the broker that they are clients of.
+    :ivar protocols: those that are connected.
     """
 
     noisy = False
 
     def __init__(
-        self, broker: MemoryBroker, clock: IReactorTime, limits: Limits | None = None
+        self, broker: Broker, clock: IReactorTime, limits: Limits | None = None
     ) -> None:
+        """
+        :param clock: what heartbeats and time limits go by.
+        :param limits: what to propose to clients.
+        """
+        if limits is None:
+            limits = Limits(max_body=broker.behaviour.max_message_size)
         self.broker = broker
         self.clock = clock
-        self.limits = Limits() if limits is None else limits
+        self.limits = limits
+        self.protocols: set[BrokerProtocol] = set()
+        self._idle: OneShot[None] | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> BrokerProtocol:
         """
@@ -108,15 +104,48 @@ class BrokerFactory(ServerFactory):
         protocol.factory = self
         return protocol
 
+    def connected(self, protocol: BrokerProtocol) -> None:
+        """
+        A client has connected.
+        """
+        self.protocols.add(protocol)
 
+    def disconnected(self, protocol: BrokerProtocol) -> None:
+        """
+        It has gone.
+        """
+        self.protocols.discard(protocol)
+        if not self.protocols and self._idle is not None:
+            idle, self._idle = self._idle, None
+            idle.fire(None)
+
+    def when_idle(self) -> Deferred[None]:
+        """
+        A Deferred that fires when nobody is connected.
+        """
+        if self._idle is None:
+            self._idle = OneShot()
+        idle = self._idle.when_fired()
+        if not self.protocols:
+            self._idle.fire(None)
+            self._idle = None
+        return idle
+
+
+@implementer(IPushProducer)
 class BrokerProtocol(Protocol):
     """
     The broker's end of one connection.
+
+    Theory.  A client that takes nothing fills its transport, which then says
+    `pauseProducing`: nothing more is delivered to it until the transport has room.  The
+    client can still ask for things, and is answered; but when it has not taken
+    `_EXCESS` bytes of that either, nothing more is read from it.
     """
 
-    def __init__(
-        self, broker: MemoryBroker, clock: IReactorTime, limits: Limits
-    ) -> None:
+    _log = Logger()
+
+    def __init__(self, broker: Broker, clock: IReactorTime, limits: Limits) -> None:
         self._broker = broker
         self._clock = clock
         self._outgoing = Outgoing(clock, self._write)
@@ -126,6 +155,9 @@ class BrokerProtocol(Protocol):
         self._user: User | None = None
         self._client_properties: dict[str, FieldValue] = {}
         self._session: Session | None = None
+        self._full = False
+        self._excess = 0
+        self._deaf = False
 
     # -- the transport -------------------------------------------------------------
 
@@ -133,7 +165,9 @@ class BrokerProtocol(Protocol):
         """
         Twisted: a client has connected.
         """
-        self._set_limit(self._abort)
+        cast(BrokerFactory, self.factory).connected(self)
+        self._transport().registerProducer(self, True)
+        self._set_limit(self._too_slow)
 
     def dataReceived(self, data: bytes) -> None:
         """
@@ -145,6 +179,7 @@ class BrokerProtocol(Protocol):
         try:
             self._machine.receive(data)
         except RemoteProtocolError as error:
+            self._note(str(error))
             self._machine.violated(error)
             self.closed(error)
         finally:
@@ -158,21 +193,66 @@ class BrokerProtocol(Protocol):
         self._end(ConnectionLost("the client has gone"))
         self._clear_limit()
         self._outgoing.stop()
+        cast(BrokerFactory, self.factory).disconnected(self)
 
-    def _end(self, reason: AMQPError) -> None:
-        if self._heartbeats is not None:
-            self._heartbeats.stop()
-        self._machine.lost(reason)
-        session, self._session = self._session, None
-        if session is not None:
-            session.close()
+    def pauseProducing(self) -> None:
+        """
+        Twisted: the transport is full.
+        """
+        self._full = True
+        self._excess = 0
+        if self._session is not None:
+            self._session.pause()
+
+    def resumeProducing(self) -> None:
+        """
+        Twisted: the transport has room again.
+        """
+        self._full = False
+        if self._deaf:
+            self._listen()
+        # Which may have filled it again.
+        if self._session is not None and not self._full:
+            self._session.resume()
+
+    def stopProducing(self) -> None:
+        """
+        Twisted: the transport wants no more; ``connectionLost`` follows.
+        """
+        self.pauseProducing()
 
     def _write(self, data: bytes) -> None:
+        self._transport().write(data)
+        if self._full and not self._deaf:
+            self._excess += len(data)
+            if self._excess > _EXCESS:
+                self._listen_no_more()
+
+    def _listen_no_more(self) -> None:
+        self._deaf = True
+        self._machine.pause()
+        self._transport().pauseProducing()
+        if self._heartbeats is not None:
+            self._heartbeats.deaf = True
+
+    def _listen(self) -> None:
+        self._deaf = False
+        if self._heartbeats is not None:
+            self._heartbeats.deaf = False
+        self._transport().resumeProducing()
+        self._machine.resume()
+        self.dataReceived(b"")
+
+    def _transport(self) -> Any:
         assert self.transport is not None
-        self.transport.write(data)
+        return self.transport
 
     def _abort(self) -> None:
-        self.transport.abortConnection()  # type: ignore[union-attr]
+        self._transport().abortConnection()
+
+    def _too_slow(self) -> None:
+        self._note("it did not open its connection in time")
+        self._abort()
 
     def _set_limit(self, expired: Callable[[], None]) -> None:
         self._clear_limit()
@@ -182,6 +262,71 @@ class BrokerProtocol(Protocol):
         if self._limit_call is not None and self._limit_call.active():
             self._limit_call.cancel()
         self._limit_call = None
+
+    # -- the end -------------------------------------------------------------------
+
+    def _end(self, reason: AMQPError) -> None:
+        if self._heartbeats is not None:
+            self._heartbeats.stop()
+        self._leave()
+        self._machine.lost(reason)
+
+    def _leave(self) -> None:
+        # Before the machine ends the channels one by one: none of them shall get what
+        # another leaves behind.
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    def closed(self, reason: AMQPError | None) -> None:
+        """
+        AMQP is over: see `ServerSink.closed`.
+        """
+        self._outgoing.flush()
+        self._end(ConnectionClosed("closed") if reason is None else reason)
+        self._drop()
+
+    def _drop(self) -> None:
+        """
+        Let the transport go, once the client has taken what was said.
+        """
+        self._set_limit(self._abort)
+        transport = self._transport()
+        transport.unregisterProducer()
+        transport.resumeProducing()
+        transport.loseConnection()
+
+    def close(
+        self, reply_code: int, reply_text: str, class_id: int = 0, method_id: int = 0
+    ) -> None:
+        """
+        The broker closes the connection: see `SessionSink.close`.
+        """
+        self._leave()
+        if self._machine.state in (State.CLOSING, State.CLOSED):
+            return
+        self._machine.close(
+            ConnectionClosed(
+                reply_text,
+                reply_code=reply_code,
+                class_id=class_id,
+                method_id=method_id,
+            )
+        )
+        self._set_limit(self._abort)
+
+    def _refuse(self, refusal: Refused, class_id: int = 0, method_id: int = 0) -> None:
+        self.close(refusal.reply_code, refusal.reply_text, class_id, method_id)
+
+    def _fell_silent(self, seconds: int) -> None:
+        problem = f"nothing was heard for {seconds} s"
+        self._note(problem)
+        self._end(HeartbeatTimeout(problem))
+        self._abort()
+
+    def _note(self, problem: str) -> None:
+        peer = self._transport().getPeer()
+        self._log.info("{peer}: {problem}", peer=peer, problem=printable(problem))
 
     # -- what the machine calls: see `ServerSink` ------------------------------------
 
@@ -197,21 +342,41 @@ class BrokerProtocol(Protocol):
             "cluster_name": "memory@localhost",
             "capabilities": dict(_CAPABILITIES),
         }
-        self._machine.start(properties, _MECHANISMS, b"en_US")
+        self._machine.start(properties, b" ".join(self._mechanisms()), b"en_US")
+
+    def _mechanisms(self) -> list[bytes]:
+        mechanisms = [b"PLAIN", b"AMQPLAIN"]
+        if self._broker.behaviour.anonymous:
+            mechanisms.append(b"ANONYMOUS")
+        return mechanisms
 
     def authenticating(self, start_ok: spec.ConnectionStartOk) -> None:
         """
         The client says who it is.
         """
         self._client_properties = dict(start_ok.client_properties)
+        mechanism = start_ok.mechanism
+        offered = mechanism.encode(errors="replace") in self._mechanisms()
         try:
-            self._user = self._broker.authenticate(
-                start_ok.mechanism, start_ok.response
-            )
+            self._user = self._broker.authenticate(mechanism, start_ok.response)
         except Refused as refusal:
-            self._refuse(refusal, spec.ConnectionStartOk)
+            self._note(refusal.reply_text)
+            if offered and self.can("authentication_failure_close"):
+                self._refuse(refusal)
+                return
+        if self._user is None or not offered:
+            # To such a client, or one that could not understand it, nothing is said.
+            self._end(ConnectionClosed("not let in"))
+            self._drop()
         else:
             self._machine.tune()
+
+    def can(self, capability: str) -> bool:
+        """
+        Whether the client has said that it understands something.
+        """
+        capabilities = self._client_properties.get("capabilities")
+        return isinstance(capabilities, dict) and capabilities.get(capability) is True
 
     def responded(self, response: bytes) -> None:
         """
@@ -230,10 +395,6 @@ class BrokerProtocol(Protocol):
             self._fell_silent,
         )
 
-    def _fell_silent(self, seconds: int) -> None:
-        self._end(HeartbeatTimeout(f"nothing was heard for {seconds} s"))
-        self._abort()
-
     def opening(self, virtual_host: str) -> None:
         """
         The client asks for a virtual host.
@@ -242,7 +403,7 @@ class BrokerProtocol(Protocol):
         try:
             self._session = self._broker.open_session(self._user, virtual_host, self)
         except Refused as refusal:
-            self._refuse(refusal, spec.ConnectionOpen)
+            self._refuse(refusal, *spec.ConnectionOpen.identity)
         else:
             self._clear_limit()
             self._session.client_properties = self._client_properties
@@ -256,7 +417,7 @@ class BrokerProtocol(Protocol):
         try:
             self._session.update_secret(secret, reason)
         except Refused as refusal:
-            self._refuse(refusal, spec.ConnectionUpdateSecret)
+            self._refuse(refusal, *spec.ConnectionUpdateSecret.identity)
         else:
             self._machine.update_secret_ok()
 
@@ -267,51 +428,21 @@ class BrokerProtocol(Protocol):
         assert self._session is not None
         return _Bridge(self, self._session, channel)
 
-    def closed(self, reason: AMQPError | None) -> None:
-        """
-        AMQP is over.
-        """
-        self._outgoing.flush()
-        self._end(ConnectionClosed("closed") if reason is None else reason)
-        self._set_limit(self._abort)
-        assert self.transport is not None
-        self.transport.loseConnection()
-
     # -- what the broker calls: see `SessionSink` ------------------------------------
 
     def block(self, reason: str) -> None:
         """
         The broker is short of something.
         """
-        self._machine.block(reason)
+        if self.can("connection.blocked"):
+            self._machine.block(reason)
 
     def unblock(self) -> None:
         """
         It is not any more.
         """
-        self._machine.unblock()
-
-    def close(
-        self, reply_code: int, reply_text: str, class_id: int = 0, method_id: int = 0
-    ) -> None:
-        """
-        The broker closes the connection.
-        """
-        session, self._session = self._session, None
-        self._machine.close(
-            ConnectionClosed(
-                reply_text,
-                reply_code=reply_code,
-                class_id=class_id,
-                method_id=method_id,
-            )
-        )
-        if session is not None:
-            session.close()
-        self._set_limit(self._abort)
-
-    def _refuse(self, refusal: Refused, method: type[Method]) -> None:
-        self.close(refusal.reply_code, refusal.reply_text, *method.identity)
+        if self.can("connection.blocked"):
+            self._machine.unblock()
 
 
 class _Bridge:
@@ -342,12 +473,9 @@ class _Bridge:
         """
         if body is None:
             limit = self._machine.max_body
-            self._machine.close(
-                spec.PRECONDITION_FAILED,
-                f"PRECONDITION_FAILED - message size is larger than max size {limit}",
-                *method.identity,
-            )
-            self._channel.close()
+            [size] = unpack_from(">Q", header, _SIZE)
+            problem = f"message size {size} is larger than configured max size {limit}"
+            self._refuse(Refused(spec.PRECONDITION_FAILED, problem), method)
             return
         properties = Properties.from_wire(header[_PROPERTIES:])
         self._try(method, lambda: self._channel.publish(method, properties, body))
@@ -365,8 +493,11 @@ class _Bridge:
         try:
             action()
         except Refused as refusal:
-            where = self._connection.close if refusal.connection else self.close
-            where(refusal.reply_code, refusal.reply_text, *method.identity)
+            self._refuse(refusal, method)
+
+    def _refuse(self, refusal: Refused, method: Method) -> None:
+        where = self._connection.close if refusal.connection else self.close
+        where(refusal.reply_code, refusal.reply_text, *method.identity)
 
     # -- what the broker calls: see `ChannelSink` --------------------------------------
 
@@ -374,7 +505,10 @@ class _Bridge:
         """
         Send a method.
         """
-        self._machine.send(method)
+        if type(method) is not spec.BasicCancel or self._connection.can(
+            "consumer_cancel_notify"
+        ):
+            self._machine.send(method)
 
     def deliver(self, method: Method, properties: Properties, body: bytes) -> None:
         """
@@ -388,5 +522,5 @@ class _Bridge:
         """
         The broker closes the channel.
         """
-        self._machine.close(reply_code, reply_text, class_id, method_id)
         self._channel.close()
+        self._machine.close(reply_code, reply_text, class_id, method_id)

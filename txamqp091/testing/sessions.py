@@ -19,14 +19,14 @@ from txamqp091.testing.vhosts import VirtualHost
 from txamqp091.wire.types import FieldValue
 
 if TYPE_CHECKING:
-    from txamqp091.testing.broker import MemoryBroker
+    from txamqp091.testing.broker import Broker
 
 __all__ = ["BrokerChannel", "Refused", "Session"]
 
 
 class Session:
     """
-    A connection; made by `MemoryBroker.open_session`.
+    A connection; made by `Broker.open_session`.
 
     :ivar broker: the broker.
     :ivar user: who it is.
@@ -36,10 +36,12 @@ class Session:
     :ivar client_properties: what the client said of itself.
     :ivar secret: what the client last gave with ``connection.update-secret``, or None.
     :ivar exclusive_queues: the queues that go when it does.
+    :ivar is_open: whether it has not ended.
+    :ivar is_paused: whether its consumers get nothing at the moment.
     """
 
     def __init__(
-        self, broker: MemoryBroker, user: User, vhost: VirtualHost, sink: SessionSink
+        self, broker: Broker, user: User, vhost: VirtualHost, sink: SessionSink
     ) -> None:
         self.broker = broker
         self.user = user
@@ -50,6 +52,7 @@ class Session:
         self.secret: bytes | None = None
         self.exclusive_queues: dict[AnyQueue, None] = {}
         self.is_open = True
+        self.is_paused = False
         self._told_blocked = False
 
     def __repr__(self) -> str:
@@ -75,6 +78,20 @@ class Session:
         elif reason is None and self._told_blocked:
             self._told_blocked = False
             self.sink.unblock()
+
+    def pause(self) -> None:
+        """
+        The client does not take what it is sent: deliver no more.
+        """
+        self.is_paused = True
+
+    def resume(self) -> None:
+        """
+        It does again: deliver what has waited for that.
+        """
+        self.is_paused = False
+        for channel in list(self.channels.values()):
+            channel.resume()
 
     def update_secret(self, secret: bytes, reason: str) -> None:
         """
