@@ -1,0 +1,59 @@
+# -*- test-case-name: txamqp091.test.test_memory_server -*-
+"""
+The in-memory broker as users have it: `MemoryBroker`, and the ways to connect to it.
+
+What it does is in `txamqp091.testing.broker`, and what its bytes are in
+`txamqp091.testing.server`.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from twisted.internet.interfaces import IListeningPort, IReactorTCP, IReactorTime
+
+from txamqp091.testing.broker import Broker
+from txamqp091.testing.network import MemoryEndpoint
+from txamqp091.testing.server import BrokerFactory
+
+__all__ = ["MemoryBroker"]
+
+
+class MemoryBroker(Broker):
+    """
+    A broker that clients can connect to, in memory or over TCP, and that is gone when
+    the process is.  What it is made from, see `Broker`.
+    """
+
+    def endpoint(self) -> MemoryEndpoint:
+        """
+        An endpoint for clients in this process.  Its bytes move, its heartbeats beat
+        and its time limits end by the broker's `clock`: with a ``task.Clock``, nothing
+        happens until the test lets time pass.
+
+        Each endpoint knows its own connections alone, and what to do to them; several
+        can lead to one broker.
+        """
+        return MemoryEndpoint(self.clock, BrokerFactory(self, self.clock))
+
+    def listen(
+        self, reactor: IReactorTCP, port: int = 0, interface: str = "127.0.0.1"
+    ) -> IListeningPort:
+        """
+        Serve any AMQP client, over TCP, in the clear.
+
+        To be done with it, stop the port, and then `close_connections`::
+
+            port = broker.listen(reactor)
+            uri = f"amqp://guest:guest@127.0.0.1:{port.getHost().port}"
+            ...
+            await port.stopListening()
+
+        :param reactor: what bytes, heartbeats and time limits go by, which need not be
+            the clock by which messages expire.
+        :param port: 0 for one that is free.
+        :returns: the port, which listens already.
+        :raises CannotListenError: somebody else has it.
+        """
+        factory = BrokerFactory(self, cast(IReactorTime, reactor))
+        return reactor.listenTCP(port, factory, interface=interface)
