@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.trial.unittest import TestCase
 
-from txamqp091.service.threads import ThreadRunner
+from txamqp091._threads import ThreadRunner
 
 color: ContextVar[str] = ContextVar("color", default="none")
 
