@@ -191,6 +191,11 @@ class SecureTransport(Transport):
         super().__init__(clock, address)
         directlyProvides(self, ISSLTransport)
 
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """
+        Twisted: what sockets can be told.
+        """
+
 
 class TLSTests(SynchronousTestCase):
     """

@@ -8,14 +8,19 @@ Its other sides are in `test_handshake`, `test_heartbeats`, `test_closing`,
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 from twisted.internet.defer import CancelledError
-from twisted.internet.interfaces import IHandshakeListener, IProtocol
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.internet.interfaces import IHandshakeListener, IProtocol, ITCPTransport
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
 from txamqp091 import errors
+from txamqp091.endpoint import connect
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.test.peer import Peer
+from txamqp091.testing.memory import MemoryBroker
+from txamqp091.testing.server import BrokerFactory
 from txamqp091.wire import spec
 
 
@@ -148,3 +153,28 @@ class OpenChannelTests(SynchronousTestCase):
             self.successResultOf(closing)
         self.assertEqual(len(self.client._machine._channels), 0)
         self.assertEqual(len(self.client._machine._routes), 1)
+
+
+class DelayTests(TestCase):
+    """
+    What TCP does of its own accord.
+    """
+
+    async def test_no_delay(self) -> None:
+        """
+        A small write does not wait for the acknowledgement of the one before, on
+        either side.
+        """
+        from twisted.internet import reactor as the_reactor
+
+        reactor: Any = the_reactor
+        factory = BrokerFactory(MemoryBroker(reactor), reactor)
+        port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        connection = await connect(reactor, f"amqp://127.0.0.1:{port.getHost().port}")
+        [served] = factory.protocols
+        for protocol in (connection, served):
+            transport = cast(ITCPTransport, protocol.transport)
+            self.assertTrue(transport.getTcpNoDelay())
+        await connection.close()
+        await factory.when_idle()

@@ -19,6 +19,7 @@ from twisted.internet.interfaces import (
     IDelayedCall,
     IPushProducer,
     IReactorTime,
+    ITCPTransport,
 )
 from twisted.internet.protocol import Protocol, ServerFactory, connectionDone
 from twisted.logger import Logger
@@ -166,7 +167,11 @@ class BrokerProtocol(Protocol):
         Twisted: a client has connected.
         """
         cast(BrokerFactory, self.factory).connected(self)
-        self._transport().registerProducer(self, True)
+        transport = self._transport()
+        transport.registerProducer(self, True)
+        if ITCPTransport.providedBy(transport):
+            # As RabbitMQ does: or an answer waits for the client's next word.
+            transport.setTcpNoDelay(True)
         self._set_limit(self._too_slow)
 
     def dataReceived(self, data: bytes) -> None:
