@@ -22,8 +22,8 @@ _INTRODUCTION = """\
 Where the in-memory broker differs
 ==================================
 
-The `txamqp091.testing.MemoryBroker` is told which RabbitMQ to be like, and the same
-scenarios ask it and that RabbitMQ: 3.10 and 4.3.  They get the same replies,
+The `~txamqp091.testing.memory.MemoryBroker` is told which RabbitMQ to be like, and the
+same scenarios ask it and that RabbitMQ: 3.10 and 4.3.  They get the same replies,
 deliveries, headers and codes, but for what is listed here.  What a program finds out by
 parsing texts is the same, too, unless it says so below.
 """
