@@ -284,8 +284,8 @@ class ServerMachine(ConnectionMachine):
 
     def violated(self, error: RemoteProtocolError) -> None:
         """
-        The client has broken the rules: say so, if it was let in, and listen to it no
-        more.
+        The client has broken the rules: say so, unless it could be anyone still, and
+        listen to it no more.
         """
         if self.state in _UNKNOWN:
             self._end()
