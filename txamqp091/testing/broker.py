@@ -47,7 +47,7 @@ class Broker:
 
     Nothing in it is random: names that it makes up are counted.
 
-    :ivar clock: what its time goes by; `task.Clock.advance` makes messages expire.
+    :ivar clock: what its time goes by; ``task.Clock.advance`` makes messages expire.
     :ivar version: the RabbitMQ that it is like.
     :ivar published: the last messages that clients have published, the latest last;
         dead letters are not among them.
@@ -65,7 +65,7 @@ class Broker:
         history: int = 10_000,
     ) -> None:
         """
-        :param clock: a reactor or a `Clock`; by default a `Clock` of its own.
+        :param clock: a reactor or a ``Clock``; by default a ``Clock`` of its own.
         :param version: the RabbitMQ to be like, such as ``3.10.8``.
         :param users: passwords by name; each user may do everything in each virtual
             host.  By default, guest with the password guest.
