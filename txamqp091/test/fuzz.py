@@ -1,6 +1,7 @@
 # -*- test-case-name: txamqp091.test.test_fuzz -*-
 """
-What a broker may send, spoilt: a mutator, and a client that must stand it.
+What a broker may send, spoilt: a mutator, and a client that must stand it.  One in
+five streams is a client's, for the server of `txamqp091.test.fuzz_server`.
 
 The corpus, ``data/corpus``, is what a RabbitMQ said in the sessions below.  Each
 stream is one of them with a few things changed, by frames (so that what is inside
@@ -23,7 +24,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from types import FrameType
@@ -39,6 +40,7 @@ from txamqp091.errors import (
     Returned,
     UndecodableProperty,
 )
+from txamqp091.test.fuzz_server import ServerSession, server_sessions
 from txamqp091.test.recording import octets, random_cuts, split_frames
 from txamqp091.test.violations import VIOLATIONS, raw
 from txamqp091.wire import spec
@@ -63,6 +65,9 @@ SECONDS_PER_STREAM = 0.05
 _CUT_EVERY = 4
 _OCTETS_EVERY = 50
 _COUNT_EVERY = 500
+
+#: How much of it is said to a server.
+_SERVER_SHARE = 0.2
 
 #: How many streams there are to one seed.
 _BLOCK = 1000
@@ -351,6 +356,41 @@ class Session(NamedTuple):
         """
         return b"".join(raw(*frame) for frame in self.frames)
 
+    @property
+    def greeting(self) -> bytes:
+        """
+        What comes before the first frame.
+        """
+        return b""
+
+    def feed(self, pieces: list[bytes]) -> tuple[list[tuple[Any, ...]], int, int]:
+        """
+        Have a client take a stream, and then lose its transport.
+
+        :returns: what was called, the code of the peer's error, or 0, and how many
+            octets were sent.
+        :raises AssertionError: when somebody was not told what became of it, or twice.
+        """
+        sent = 0
+
+        def write(data: bytes) -> None:
+            nonlocal sent
+            sent += len(data)
+
+        sink = Sink(self, write)
+        sink.open()
+        sent = code = 0
+        try:
+            for piece in pieces:
+                sink.machine.receive(piece)
+        except RemoteProtocolError as error:
+            code = error.reply_code
+            sink.events.append(("error", type(error), str(error)))
+            sink.machine.violated(error)
+        sink.machine.lost(ConnectionLost("the end"))
+        assert not sink.waiting, f"{sink.waiting} more handles were made than told"
+        return sink.events, code, sent
+
 
 _SESSIONS = (
     Session("handshake", _nothing, opens=False),
@@ -518,39 +558,27 @@ class Result(NamedTuple):
     slowest: float
 
 
-def feed(session: Session, pieces: list[bytes]) -> tuple[list[tuple[Any, ...]], int]:
-    """
-    Have a client take a stream, and then lose its transport.
+AnySession = Session | ServerSession
 
-    :returns: what was called, and the code of the peer's error, or 0.
+
+def feed(session: AnySession, pieces: list[bytes]) -> tuple[list[tuple[Any, ...]], int]:
+    """
+    Have a peer take a stream, and then lose its transport.
+
+    :returns: what was called, and the code of the other's error, or 0.
     :raises Failure: when somebody was not told what became of it, or twice; and for
         sending too much.
     """
-    sent = 0
-
-    def write(data: bytes) -> None:
-        nonlocal sent
-        sent += len(data)
-
-    sink = Sink(session, write)
-    sink.open()
-    sent = code = 0
     try:
-        for piece in pieces:
-            sink.machine.receive(piece)
-    except RemoteProtocolError as error:
-        code = error.reply_code
-        sink.events.append(("error", type(error), str(error)))
-        sink.machine.violated(error)
-    sink.machine.lost(ConnectionLost("the end"))
-    if sink.waiting:
-        raise Failure(f"{sink.waiting} more handles were made than told")
+        events, code, sent = session.feed(pieces)
+    except AssertionError as error:
+        raise Failure(str(error)) from None
     if sent > SENT_PER_STREAM + SENT_PER_BYTE * sum(map(len, pieces)):
         raise Failure(f"{sent} octets were sent")
-    return sink.events, code
+    return events, code
 
 
-def _count_calls(session: Session, data: bytes) -> int:
+def _count_calls(session: AnySession, data: bytes) -> int:
     """
     How many functions and methods are called for a stream.
     """
@@ -570,7 +598,7 @@ def _count_calls(session: Session, data: bytes) -> int:
 
 
 def check(
-    session: Session, data: bytes, number: int, random: Random
+    session: AnySession, data: bytes, number: int, random: Random
 ) -> tuple[int, float]:
     """
     Try one stream: whole, and now and then in pieces and with its calls counted.
@@ -596,7 +624,7 @@ def check(
     return outcome[1], seconds
 
 
-def _seconds(session: Session, data: bytes) -> float:
+def _seconds(session: AnySession, data: bytes) -> float:
     began = time.thread_time()
     feed(session, [data])
     return time.thread_time() - began
@@ -619,7 +647,7 @@ def run(count: int, first: int = 0) -> Result:
 
     :raises Failure: naming the stream.
     """
-    sessions = load()
+    client, server = load(), server_sessions()
     random = Random()
     refused = 0
     slowest = 0.0
@@ -630,8 +658,14 @@ def run(count: int, first: int = 0) -> Result:
         if number == first + min(2000, count // 2):
             gc.collect()
             baseline = resident()
+        sessions: Sequence[AnySession] = client
+        if random.random() < _SERVER_SHARE:
+            sessions = server
         session = sessions[int(random.random() * len(sessions))]
-        data = mutate(list(session.frames), random)
+        greeting = session.greeting
+        if greeting and random.random() < 0.1:
+            greeting = _spoil(greeting, random)
+        data = greeting + mutate(list(session.frames), random)
         try:
             code, seconds = check(session, data, number, random)
         except Exception as error:

@@ -1,6 +1,7 @@
 # -*- test-case-name: txamqp091.test.test_fuzz -*-
 """
-The client's machine against spoilt streams: see `txamqp091.test.fuzz`.
+The machines against spoilt streams: see `txamqp091.test.fuzz` and
+`txamqp091.test.fuzz_server`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from txamqp091.test.fuzz import (
     run,
     run_in_processes,
 )
+from txamqp091.test.fuzz_server import server_sessions
 from txamqp091.test.recording import octets, random_cuts
 
 #: How many streams are tried; the nightly run sets ten million.
@@ -66,6 +68,51 @@ class CorpusTests(SynchronousTestCase):
             data = session.data
             for place in range(0, len(data), 1 if len(data) < 1000 else 97):
                 self.assertEqual(feed(session, [data[:place]])[1], 0)
+
+
+class ServerCorpusTests(SynchronousTestCase):
+    """
+    Tests for what clients say to the server.
+    """
+
+    def test_as_made(self) -> None:
+        """
+        All of it is understood, and comes to the same in any pieces.
+        """
+        called: set[object] = set()
+        for session in server_sessions():
+            events, code = feed(session, [session.data])
+            self.assertEqual(code, 0, session.name)
+            called.update(event[0] for event in events)
+            self.assertEqual(feed(session, octets(session.data)), (events, 0))
+            for seed in range(20):
+                pieces = random_cuts(session.data, Random(seed))
+                self.assertEqual(feed(session, pieces), (events, 0), seed)
+        wanted = {"greeted", "responded", "tuned", "opening", "channel_opened"}
+        wanted |= {"called", "published", "channel closed", "secret_updated", "closed"}
+        self.assertLessEqual(wanted, called)
+
+    def test_cut_at_every_byte(self) -> None:
+        """
+        Wherever it is cut, every channel is told of its end, once.
+        """
+        for session in server_sessions():
+            data = session.data
+            for place in range(0, len(data), 1 if len(data) < 1000 else 97):
+                self.assertEqual(feed(session, [data[:place]])[1], 0)
+
+    def test_reach(self) -> None:
+        """
+        Spoilt streams come to every code that a violation has, and some to none.
+        """
+        sessions = server_sessions()
+        random = Random(1)
+        codes = set()
+        for _ in range(2000):
+            session = random.choice(sessions)
+            spoilt = mutate(list(session.frames), random)
+            codes.add(feed(session, [session.greeting + spoilt])[1])
+        self.assertEqual(codes, {0, 501, 502, 503, 504, 505, 530, 540})
 
 
 class MutatorTests(SynchronousTestCase):
