@@ -1,6 +1,6 @@
 # Everything starts here, on a machine with nothing but Python 3.11 and make:
 #
-#     make demo       see the consumer daemon at work on real messages
+#     make demo       see it at work for ten seconds; needs no server
 #     make test       run all the tests
 #
 # Both make .venv and install what they need into it.  For another Python:
@@ -17,7 +17,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 .PHONY: help demo test unit lint format types docs package bench clean
 
 help:
-	@echo "make demo      run the consumer daemon on real messages for a few seconds"
+	@echo "make demo      see it at work for ten seconds; needs no server"
 	@echo "make test      run all the tests, against RabbitMQ too"
 	@echo "make unit      run the tests that need no broker"
 	@echo "make lint      ruff, and the news fragments"
@@ -28,10 +28,10 @@ help:
 	@echo "make bench     measure the client's CPU per message"
 	@echo "make clean     remove what the commands above made"
 
-# With another RabbitMQ than one of its own: make demo URI=amqp://user:password@host
+# On a RabbitMQ: make demo URI=amqp://user:password@host
+# For longer: make demo DEMO_SECONDS=60
 demo: $(VENV)/.with-tls
-	@[ -n "$$URI" ] || .ci/get-brokers --any
-	$(BIN)/python docs/examples/demo.py
+	@$(BIN)/python docs/examples/demo.py
 
 test: $(VENV)/.with-test
 	@.ci/get-brokers

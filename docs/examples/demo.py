@@ -1,243 +1,377 @@
 """
-``make demo``: the consumer daemon at work on real messages, and what became of them.
+``make demo``: a service at work on real messages, and what became of each of them.
 
-It publishes orders to a RabbitMQ, a few of which are none; the daemon, which is the
-real ``twistd`` in a process of its own, takes them with the handler in
-``handlers.py``.  After some seconds the daemon gets a SIGTERM, and then every message
-is accounted for: if the sum is not right, the exit status is 1.
+It publishes orders, a few of which are none, and consumes them, by the service that
+programs are written with.  In the middle it pulls the plug on the connection.  In the
+end every message is accounted for: if the sum is not right, the exit status is 1.
 
-Environment variables: ``URI`` names a RabbitMQ to use, in place of a private one that
-is started, and stopped, for the demo; ``DEMO_SECONDS`` says how long, by default 6.
+Environment variables: ``URI`` names a RabbitMQ to use, in place of the broker in
+memory, which runs in this process and is spoken to by TCP; ``DEMO_SECONDS`` says how
+long, by default 10.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import re
 import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections import deque
+from collections.abc import Sequence
 
+from demo_display import Display, Figures, choose_display
+from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall, deferLater, react
+from twisted.logger import eventAsText, globalLogBeginner
+from twisted.python.failure import Failure
 
-from txamqp091 import AMQPError, connect
-from txamqp091.channel import Channel
-from txamqp091.parameters import ConnectionParameters
-from txamqp091.test.daemons import DaemonProcess
-from txamqp091.test.installations import known_brokers
-from txamqp091.test.rabbit import RabbitNode
-from txamqp091.wire.properties import Properties
+from txamqp091 import AMQPError, AMQPProtocol, Channel, Delivery, Properties, connect
+from txamqp091.arguments import quorum_queue
+from txamqp091.service.backoff import RetryPolicy
+from txamqp091.service.client import AMQPClientService
+from txamqp091.service.observing import ServiceObserver
+from txamqp091.service.topology import Binding, Exchange, Queue, Topology
+from txamqp091.testing import MemoryBroker
 
-SECONDS = float(os.environ.get("DEMO_SECONDS") or 6)
-QUEUE = f"txamqp091-demo-{os.getpid()}"
-DEAD = f"{QUEUE}-dead"
+SECONDS = float(os.environ.get("DEMO_SECONDS") or 10)
 
-#: Orders per second, and in how many bursts they come.
-RATE, BURSTS = 500, 50
+#: How long orders are published: the rest is for draining.
+PUBLISHING = max(SECONDS - 0.5, SECONDS / 2)
+
+#: Orders per second, in how many bursts they come, and how many of all are none.
+RATE, BURSTS, POISON = 1000, 100, 5
+
+#: How long an order takes: here a program would ask a database, and wait.
+WORK = 0.004
+
+NAME = f"demo-{os.getpid()}"
+#: What is left of a demo that was interrupted goes by itself.
+FORGOTTEN_AFTER = 60
+
+DEAD = Queue(name=f"{NAME}.dead", arguments=quorum_queue(expires=FORGOTTEN_AFTER))
+ORDERS = Queue(
+    name=f"{NAME}.orders",
+    arguments=quorum_queue(
+        delivery_limit=5,
+        expires=FORGOTTEN_AFTER,
+        dead_letter_exchange="",
+        dead_letter_routing_key=DEAD.name,
+    ),
+)
+SHOP = Exchange(name=NAME, type="topic", auto_delete=True)
+TOPOLOGY = Topology(
+    exchanges=(SHOP,),
+    queues=(ORDERS, DEAD),
+    bindings=(Binding(source=SHOP, queue=ORDERS, routing_key="order.*"),),
+)
 
 
-def say(topic: str, text: str) -> None:
+class Books:
     """
-    Print a line.
-    """
-    print(f"{topic:<10} {text}", flush=True)
+    What became of every order, by its number.
 
+    An order whose confirm the connection took with it is sent again, and an order whose
+    acknowledgement it took comes again: so orders are counted, and not messages.
+    """
 
-@contextlib.contextmanager
-def broker() -> Iterator[str]:
-    """
-    The URI of a RabbitMQ, which is a private one unless ``URI`` says otherwise.
-    """
-    if os.environ.get("URI"):
-        yield os.environ["URI"]
-        return
-    installations = [each.installation for each in known_brokers()]
-    installation = next(filter(None, installations), None)
-    if installation is None:
-        sys.exit(
-            "There is no RabbitMQ on this machine: install it (on Debian as root: apt "
-            "install rabbitmq-server), or name one that runs: make demo "
-            "URI=amqp://user:password@host"
+    def __init__(self) -> None:
+        self.sent: dict[int, float] = {}
+        self.confirmed: set[int] = set()
+        self.acknowledged: set[int] = set()
+        self.dead: set[int] = set()
+        self.received = 0
+        self.redelivered = 0
+        self.sent_again = 0
+        self.delays: deque[float] = deque(maxlen=RATE)
+
+    @property
+    def open(self) -> int:
+        """
+        How many orders are under way.
+        """
+        return len(self.sent) - len(self.acknowledged | self.dead)
+
+    @property
+    def balanced(self) -> bool:
+        """
+        Whether each order was acknowledged or is dead, and none is both.
+        """
+        return (
+            not self.acknowledged & self.dead
+            and self.acknowledged | self.dead == self.sent.keys()
         )
-    say("broker", f"starting a private RabbitMQ {installation.version} ...")
-    with RabbitNode(installation) as node:
-        yield f"amqp://guest:guest@{node.host}:{node.port}"
 
 
-class Demo:
+class Demo(ServiceObserver):
     """
-    A publisher, a daemon, and the books.
+    A publisher, a consumer, and the books.
     """
 
-    def __init__(self, reactor, uri: str) -> None:
+    def __init__(self, reactor, uri: str, display: Display) -> None:
         self.reactor = reactor
-        self.uri = uri
-        self.channel: Channel
-        self.daemon: DaemonProcess
-        self.sent = 0
-        self.confirmed = 0
-        self.failed: list[str] = []
+        self.display = display
+        self.books = Books()
+        self.poison = 0
+        self.began_at = 0.0
+        self.lost_at: float | None = None
+        self.service = AMQPClientService(
+            reactor,
+            uri,
+            topology=TOPOLOGY,
+            policy=RetryPolicy(initial_delay=0.3),
+            name="txamqp091 demo",
+        )
+        self.service.observe(self)
+        self.publisher = self.service.channel(confirm=True)
+        self.service.consume(ORDERS, self.take, prefetch=50)
+        self.service.consume(DEAD, self.bury)
 
-    async def run(self) -> bool:
+    async def run(self, inspector: AMQPProtocol) -> bool:
         """
         All of it.
 
+        :param inspector: a connection besides, to see what the broker has.
         :returns: whether the books balance.
         """
-        parameters = ConnectionParameters.from_uri(self.uri)
-        connection = await connect(self.reactor, parameters)
-        product = connection.server_properties
-        say(
-            "broker",
-            f"{product.get('product')} {product.get('version')}, {parameters.display}",
-        )
-        self.channel = await connection.open_channel()
-        await self.channel.confirm_select()
-        await self.channel.queue_declare(DEAD)
-        await self.channel.queue_declare(
-            QUEUE,
-            arguments={
-                "x-dead-letter-exchange": "",
-                "x-dead-letter-routing-key": DEAD,
-            },
-        )
+        say = self.display.say
+        say("topology", f"{SHOP.name} (topic) --order.*--> {ORDERS.name} (quorum)")
+        say("", f"{ORDERS.name} --rejected--> {DEAD.name} (quorum)")
+        self.service.startService()
+        await self.service.when_ready()
+        say("consumer", "an AMQPClientService, prefetch 50; a second try, then dead")
+        self.began_at = self.reactor.seconds()
+        publishing = LoopingCall.withCount(self.publish)
+        publishing.clock = self.reactor
+        publishing.start(1 / BURSTS)
+        showing = LoopingCall(lambda: self.display.show(self.figures()))
+        showing.clock = self.reactor
+        showing.start(self.display.interval, now=False)
+        self.reactor.callLater(PUBLISHING * 0.6, self.pull_the_plug)
         try:
-            return await self.show()
-        finally:
-            await self.channel.queue_delete(QUEUE)
-            await self.channel.queue_delete(DEAD)
-            await connection.close()
-
-    async def show(self) -> bool:
-        """
-        The part between the queue's beginning and its end.
-        """
-        say("queue", f"{QUEUE}; what is rejected goes to {DEAD}")
-        arguments = ["--queue", QUEUE, "--handler", "handlers:order"]
-        arguments += ["--prefetch", "50"]
-        say("daemon", f"twistd -n amqp-consumer {' '.join(arguments)}")
-        self.daemon = DaemonProcess(
-            *arguments,
-            directory=Path(__file__).parent,
-            environment={"TXAMQP091_URI": self.uri},
-        )
-        try:
-            await self.daemon.when_said("Consuming from the queue")
-            publishing = LoopingCall(self.publish_burst)
-            publishing.clock = self.reactor
-            publishing.start(1 / BURSTS)
-            await self.watch()
-            before = self.reactor.seconds()
-            # Publishing goes on: what the daemon does not take any more, it leaves.
-            await self.daemon.terminate()
-            took = self.reactor.seconds() - before
+            await deferLater(self.reactor, PUBLISHING)
             publishing.stop()
+            await self.drain()
         finally:
-            await self.daemon.end()
-        [end] = self.daemon.said("Stopped (") or ["it said nothing"]
-        say("SIGTERM", f"gone after {took:.2f} s, exit status {self.daemon.status}")
-        say("daemon", end)
-        return await self.balance(end)
+            showing.stop()
+            await self.service.stopService()
+        self.display.end(self.figures())
+        return await self.balance(inspector)
 
-    def publish_burst(self) -> None:
+    # -- publishing ------------------------------------------------------------------
+
+    def publish(self, bursts: int) -> None:
         """
-        Publish some orders; about every two seconds, one of them is none.
+        Publish some orders, or what should be one.
         """
-        for _ in range(RATE // BURSTS):
-            self.sent += 1
-            body = json.dumps({"number": self.sent})
-            if self.sent % (2 * RATE) == RATE // 5:
+        for _ in range(bursts * RATE // BURSTS):
+            number = len(self.books.sent) + 1
+            now = self.reactor.seconds()
+            self.books.sent[number] = now
+            body = json.dumps({"number": number})
+            if now - self.began_at > PUBLISHING * (self.poison + 0.5) / POISON:
+                self.poison += 1
                 body = "this is no order"
-            properties = Properties(message_id=str(self.sent), delivery_mode=2)
-            publishing = self.channel.basic_publish(
-                "", QUEUE, body, properties, mandatory=True
-            )
-            publishing.addCallbacks(self.confirm, self.fail)
+            self.send(number, body)
 
-    def confirm(self, _: None) -> None:
+    def send(self, number: int, body: str) -> None:
         """
-        The broker has a message.
+        Publish one order.  If there is no connection, this waits for the next one.
         """
-        self.confirmed += 1
-
-    def fail(self, failure) -> None:
-        """
-        The broker has not got a message.
-        """
-        self.failed.append(failure.getErrorMessage())
-
-    async def watch(self) -> None:
-        """
-        Print a line each second.
-        """
-        start = self.reactor.seconds()
-        second = 0.0
-        while second < SECONDS:
-            second = min(second + 1, SECONDS)
-            await deferLater(self.reactor, start + second - self.reactor.seconds())
-            if self.daemon.status is not None:
-                raise SystemExit(f"The daemon has gone:\n{self.daemon.output}")
-            taken = self.daemon.said("orders so far")[-1:] or ["0"]
-            waiting, dead = await self.depth(QUEUE), await self.depth(DEAD)
-            say(
-                f"{second:4.1f} s",
-                f"sent {self.sent:6}   confirmed {self.confirmed:6}   "
-                f"taken by the daemon {taken[0].split()[0]:>6}   "
-                f"waiting {waiting:4}   rejected {dead:2}",
-            )
-
-    async def depth(self, queue: str) -> int:
-        """
-        How many messages a queue has ready.
-        """
-        return (await self.channel.queue_declare(queue, passive=True)).message_count
-
-    async def balance(self, end: str) -> bool:
-        """
-        Account for every message.
-
-        :param end: what the daemon said at last.
-        """
-        while self.confirmed + len(self.failed) < self.sent:
-            await deferLater(self.reactor, 0.01)
-        counts = re.search(r"(\d+) acknowledged, .* (\d+) rejected", end)
-        acknowledged, rejected = map(int, counts.groups()) if counts else (0, 0)
-        # The broker moves a rejected message a moment after it was rejected.
-        for _ in range(100):
-            left, dead = await self.depth(QUEUE), await self.depth(DEAD)
-            right = self.sent == self.confirmed == acknowledged + dead + left
-            if right and dead == rejected:
-                break
-            await deferLater(self.reactor, 0.02)
-        say(
-            "balance",
-            f"{self.sent} sent {'=' if right else 'IS NOT'} "
-            f"{acknowledged} acknowledged + {dead} rejected + {left} left",
+        sending = self.publisher.call(
+            Channel.basic_publish,
+            SHOP.name,
+            "order.new",
+            body,
+            Properties(message_id=str(number), delivery_mode=2),
+            mandatory=True,
         )
-        for problem in self.failed[:3]:
-            say("problem", f"a message was not confirmed: {problem}")
-        if not right or dead != rejected or self.daemon.status != 0:
-            print(self.daemon.output, self.daemon.errors, sep="\n", file=sys.stderr)
-            return False
-        return True
+        sending.addCallbacks(
+            lambda _: self.books.confirmed.add(number),
+            self.not_confirmed,
+            errbackArgs=(number, body),
+        )
+
+    def not_confirmed(self, failure: Failure, number: int, body: str) -> None:
+        """
+        Nobody knows whether the broker has the order: so it is sent again.
+        """
+        failure.trap(AMQPError)
+        self.books.sent_again += 1
+        self.reactor.callLater(0, self.send, number, body)
+
+    # -- consuming -------------------------------------------------------------------
+
+    async def take(self, delivery: Delivery) -> None:
+        """
+        Take one order.  What is none raises an error, which is all that has to be done
+        about it: the message comes once more, and is rejected then.
+        """
+        books = self.books
+        books.received += 1
+        books.redelivered += delivery.redelivered
+        sent = books.sent[int(delivery.properties.message_id or 0)]
+        books.delays.append(self.reactor.seconds() - sent)
+        order = json.loads(delivery.body)
+        await deferLater(self.reactor, WORK)
+        delivery.ack()
+        books.acknowledged.add(order["number"])
+
+    def bury(self, delivery: Delivery) -> None:
+        """
+        Take one of the dead letters.
+        """
+        number = int(delivery.properties.message_id or 0)
+        delivery.ack()
+        if number not in self.books.dead:
+            self.books.dead.add(number)
+            death = delivery.headers["x-death"][0]["reason"]
+            self.event("poison", f"message {number:,} is no order: {death}")
+
+    # -- the connection --------------------------------------------------------------
+
+    def pull_the_plug(self) -> None:
+        """
+        Have the connection break, and nobody told.
+        """
+        if self.service.connection is not None:
+            self.event("plug", f"pulled, with {self.books.open} orders under way")
+            self.service.connection.transport.abortConnection()
+
+    def lost(self, reason: BaseException) -> None:
+        """
+        The service says that its connection is lost.
+        """
+        self.lost_at = self.reactor.seconds()
+
+    def ready(self, connection: AMQPProtocol, outcomes: Sequence[object]) -> None:
+        """
+        The service says that it has a connection.
+        """
+        if self.lost_at is not None:
+            took = self.reactor.seconds() - self.lost_at
+            self.event(
+                "back",
+                f"after {took:.2f} s; sent again, as not confirmed: "
+                f"{self.books.sent_again}",
+            )
+
+    # -- the end ---------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """
+        Wait until every order has come to its end.
+        """
+        books, began = self.books, self.reactor.seconds()
+        left = books.open
+        while not (books.balanced and len(books.confirmed) == len(books.sent)):
+            if self.reactor.seconds() > began + 20:
+                break
+            await deferLater(self.reactor, 0.01)
+        took = self.reactor.seconds() - began
+        self.event("draining", f"{left} orders under way, done in {took:.2f} s")
+
+    async def balance(self, inspector: AMQPProtocol) -> bool:
+        """
+        Account for every order, and leave nothing on the broker.
+        """
+        books = self.books
+        channel = await inspector.open_channel()
+        left = 0
+        for queue in (ORDERS, DEAD):
+            left += (await channel.queue_delete(queue.name)).message_count
+        await inspector.close()
+        right = books.balanced and left == 0
+        self.display.say(
+            "balance",
+            f"{len(books.sent)} sent {'=' if right else 'IS NOT'} "
+            f"{len(books.acknowledged)} acknowledged + {len(books.dead)} dead-lettered"
+            f"{f'; {left} are left in the queues' if left else ''}",
+        )
+        self.display.say(
+            "",
+            f"{books.sent_again} were sent twice, {books.redelivered} came again: "
+            "that is how nothing is lost",
+        )
+        return right
+
+    # -- showing it ------------------------------------------------------------------
+
+    def event(self, topic: str, text: str) -> None:
+        """
+        Say that something has happened.
+        """
+        seconds = self.reactor.seconds() - self.began_at
+        self.display.event(seconds, topic, text)
+
+    def figures(self) -> Figures:
+        """
+        How far it is; the delays since the last time.
+        """
+        books = self.books
+        delays = sorted(books.delays)
+        books.delays.clear()
+        return Figures(
+            seconds=self.reactor.seconds() - self.began_at,
+            of=PUBLISHING,
+            sent=len(books.sent),
+            received=books.received,
+            confirmed=len(books.confirmed),
+            open=books.open,
+            dead=len(books.dead),
+            delays=delays,
+        )
+
+
+async def run(reactor, display: Display) -> bool:
+    """
+    Find a broker, and run the demo on it.
+    """
+    uri = os.environ.get("URI", "")
+    port = None
+    if not uri:
+        port = MemoryBroker(reactor).listen(reactor)
+        uri = f"amqp://guest:guest@127.0.0.1:{port.getHost().port}"
+        display.say(
+            "broker", "in memory, in this process (or name one: URI=amqp://...)"
+        )
+    inspector = await connect(reactor, uri)
+    product = inspector.server_properties
+    display.say(
+        "broker",
+        f"{product.get('product')} {product.get('version')}, "
+        f"{inspector.parameters.display}",
+    )
+    try:
+        return await Demo(reactor, uri, display).run(inspector)
+    finally:
+        if port is not None:
+            await port.stopListening()
 
 
 def main() -> None:
     """
     Run the demo, and exit with 1 if the books do not balance.
     """
+    # The log would be in the way.  If something goes wrong, its end is shown.
+    log: deque[str] = deque(maxlen=30)
+    globalLogBeginner.beginLoggingTo(
+        [lambda event: log.append(eventAsText(event, includeTimestamp=False))],
+        redirectStandardIO=False,
+    )
+    display = choose_display(sys.stdout)
 
-    async def run(reactor) -> None:
-        try:
-            if not await Demo(reactor, uri).run():
+    def start(reactor) -> Deferred[None]:
+        async def finish() -> None:
+            try:
+                right = await run(reactor, display)
+            except AMQPError as error:
+                raise SystemExit(f"The demo has failed: {error}") from None
+            if not right:
+                print(*log, sep="\n", file=sys.stderr)
                 raise SystemExit(1)
-        except AMQPError as error:
-            raise SystemExit(f"The demo has failed: {error}") from None
 
-    with broker() as uri:
-        react(run)
+        return Deferred.fromCoroutine(finish())
+
+    react(start)
 
 
 if __name__ == "__main__":

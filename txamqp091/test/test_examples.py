@@ -1,91 +1,127 @@
 # -*- test-case-name: txamqp091.test.test_examples -*-
 """
-The programs in ``docs/examples``, run as a user would run them.
+The program in ``docs/examples`` that comes with its tests: those pass, and the program
+does with RabbitMQ what they say.  The demo is in `test_demo`.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import sys
+import tempfile
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from shutil import rmtree
+from types import ModuleType
 
 from twisted.internet.utils import getProcessOutputAndValue
-from twisted.trial.unittest import SkipTest
+from twisted.trial.unittest import SkipTest, TestCase
 
-from txamqp091.errors import NotFound
+from txamqp091.channel import Channel
 from txamqp091.test.integration import RabbitTestCase, every_broker
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 EXAMPLES = CHECKOUT / "docs" / "examples"
 
 
-class ExampleTestCase(RabbitTestCase):
+def need_examples() -> None:
     """
-    A program, and what it says.
+    Go on in a checkout only.
+    """
+    if not EXAMPLES.exists():
+        raise SkipTest("an installed package has no examples")
+
+
+class ExampleTests(TestCase):
+    """
+    The example's own tests.
     """
 
-    async def run_example(self, name: str, **environment: str) -> tuple[str, str, int]:
+    async def run_tests(self, *command: str) -> str:
         """
-        Run an example, and return what it says, on stdout and stderr, and its status.
+        Run them, as their user would.
         """
-        if not EXAMPLES.exists():
-            raise SkipTest("an installed package has no examples")
+        need_examples()
+        folder = tempfile.mkdtemp(prefix="txamqp091-")
+        self.addCleanup(rmtree, folder)
         out, err, status = await getProcessOutputAndValue(
             sys.executable,
-            [str(EXAMPLES / name)],
-            env={**os.environ, "PYTHONPATH": str(CHECKOUT), **environment},
+            ["-m", *(each.format(folder) for each in command)],
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+            path=str(EXAMPLES),
         )
-        return out.decode(), err.decode(), status
+        said: str = (out + err).decode()
+        self.assertEqual(status, 0, said)
+        return said
+
+    async def test_trial(self) -> None:
+        """
+        They pass, by trial.
+        """
+        out = await self.run_tests(
+            "twisted.trial", "--temp-directory={}/trial", "test_orders"
+        )
+        self.assertIn("PASSED (successes=6)", out)
+
+    async def test_pytest(self) -> None:
+        """
+        And by pytest.
+        """
+        out = await self.run_tests(
+            "pytest", "-q", "-p", "no:cacheprovider", "-c", "/dev/null",
+            "--rootdir={}", "test_orders.py",
+        )  # fmt: skip
+        self.assertIn("6 passed", out)
 
 
 @every_broker
-class DemoTests(ExampleTestCase):
+class RabbitExampleTests(RabbitTestCase):
     """
-    What ``make demo`` runs.
+    The example, on RabbitMQ.
     """
 
-    async def test_demo(self) -> None:
+    def orders(self) -> ModuleType:
         """
-        The demo accounts for every message, poison ones too, on a broker that it is
-        given, and leaves no queue behind.
+        The example's module.
         """
-        out, err, status = await self.run_example(
-            "demo.py", URI=self.uri, DEMO_SECONDS="1.5"
-        )
-        self.assertEqual((err, status), ("", 0), out)
-        self.assertRegex(out, r"\n 1\.5 s +sent +\d{3}   confirmed +\d{3}   ")
-        balance = r"(\d+) sent = (\d+) acknowledged \+ (\d) rejected \+ (\d+) left"
-        found = re.search(rf"\nbalance +{balance}", out)
-        assert found is not None, out
-        sent, acknowledged, rejected, left = map(int, found.groups())
-        self.assertEqual(sent, acknowledged + rejected + left)
-        self.assertGreater(acknowledged, 100)
-        self.assertGreater(rejected, 0)
-        self.assertIn("exit status 0", out)
-        self.assertNotIn("guest:guest", out)
-        queue = re.search(r"^queue +(\S+);", out, re.MULTILINE)
-        assert queue is not None
+        need_examples()
+        spec = spec_from_file_location("orders", EXAMPLES / "orders.py")
+        assert spec is not None and spec.loader is not None
+        module = module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    async def test_invoice(self) -> None:
+        """
+        An order becomes an invoice, and what is no order is put aside.
+        """
+        from twisted.internet import reactor
+
+        service = self.orders().make_service(reactor, self.uri)
+        service.startService()
+        self.addCleanup(self.flushLoggedErrors, ValueError)
+        self.addCleanup(service.stopService)
+        await service.when_ready()
         channel = await self.open_channel()
-        with self.assertRaises(NotFound):
-            await channel.queue_declare(queue[1], passive=True)
+        await self.clear(channel)
+        await channel.queue_declare("bills", exclusive=True)
+        await channel.queue_bind("bills", "invoices", "new")
+        for queue, expected in [
+            ("bills", b'{"number": 7, "total": 5}'),
+            ("orders.dead", b"one pizza, please"),
+        ]:
+            deliveries = await channel.consume(queue)
+            await channel.basic_publish("", "orders", "one pizza, please")
+            await channel.basic_publish("", "orders", '{"number": 7, "prices": [2, 3]}')
+            async for delivery in deliveries:
+                self.assertEqual(delivery.body, expected)
+                delivery.ack()
+                break
+            await deliveries.cancel()
 
-    async def test_no_broker(self) -> None:
+    async def clear(self, channel: Channel) -> None:
         """
-        Without a RabbitMQ it says, in a sentence, what to do.
+        Leave nothing of another run.
         """
-        out, err, status = await self.run_example(
-            "demo.py", URI="", TXAMQP091_BROKERS="/nonexistent"
-        )
-        self.assertEqual((out, status), ("", 1))
-        self.assertTrue(err.startswith("There is no RabbitMQ on this machine: "), err)
-        self.assertEqual(err.count("\n"), 1)
-
-    async def test_no_connection(self) -> None:
-        """
-        A broker that cannot be reached is told in a line.
-        """
-        out, err, status = await self.run_example("demo.py", URI="amqp://localhost:1")
-        self.assertEqual((out, status), ("", 1))
-        self.assertTrue(err.startswith("The demo has failed: localhost:1: "), err)
-        self.assertEqual(err.count("\n"), 1, err)
+        for queue in ("orders", "orders.dead"):
+            await channel.queue_purge(queue)

@@ -1,0 +1,184 @@
+# -*- test-case-name: txamqp091.test.test_demo -*-
+"""
+What ``make demo`` runs, run: on the broker in memory, on RabbitMQ, and on a terminal.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ProcessDone, ProcessTerminated
+from twisted.internet.interfaces import IReactorProcess
+from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.utils import getProcessOutputAndValue
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SkipTest, TestCase
+
+from txamqp091.errors import NotFound
+from txamqp091.test.integration import RabbitTestCase, every_broker
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+DEMO = CHECKOUT / "docs" / "examples" / "demo.py"
+
+
+async def run_demo(**environment: str) -> tuple[str, str, int]:
+    """
+    Run it, and return what it says, on stdout and stderr, and its status.
+    """
+    if not DEMO.exists():
+        raise SkipTest("an installed package has no examples")
+    out, err, status = await getProcessOutputAndValue(
+        sys.executable, [str(DEMO)], env=demo_environment(**environment)
+    )
+    return out.decode(), err.decode(), status
+
+
+def demo_environment(**environment: str) -> dict[str, str]:
+    """
+    Its environment.
+    """
+    inherited = {**os.environ, "PYTHONPATH": str(CHECKOUT), "URI": ""}
+    return inherited | environment
+
+
+class DemoTestCase(TestCase):
+    """
+    What holds wherever the demo runs.
+    """
+
+    def check(self, out: str) -> None:
+        """
+        The books balance, with poison in them and a connection lost.
+        """
+        found = re.search(
+            r"^balance +(\d+) sent = (\d+) acknowledged \+ (\d+) dead-lettered$",
+            out,
+            re.MULTILINE,
+        )
+        assert found is not None, out
+        sent, acknowledged, dead = map(int, found.groups())
+        self.assertEqual(sent, acknowledged + dead)
+        self.assertEqual(dead, 5)
+        self.assertGreater(acknowledged, 500)
+        for topic in ("plug pulled, with", "back after", "draining"):
+            self.assertRegex(out, rf"(?m)^ +\d\.\d s +{topic}")
+        self.assertEqual(out.count(" is no order: rejected\n"), 5)
+
+
+class MemoryDemoTests(DemoTestCase):
+    """
+    The demo on the broker in memory.
+    """
+
+    timeout = 60.0
+
+    async def test_plain(self) -> None:
+        """
+        It ends by itself, in time, with a line a second, and every order accounted for.
+        """
+        from twisted.internet import reactor
+
+        began = reactor.seconds()
+        out, err, status = await run_demo(DEMO_SECONDS="3")
+        self.assertLess(reactor.seconds() - began, 20)
+        self.assertEqual((err, status), ("", 0), out)
+        self.check(out)
+        self.assertIn("broker     txamqp091 MemoryBroker ", out)
+        self.assertRegex(
+            out,
+            r"\n  2\.\d s    sent +\d+/s  received +\d+/s  confirmed +\d+  "
+            r"in flight +\d+  p50/p95/p99 [\d.]+/[\d.]+/[\d.]+ ms\n",
+        )
+        self.assertNotIn("\033", out)
+        self.assertNotIn("guest:guest", out)
+
+    async def test_no_connection(self) -> None:
+        """
+        A broker that cannot be reached is told in a line.
+        """
+        out, err, status = await run_demo(URI="amqp://localhost:1")
+        self.assertEqual((out, status), ("", 1))
+        self.assertTrue(err.startswith("The demo has failed: localhost:1: "), err)
+        self.assertEqual(err.count("\n"), 1, err)
+
+    async def test_terminal(self) -> None:
+        """
+        On a terminal it draws a panel, again and again in its place, and ends as well.
+        """
+        terminal = Terminal()
+        out, status = await terminal.run(DEMO_SECONDS="2", TERM="xterm")
+        self.assertEqual(status, 0, out)
+        self.assertGreater(out.count("\033[5F\033[J"), 3)
+        plain = re.sub(r"\033\[[0-9]*[A-Za-z]", "", out)
+        self.check(plain)
+        self.assertRegex(plain, r"\n\[=+ *\] +\d\.\d s\nsent +\d+ ")
+
+
+class Terminal(ProcessProtocol):
+    """
+    The demo on a pseudo-terminal.
+    """
+
+    def __init__(self) -> None:
+        self._out = b""
+        self._ended: Deferred[int] = Deferred()
+
+    async def run(self, **environment: str) -> tuple[str, int]:
+        """
+        Run it, and return what it says, and its status.
+        """
+        from twisted.internet import reactor
+
+        if not DEMO.exists():
+            raise SkipTest("an installed package has no examples")
+        env = demo_environment(**environment)
+        env.pop("NO_COLOR", None)
+        processes = IReactorProcess(reactor)
+        command = [sys.executable, str(DEMO)]
+        processes.spawnProcess(self, command[0], command, env=env, usePTY=True)
+        status = await self._ended
+        return self._out.decode(errors="replace").replace("\r\n", "\n"), status
+
+    def outReceived(self, data: bytes) -> None:
+        """
+        Twisted: it says something.
+        """
+        self._out += data
+
+    def processEnded(self, reason: Failure) -> None:
+        """
+        Twisted: it has ended.
+        """
+        error = reason.value
+        assert isinstance(error, ProcessDone | ProcessTerminated)
+        self._ended.callback(-1 if error.exitCode is None else error.exitCode)
+
+
+@every_broker
+class RabbitDemoTests(DemoTestCase, RabbitTestCase):
+    """
+    The same demo on RabbitMQ.
+    """
+
+    async def test_demo(self) -> None:
+        """
+        Every order is accounted for, and nothing is left behind.
+        """
+        out, err, status = await run_demo(URI=self.uri, DEMO_SECONDS="3")
+        self.assertEqual((err, status), ("", 0), out)
+        self.check(out)
+        self.assertIn("broker     RabbitMQ ", out)
+        self.assertNotIn("guest:guest", out)
+        queue = re.search(r"--order.\*--> (\S+) ", out)
+        assert queue is not None
+        for name in (queue[1], queue[1].replace(".orders", ".dead")):
+            channel = await self.open_channel()
+            with self.assertRaises(NotFound):
+                await channel.queue_declare(name, passive=True)
+        channel = await self.open_channel()
+        with self.assertRaises(NotFound):
+            await channel.exchange_declare(queue[1].partition(".")[0], passive=True)
