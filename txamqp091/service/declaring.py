@@ -22,6 +22,7 @@ from txamqp091.channel import Channel
 from txamqp091.errors import (
     ChannelClosed,
     Closed,
+    HandshakeTimeout,
     LocalProtocolError,
     NotFound,
     PreconditionFailed,
@@ -267,7 +268,13 @@ class Declaration:
         The same, on one channel, which means: up to the first that fails.
         """
         outcomes: list[Outcome] = []
-        channel = await self._in_time(self._connection.open_channel())
+        try:
+            channel = await self._in_time(self._connection.open_channel())
+        except TimeoutError:
+            raise HandshakeTimeout(
+                f"the broker has not opened a channel within {self._step_timeout:g} s",
+                by_us=True,
+            ) from None
         asked = [self._call(each, verb, channel) for each in entities]
         try:
             for entity, reply in zip(entities, asked, strict=True):

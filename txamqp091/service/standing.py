@@ -5,8 +5,8 @@ A service's topology, and what of it stands on the present connection: `Standing
 Theory.  There is what should be (the topology), and what became of it (an outcome for
 each entity).  With each connection all of it is declared; what failed is declared again
 after a delay that grows, for as long as the connection lasts.  An entity for which the
-broker closes the connection is *costly*: it is not tried again, unless it is declared
-anew, or there would never be a connection that lasts.
+broker closes the connection is *set aside*, or there would never be a connection that
+lasts: it is tried again much later, if that may help, or when it is declared anew.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from __future__ import annotations
 __all__ = ["Standing"]
 
 from collections.abc import Callable, Coroutine, Iterable
+from dataclasses import dataclass
+from math import inf
 from typing import Any, TypeVar
 
 from twisted.internet.defer import (
@@ -30,7 +32,9 @@ from twisted.python.failure import Failure
 from txamqp091._observer import OneShot
 from txamqp091.errors import (
     AMQPError,
+    InternalError,
     LocalProtocolError,
+    ResourceError,
     ResourceLocked,
     TopologyFailed,
     printable,
@@ -45,6 +49,22 @@ T = TypeVar("T")
 #: Where there are no heartbeats, how long the broker may take our last connection for
 #: alive, in seconds.
 _NO_HEARTBEAT = 60
+
+#: How long an entity is set aside for which the broker has closed the connection the
+#: first time, and at the most, in seconds.
+_SET_ASIDE = 60.0
+_SET_ASIDE_MAX = 3600.0
+
+
+@dataclass
+class _SetAside:
+    """
+    An entity for which the broker has closed the connection.
+    """
+
+    error: BaseException
+    seconds: float
+    until: float
 
 
 class Standing:
@@ -70,7 +90,7 @@ class Standing:
         self._begun = False
         self._outcomes: dict[Entity, Outcome] = {}
         self._names: dict[str, str] = {}
-        self._costly: dict[Entity, BaseException] = {}
+        self._costly: dict[Entity, _SetAside] = {}
         self._opened: OneShot[AMQPProtocol] = OneShot()
         self._backoff = Backoff(policy)
         self._call: IDelayedCall | None = None
@@ -118,7 +138,7 @@ class Standing:
 
     async def _declare(self, connection: AMQPProtocol, part: Topology) -> list[Outcome]:
         declaration = Declaration(
-            connection, part, names=self._names, skip=self._costly
+            connection, part, names=self._names, skip=self._skipped()
         )
         try:
             outcomes = await declaration.apply()
@@ -126,22 +146,42 @@ class Standing:
             raise
         except Exception as error:
             if declaration.culprit is not None:
-                self._log.error(
-                    "The broker closes the connection for the {entity}, which is not "
-                    "tried again: {error}",
-                    entity=str(declaration.culprit),
-                    error=printable(str(error)),
-                )
-                self._costly[declaration.culprit] = error
+                self._set_aside(declaration.culprit, error)
                 raise _Costly from error
             raise
         for each in outcomes:
             self._outcomes[each.entity] = each
+            if each.ok:
+                self._costly.pop(each.entity, None)
             if isinstance(each.entity, Queue) and each.ok:
                 self._names[each.entity.key] = each.name
             if not each.ok:
                 self._log.error("Not declared: {outcome}", outcome=str(each))
         return outcomes
+
+    def _skipped(self) -> dict[Entity, BaseException]:
+        now = self._reactor.seconds()
+        return {
+            entity: each.error
+            for entity, each in self._costly.items()
+            if now < each.until
+        }
+
+    def _set_aside(self, entity: Entity, error: BaseException) -> None:
+        before = self._costly.get(entity)
+        seconds = _SET_ASIDE
+        if not isinstance(error, InternalError | ResourceError):
+            seconds = inf  # the broker has understood, and does not do that
+        elif before is not None:
+            seconds = min(before.seconds * 2, _SET_ASIDE_MAX)
+        until = self._reactor.seconds() + seconds
+        self._costly[entity] = _SetAside(error, seconds, until)
+        self._log.error(
+            "The broker closes the connection for the {entity}, which is set aside: "
+            "{error}",
+            entity=str(entity),
+            error=printable(str(error)),
+        )
 
     async def _alone(self, doing: Coroutine[Deferred[Any], Any, T]) -> T:
         lock = self._lock
@@ -207,8 +247,8 @@ class Standing:
         """
         failed = [each for each in self.outcomes if not each.ok]
         refused = [each for each in failed if not self._may_pass(each)]
-        if any(each.entity not in self._costly for each in failed):
-            self._repair_later()
+        if failed:
+            self._repair_later([each.entity for each in failed])
         if not failed:
             self.changed(None, again)
         elif refused:
@@ -219,11 +259,18 @@ class Standing:
         if isinstance(outcome.error, ResourceLocked):
             # By our own last connection, until the broker notices that it has gone.
             return self._reactor.seconds() < self._locked_until
-        return outcome.retriable
+        return outcome.retriable and outcome.entity not in self._costly
 
-    def _repair_later(self) -> None:
-        if self._call is None and self._repairing is None:
-            delay = self._backoff.next(self._reactor.seconds())
+    def _repair_later(self, failed: list[Entity]) -> None:
+        if self._call is not None or self._repairing is not None:
+            return
+        skipped = self._skipped()
+        now = self._reactor.seconds()
+        if all(each in skipped for each in failed):
+            delay = min(self._costly[each].until for each in failed) - now
+        else:
+            delay = self._backoff.next(now)
+        if delay < inf:
             self._call = self._reactor.callLater(delay, self._repair)
 
     def _repair(self) -> None:
@@ -247,7 +294,7 @@ class Standing:
         if failure.check(AMQPError, CancelledError, TimeoutError, _Costly) is None:
             self._log.failure("The topology was not repaired", failure=failure)
         if self._begun:
-            self._repair_later()
+            self._repair_later([each.entity for each in self.outcomes if not each.ok])
 
     def _redeclare(self, part: Topology) -> Deferred[list[Outcome]]:
         assert self._connection is not None

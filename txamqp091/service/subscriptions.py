@@ -363,7 +363,8 @@ class RecoveringConsumer:
         """
         if self._consumer is consumer:
             self._consumer = None
-            self.renew()
+            if not self._over:
+                self.renew()
         if consumer.running:
             self._past[consumer] = None
             consumer.when_idle().addCallback(lambda _: self._past.pop(consumer, None))
