@@ -212,7 +212,6 @@ class ManyReconnectsTests(FullServiceCase):
         cancelled.cancel()
         self.turn()
         counts: list[int] = []
-        _objects()  # what other tests have left
         for number in range(100):
             self.cut()
             self.passes(9)
@@ -223,6 +222,7 @@ class ManyReconnectsTests(FullServiceCase):
             self.broker.published.clear()
             if number % 20 == 19:
                 counts.append(_objects())
+        counts = counts[1:]  # the first has what other tests have left
         self.assertLess(max(counts), min(counts) * 1.01)
 
 
@@ -258,6 +258,7 @@ class DayTests(FullServiceCase):
             self.broker.published.clear()
             if hour % 6 == 5:
                 counts.append(_objects())
+        counts = counts[1:]  # the first has what other tests have left
         self.assertLess(max(counts), min(counts) * 1.01)
 
     def fault(self, kind: int) -> None:
