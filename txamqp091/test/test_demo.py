@@ -23,6 +23,7 @@ from txamqp091.test.integration import RabbitTestCase, every_broker
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DEMO = CHECKOUT / "docs" / "examples" / "demo.py"
+README = CHECKOUT / "README.rst"
 
 
 async def run_demo(**environment: str) -> tuple[str, str, int]:
@@ -35,6 +36,15 @@ async def run_demo(**environment: str) -> tuple[str, str, int]:
         sys.executable, [str(DEMO)], env=demo_environment(**environment)
     )
     return out.decode(), err.decode(), status
+
+
+def shapes(text: str) -> set[str]:
+    """
+    The lines of a text, without figures.
+    """
+    return {
+        " ".join(re.sub(r"\d[\d,.]*", "0", line).split()) for line in text.splitlines()
+    }
 
 
 def demo_environment(**environment: str) -> dict[str, str]:
@@ -95,6 +105,10 @@ class MemoryDemoTests(DemoTestCase):
         )
         self.assertNotIn("\033", out)
         self.assertNotIn("guest:guest", out)
+        # What the README shows of it is what it says, but for the figures.
+        shown = README.read_text().partition("    broker  ")
+        sample = "".join(shown[1:]).partition("\n\n")[0]
+        self.assertEqual(shapes(sample) - shapes(out) - {"..."}, set())
 
     async def test_no_connection(self) -> None:
         """

@@ -2,9 +2,10 @@
 """
 What the README and the guides show, done.
 
-Each Python block is run as it stands, as a program of its own, and has to end well.
-If a text block follows it at once, that is what the program prints.  Blocks of one
-document run in order, against one broker, whose address they find in ``AMQP_URI``.
+Each Python block is run as it stands, as a program of its own, and has to end well; one
+that has a test case is run by trial.  If a text block follows it at once, that is what
+the program prints.  Blocks of one document run in order, against one broker, whose
+address they find in ``AMQP_URI``.
 """
 
 from __future__ import annotations
@@ -47,6 +48,13 @@ class Program:
     line: int
     output: str | None
 
+    @property
+    def is_test(self) -> bool:
+        """
+        Whether it is one for trial.
+        """
+        return "TestCase)" in self.source
+
 
 def programs(text: str) -> Iterator[Program]:
     """
@@ -87,8 +95,9 @@ class DocumentTests(RabbitTestCase):
         script = folder / document.name.replace(".rst", ".py")
         # The lines above it are left empty: a traceback has the document's lines.
         script.write_text("\n" * (program.line - 1) + program.source)
+        runner = ["-m", "twisted.trial"] if program.is_test else []
         done = subprocess.run(
-            [sys.executable, str(script)],
+            [sys.executable, *runner, str(script)],
             cwd=folder,
             env={**os.environ, "AMQP_URI": self.uri, "PYTHONPATH": str(CHECKOUT)},
             stdin=subprocess.DEVNULL,
@@ -97,8 +106,11 @@ class DocumentTests(RabbitTestCase):
             timeout=30,
         )
         place = f"{document.name}, line {program.line}"
-        self.assertEqual(done.returncode, 0, f"{place}:\n{done.stderr}")
+        said = f"{place}:\n{done.stdout}{done.stderr}"
+        self.assertEqual(done.returncode, 0, said)
         self.assertEqual(done.stderr, "", place)
+        if program.is_test:
+            self.assertIn("PASSED (successes=1)", done.stdout, place)
         if program.output is not None:
             self.assertEqual(done.stdout.strip(), program.output, place)
 
@@ -162,12 +174,18 @@ class ReadingTests(SynchronousTestCase):
 
     def test_readme(self) -> None:
         """
-        The README has programs, and each of them but the handler prints something.
+        The README has programs: two print something, one is a test, and one is a
+        handler.
         """
         if not documents()[0].exists():
             raise SkipTest("an installed package has no documents")
         outputs = [each.output for each in programs(documents()[0].read_text())]
         self.assertEqual(
             outputs,
-            ["RabbitMQ has the message", "hello\ngiven back to the queue: 0", None],
+            [
+                "RabbitMQ has the message",
+                "hello\ngiven back to the queue: 0",
+                None,
+                None,
+            ],
         )

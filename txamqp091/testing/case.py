@@ -255,7 +255,7 @@ class AsyncBrokerTestCase(_Broker, TestCase):
         Wait until something is so.
 
         :param condition: called again and again, until what it returns is true; or an
-            assertion such as `assertQueue`, until it does not fail.
+            assertion such as `BrokerAssertions.assertQueue`, until it does not fail.
         :param seconds: how long to wait at the most.
         """
         deadline = self.reactor.seconds() + seconds

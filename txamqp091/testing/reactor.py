@@ -144,7 +144,7 @@ class MemoryReactor:
 
     def __init__(self, clock: IReactorTime, endpoint: MemoryEndpoint) -> None:
         """
-        :param clock: a reactor or a `Clock`.
+        :param clock: a reactor or a ``Clock``.
         """
         self.nameResolver: IHostnameResolver = _Resolver()
         self._clock = clock
@@ -180,7 +180,7 @@ class MemoryReactor:
         self, callable: Callable[..., Any], *args: object, **kwargs: object
     ) -> None:
         """
-        See ``IReactorFromThreads``: with a `Clock`, there is one thread only.
+        See ``IReactorFromThreads``: with a ``Clock``, there is one thread only.
         """
         if IReactorFromThreads.providedBy(self._clock):
             threads = cast(IReactorFromThreads, self._clock)
