@@ -43,6 +43,9 @@ RATE, BURSTS, POISON = 1000, 100, 5
 #: How long an order takes: here a program would ask a database, and wait.
 WORK = 0.004
 
+#: When nothing has happened for so many seconds, nothing will.
+PATIENCE = 5
+
 NAME = f"demo-{os.getpid()}"
 #: What is left of a demo that was interrupted goes by itself.
 FORGOTTEN_AFTER = 60
@@ -258,16 +261,20 @@ class Demo(ServiceObserver):
 
     async def drain(self) -> None:
         """
-        Wait until every order has come to its end.
+        Wait until every order has come to its end, or nothing happens any more.
         """
         books, began = self.books, self.reactor.seconds()
         left = books.open
+        before, moved_at = books.open, began
         while not (books.balanced and len(books.confirmed) == len(books.sent)):
-            if self.reactor.seconds() > began + 20:
-                break
             await deferLater(self.reactor, 0.01)
+            now = self.reactor.seconds()
+            if books.open != before:
+                before, moved_at = books.open, now
+            if now > moved_at + PATIENCE:
+                break
         took = self.reactor.seconds() - began
-        self.event("draining", f"{left} orders under way, done in {took:.2f} s")
+        self.event("draining", f"{left} orders under way, took {took:.2f} s")
 
     async def balance(self, inspector: AMQPProtocol) -> bool:
         """
@@ -279,11 +286,13 @@ class Demo(ServiceObserver):
         for queue in (ORDERS, DEAD):
             left += (await channel.queue_delete(queue.name)).message_count
         await inspector.close()
-        right = books.balanced and left == 0
+        unconfirmed = len(books.sent) - len(books.confirmed)
+        right = books.balanced and left == unconfirmed == 0
         self.display.say(
             "balance",
             f"{len(books.sent)} sent {'=' if right else 'IS NOT'} "
             f"{len(books.acknowledged)} acknowledged + {len(books.dead)} dead-lettered"
+            f"{f'; {unconfirmed} were not confirmed' if unconfirmed else ''}"
             f"{f'; {left} are left in the queues' if left else ''}",
         )
         self.display.say(

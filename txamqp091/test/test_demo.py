@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone, ProcessTerminated
@@ -18,8 +19,11 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, TestCase
 
+from txamqp091.endpoint import connect
 from txamqp091.errors import NotFound
-from txamqp091.test.integration import RabbitTestCase, every_broker
+from txamqp091.message import Delivery
+from txamqp091.test.integration import RabbitTestCase, every_broker, until
+from txamqp091.testing.memory import MemoryBroker
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DEMO = CHECKOUT / "docs" / "examples" / "demo.py"
@@ -109,6 +113,30 @@ class MemoryDemoTests(DemoTestCase):
         shown = README.read_text().partition("    broker  ")
         sample = "".join(shown[1:]).partition("\n\n")[0]
         self.assertEqual(shapes(sample) - shapes(out) - {"..."}, set())
+
+    async def test_thief(self) -> None:
+        """
+        If an order is lost, the books do not balance, and the exit status says so.
+        """
+        from twisted.internet import reactor as the_reactor
+
+        reactor: Any = the_reactor
+        broker = MemoryBroker(reactor)
+        port = broker.listen(reactor)
+        self.addCleanup(port.stopListening)
+        uri = f"amqp://127.0.0.1:{port.getHost().port}"
+        demo = Deferred.fromCoroutine(run_demo(URI=uri, DEMO_SECONDS="2"))
+        await until(lambda: bool(broker.queues()))
+        thief = await connect(reactor, uri)
+        channel = await thief.open_channel()
+        [queue] = [name for name in broker.queues() if name.endswith(".orders")]
+        stolen: list[Delivery] = []
+        await channel.basic_consume(queue, stolen.append, auto_ack=True)
+        await until(lambda: bool(stolen))
+        await thief.close()
+        out, err, status = await demo
+        self.assertEqual(status, 1, err)
+        self.assertRegex(out, r"\nbalance +\d+ sent IS NOT \d+ acknowledged")
 
     async def test_no_connection(self) -> None:
         """
