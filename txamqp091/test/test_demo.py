@@ -122,7 +122,7 @@ class MemoryDemoTests(DemoTestCase):
 
         reactor: Any = the_reactor
         broker = MemoryBroker(reactor)
-        port = broker.listen(reactor)
+        port: Any = broker.listen(reactor)
         self.addCleanup(port.stopListening)
         uri = f"amqp://127.0.0.1:{port.getHost().port}"
         demo = Deferred.fromCoroutine(run_demo(URI=uri, DEMO_SECONDS="2"))
