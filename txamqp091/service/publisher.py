@@ -70,7 +70,7 @@ class Publisher:
         *,
         on_loss: Literal["resend", "fail"] = "resend",
         limit: int = 10_000,
-        size_limit: int = 64 << 20,
+        size_limit: int = 16 << 20,
         window: int = DEFAULT_WINDOW,
         blocked_timeout: float | None = 60.0,
         nacked_again: RetryPolicy = NACKED_AGAIN,
