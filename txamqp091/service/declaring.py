@@ -161,11 +161,14 @@ class Declaration:
 
     async def _delete(self) -> list[Outcome]:
         topology = self._topology
-        outcomes = await self._run(
-            [*topology.bindings, *topology.queues, *topology.exchanges], self._remove
-        )
-        found = {id(each.entity): each for each in outcomes}
-        return [found[id(each)] for each in topology]
+        entities: list[Entity] = [
+            *topology.bindings,
+            *topology.queues,
+            *topology.exchanges,
+        ]
+        known = [each for each in entities if self._is_known(each)]
+        found = {_id(each): each for each in await self._run(known, self._remove)}
+        return [found.get(id(each), Outcome(each)) for each in topology]
 
     async def _diff(self, compare: bool) -> list[Difference]:
         topology = self._topology
@@ -233,6 +236,14 @@ class Declaration:
             )
         queue = self._name(entity.queue)
         return lambda channel: channel.queue_unbind(queue, source, key, arguments)
+
+    def _is_known(self, entity: Entity) -> bool:
+        """
+        Whether the broker has named the queue that this is about, or it has a name.
+        """
+        key = getattr(entity, "queue", getattr(entity, "key", ""))
+        found = self._topology.queue(key)
+        return found is None or bool(found.name) or key in self._names
 
     def _name(self, queue: str) -> str:
         """

@@ -267,20 +267,30 @@ class RecoveringChannel:
         """
         self._pending += 1
         if self.channel is not None:
-            result = verb(self.channel, *args, **kwargs)
+            called = verb(self.channel, *args, **kwargs)
         else:
-            result = self.when_open().addCallback(
+            called = self.when_open().addCallback(
                 lambda channel: verb(channel, *args, **kwargs)
             )
-        return result.addBoth(self._answered)
+        result: Deferred[T] = Deferred(lambda _: called.cancel())
 
-    def _answered(self, result: T) -> T:
+        def answered(answer: Any) -> None:
+            # The caller first: `when_idle` is when they know.
+            if isinstance(answer, Failure):
+                result.errback(answer)
+            else:
+                result.callback(answer)
+            self._answered()
+
+        called.addBoth(answered)
+        return result
+
+    def _answered(self) -> None:
         self._pending -= 1
         if not self._pending:
             idle, self._idle = self._idle, []
             for waiting in idle:
                 waiting.callback(None)
-        return result
 
     def when_idle(self) -> Deferred[None]:
         """

@@ -308,7 +308,8 @@ class Topology:
 
     def delete(self, connection: AMQPProtocol) -> Deferred[list[Outcome]]:
         """
-        Delete all of it: bindings first, then queues and exchanges.
+        Delete all of it: bindings first, then queues and exchanges.  Queues without a
+        name are passed over: they are known only to who has declared them.
 
         :returns: as `apply`.
         """

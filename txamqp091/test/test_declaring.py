@@ -295,6 +295,20 @@ class DeleteTests(DeclaringCase):
         outcomes = self.result(topology.delete(self.connection))
         self.assertTrue(all(each.ok for each in outcomes))
 
+    def test_no_name(self) -> None:
+        """
+        A queue whose name nobody knows is passed over, and so are its bindings.
+        """
+        replies = Queue(exclusive=True)
+        topology = Topology.of(replies, Binding(source="amq.topic", queue=replies))
+        self.result(topology.apply(self.connection))
+        outcomes = self.result(topology.delete(self.connection))
+        self.assertEqual([each.ok for each in outcomes], [True, True])
+        self.assertEqual(len(self.broker.queues()), 1)
+        names = {replies.key: self.broker.queues()[0]}
+        self.result(Declaration(self.connection, topology, names=names).delete())
+        self.assertEqual(self.broker.queues(), [])
+
     def test_bindings(self) -> None:
         """
         A binding is deleted alone.

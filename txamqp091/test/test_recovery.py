@@ -5,6 +5,9 @@ Tests for `txamqp091.service.recovery`: channels that come back.
 
 from __future__ import annotations
 
+from threading import Thread
+from typing import Any
+
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -306,6 +309,31 @@ class StaleTests(ServiceCase):
         self.turn()
         self.assertEqual(self.broker.queue("work").unacked, 0)
         self.assertEqual(consumer.channel.stale, rounds)
+
+    def test_from_a_thread(self) -> None:
+        """
+        An answer from another thread takes the way of the reactor.
+        """
+        calls: list[tuple[Any, ...]] = []
+        self.clock.callFromThread = (  # type: ignore[attr-defined]
+            lambda *call: calls.append(call)
+        )
+        service = self.service()
+        self.broker.declare_queue("work")
+        inbox = Inbox(ack=False)
+        consumer = service.consume("work", inbox)
+        self.turn()
+        self.broker.publish("", "work", b"x")
+        self.turn()
+        thread = Thread(target=inbox.deliveries[0].ack)
+        thread.start()
+        thread.join()
+        self.assertEqual(self.broker.queue("work").unacked, 1)
+        ((function, *details),) = calls
+        function(*details)
+        self.turn()
+        self.assertEqual(self.broker.queue("work").messages, [])
+        self.assertEqual(consumer.channel.stale, 0)
 
     def test_after_close(self) -> None:
         """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from functools import partial
 
 from txamqp091.channel import Channel
 from txamqp091.service.client import AMQPClientService
@@ -127,7 +128,7 @@ class CutTests(FullServiceCase):
         size = self.sizes()[way]
         self.services.clear()
         for place in [*range(0, size, step), size - 1]:
-            self.survives(lambda link, at=place: link.cut_after.update({way: at}))
+            self.survives(partial(_cut_after, way, place))
 
     def test_up(self) -> None:
         """
@@ -166,7 +167,7 @@ class CutTests(FullServiceCase):
         When the peer only falls silent, it takes longer.
         """
         for place in range(0, 900, 100):
-            self.endpoint.spoil = lambda link, at=place: _silent_after(link, at)
+            self.endpoint.spoil = partial(_silent_after, place)
             self.full()
             self.turn(100)
             self.endpoint.spoil = None
@@ -178,7 +179,14 @@ class CutTests(FullServiceCase):
             self.services.clear()
 
 
-def _silent_after(link: Link, count: int) -> None:
+def _cut_after(way: Direction, count: int, link: Link) -> None:
+    """
+    Have a link break after so many bytes.
+    """
+    link.cut_after[way] = count
+
+
+def _silent_after(count: int, link: Link) -> None:
     """
     Have a link say no more to the client after so many bytes.
     """
@@ -189,7 +197,7 @@ def _silent_after(link: Link, count: int) -> None:
         if link.moved[Direction.DOWN] >= count:
             link.hole()
 
-    link._deliver = deliver  # type: ignore[method-assign,assignment]
+    link._deliver = deliver  # type: ignore[method-assign]
 
 
 class ManyReconnectsTests(FullServiceCase):
