@@ -24,11 +24,12 @@ from twisted.internet.task import LoopingCall, deferLater, react
 from twisted.logger import eventAsText, globalLogBeginner
 from twisted.python.failure import Failure
 
-from txamqp091 import AMQPError, AMQPProtocol, Channel, Delivery, Properties, connect
+from txamqp091 import AMQPError, AMQPProtocol, Delivery, Properties, connect
 from txamqp091.arguments import quorum_queue
 from txamqp091.service.backoff import RetryPolicy
 from txamqp091.service.client import AMQPClientService
 from txamqp091.service.observing import ServiceObserver
+from txamqp091.service.publisher import Publisher
 from txamqp091.service.topology import Binding, Exchange, Queue, Topology
 from txamqp091.testing import MemoryBroker
 
@@ -83,7 +84,6 @@ class Books:
         self.dead: set[int] = set()
         self.received = 0
         self.redelivered = 0
-        self.sent_again = 0
         self.delays: deque[float] = deque(maxlen=RATE)
 
     @property
@@ -124,7 +124,7 @@ class Demo(ServiceObserver):
             name="txamqp091 demo",
         )
         self.service.observe(self)
-        self.publisher = self.service.channel(confirm=True)
+        self.publisher = Publisher(self.service)
         self.service.consume(ORDERS, self.take, prefetch=50)
         self.service.consume(DEAD, self.bury)
 
@@ -173,33 +173,26 @@ class Demo(ServiceObserver):
             if now - self.began_at > PUBLISHING * (self.poison + 0.5) / POISON:
                 self.poison += 1
                 body = "this is no order"
-            self.send(number, body)
+            publishing = self.publisher.publish(
+                SHOP.name,
+                "order.new",
+                body,
+                Properties(message_id=str(number), delivery_mode=2),
+                mandatory=True,
+            )
+            publishing.addCallbacks(self.confirm, self.fail, callbackArgs=(number,))
 
-    def send(self, number: int, body: str) -> None:
+    def confirm(self, _: None, number: int) -> None:
         """
-        Publish one order.  If there is no connection, this waits for the next one.
+        The broker has an order.
         """
-        sending = self.publisher.call(
-            Channel.basic_publish,
-            SHOP.name,
-            "order.new",
-            body,
-            Properties(message_id=str(number), delivery_mode=2),
-            mandatory=True,
-        )
-        sending.addCallbacks(
-            lambda _: self.books.confirmed.add(number),
-            self.not_confirmed,
-            errbackArgs=(number, body),
-        )
+        self.books.confirmed.add(number)
 
-    def not_confirmed(self, failure: Failure, number: int, body: str) -> None:
+    def fail(self, failure: Failure) -> None:
         """
-        Nobody knows whether the broker has the order: so it is sent again.
+        It will not get one.
         """
-        failure.trap(AMQPError)
-        self.books.sent_again += 1
-        self.reactor.callLater(0, self.send, number, body)
+        self.event("problem", failure.getErrorMessage())
 
     # -- consuming -------------------------------------------------------------------
 
@@ -251,11 +244,7 @@ class Demo(ServiceObserver):
         """
         if self.lost_at is not None:
             took = self.reactor.seconds() - self.lost_at
-            self.event(
-                "back",
-                f"after {took:.2f} s; sent again, as not confirmed: "
-                f"{self.books.sent_again}",
-            )
+            self.event("back", f"after {took:.2f} s, with all that was on it")
 
     # -- the end ---------------------------------------------------------------------
 
@@ -297,8 +286,8 @@ class Demo(ServiceObserver):
         )
         self.display.say(
             "",
-            f"{books.sent_again} were sent twice, {books.redelivered} came again: "
-            "that is how nothing is lost",
+            f"{self.publisher.republished} were sent again, {books.redelivered} came "
+            "again: that is how nothing is lost",
         )
         return right
 

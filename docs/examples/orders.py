@@ -15,10 +15,10 @@ import sys
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import globalLogBeginner, textFileLogObserver
 
-from txamqp091 import Channel, Delivery, Properties
+from txamqp091 import Delivery, Properties
 from txamqp091.arguments import quorum_queue
 from txamqp091.service.client import AMQPClientService
-from txamqp091.service.recovery import RecoveringChannel
+from txamqp091.service.publisher import Publisher
 from txamqp091.service.topology import Exchange, Queue, Topology
 
 TOPOLOGY = Topology(
@@ -40,24 +40,26 @@ class Clerk:
     Makes invoices of orders.
     """
 
-    def __init__(self, channel: RecoveringChannel) -> None:
-        """
-        :param channel: where invoices are published, in confirm mode.
-        """
-        self.channel = channel
+    def __init__(self, publisher: Publisher) -> None:
+        self.publisher = publisher
 
     async def take(self, delivery: Delivery) -> None:
         """
         Take one order, and acknowledge it when the broker has the invoice.
         """
         order = json.loads(delivery.body)
-        invoice = {"number": order["number"], "total": sum(order["prices"])}
-        await self.channel.call(
-            Channel.basic_publish,
+        number = order["number"]
+        invoice = {"number": number, "total": sum(order["prices"])}
+        await self.publisher.publish(
             "invoices",
             "new",
             json.dumps(invoice),
-            Properties(content_type="application/json", delivery_mode=2),
+            Properties(
+                content_type="application/json",
+                delivery_mode=2,
+                # An invoice may arrive twice, and is to be known by this.
+                message_id=f"invoice-{number}",
+            ),
         )
         delivery.ack()
 
@@ -67,7 +69,7 @@ def make_service(reactor: IReactorTime, uri: str) -> AMQPClientService:
     The service: it connects to ``uri`` when it is started, and comes back.
     """
     service = AMQPClientService(reactor, uri, topology=TOPOLOGY)
-    clerk = Clerk(service.channel(confirm=True))
+    clerk = Clerk(Publisher(service))
     service.consume("orders", clerk.take, prefetch=10)
     return service
 
