@@ -29,6 +29,13 @@ from txamqp091.test.service_case import ServiceCase
 from txamqp091.wire.properties import Properties
 
 
+def missing(request: Delivery) -> bytes:
+    """
+    A handler that fails.
+    """
+    raise KeyError(request.body)
+
+
 class RPCCase(ServiceCase):
     """
     A test case with a queue for requests, and a client.
@@ -377,7 +384,7 @@ class ServerTests(RPCCase):
         When the handler fails, that is logged, and the caller is told.
         """
         client = self.client()
-        server = self.server(lambda request: {}[request.body])
+        server = self.server(missing)
         asked = self.ask(client)
         self.turn()
         error = self.failureResultOf(asked, CallFailed).value
@@ -392,7 +399,7 @@ class ServerTests(RPCCase):
         Or the request goes to the dead letters.
         """
         client = self.client()
-        self.server(lambda request: {}[request.body], on_error="reject")
+        self.server(missing, on_error="reject")
         asked = self.ask(client, timeout=2)
         self.passes(2)
         self.failureResultOf(asked, CallTimeout)
