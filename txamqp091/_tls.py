@@ -182,10 +182,15 @@ def verify_peer(transport: object, hostname: str) -> None:
     AMQP, and looks at the subjectAltName only.  (Twisted 26 lets certificates
     without any pass; a connection creator by somebody else may check nothing.)
 
-    :param transport: the transport of a protocol that runs over TLS.
+    :param transport: the transport of a protocol that runs over TLS.  One whose TLS
+        is not pyOpenSSL's, in `txamqp091.adapters`, looks by itself.
     :param hostname: a host name or an IP address.
     :raises TLSFailed: naming whom the certificate is for.
     """
+    verify_names = getattr(transport, "verify_names", None)
+    if verify_names is not None:
+        verify_names(hostname)
+        return
     certificate = _leaf(transport)
     if certificate is None:
         raise TLSFailed("the peer has shown no certificate")

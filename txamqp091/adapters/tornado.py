@@ -1,0 +1,37 @@
+# -*- test-case-name: txamqp091.test.test_tornado -*-
+"""
+For Tornado, whose IOLoop is asyncio's loop: `txamqp091.adapters.aio`, and a way in for
+who has an IOLoop and no coroutine.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Channel", "Connection", "Deliveries", "connect", "connect_future"]
+
+import asyncio
+from collections.abc import Sequence
+from typing import cast
+
+from tornado.ioloop import IOLoop
+from tornado.platform.asyncio import BaseAsyncIOLoop
+
+from txamqp091.adapters.aio import Channel, Connection, Deliveries, connect
+from txamqp091.interfaces import ICredentials
+from txamqp091.parameters import ConnectionParameters
+
+
+def connect_future(
+    uri_or_parameters: str | bytes | ConnectionParameters,
+    *,
+    credentials: ICredentials | Sequence[ICredentials] | None = None,
+    io_loop: IOLoop | None = None,
+) -> asyncio.Future[Connection]:
+    """
+    Connect to a broker from where nothing can be awaited, such as an application's
+    ``__init__``, before its loop runs.
+
+    :param io_loop: the loop to connect on; by default, the current one.
+    :returns: what Tornado calls a Future, for ``io_loop.add_future`` and the like.
+    """
+    loop = cast(BaseAsyncIOLoop, io_loop or IOLoop.current()).asyncio_loop
+    return loop.create_task(connect(uri_or_parameters, credentials=credentials))

@@ -1,0 +1,148 @@
+# -*- test-case-name: txamqp091.test.test_aio -*-
+"""
+Brokers for test cases that cannot have a reactor: those of `txamqp091.adapters`.
+
+The in-memory broker is served by a process of its own: run as a program, this module
+is that process.  RabbitMQ is the one that all tests share.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from functools import cache, partial
+from itertools import count
+from pathlib import Path
+from urllib.parse import quote
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from txamqp091.test.chaos import ChaosProxy
+from txamqp091.test.installations import Broker, known_brokers
+from txamqp091.test.integration import installed, shared_node
+from txamqp091.test.processes import HOST, Process, free_ports, wait_for
+from txamqp091.test.rabbit import RabbitNode, speaks_amqp
+
+__all__ = ["CHECKOUT", "ServedTestCase", "every_served"]
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+_numbers = count(1)
+
+
+def serve(port: int) -> None:
+    """
+    Serve an in-memory broker, until somebody ends the process.
+    """
+    from twisted.internet import reactor
+
+    from txamqp091.testing.memory import MemoryBroker
+
+    MemoryBroker(reactor).listen(reactor, port)
+    reactor.run()
+
+
+@cache
+def memory_port() -> int:
+    """
+    Where the in-memory broker of this test run is.
+    """
+    [port] = free_ports(1)
+    # It ends when this process does.
+    Process(
+        [sys.executable, "-m", "txamqp091.test.served", str(port)],
+        environment={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        directory=CHECKOUT,
+    )
+    if not wait_for(partial(speaks_amqp, port), 30):
+        raise AssertionError("the in-memory broker does not answer")
+    return port
+
+
+@cache
+def _vhost(node: RabbitNode) -> str:
+    node.add_vhost("adapters")
+    return "adapters"
+
+
+class ServedTestCase(SynchronousTestCase):
+    """
+    A test case with a broker, and no reactor.
+
+    :cvar broker: which RabbitMQ; None is the in-memory broker.
+    :ivar port: where it listens, in the clear.
+    :ivar uri: where to connect.
+    :ivar node: the RabbitMQ, if it is one.
+    """
+
+    timeout = 60.0
+
+    broker: Broker | None = None
+
+    def setUp(self) -> None:
+        """
+        Have the broker running.
+        """
+        self.node: RabbitNode | None = None
+        if self.broker is None:
+            self.port, vhost = memory_port(), "%2F"
+        else:
+            self.node = shared_node(installed(self.broker))
+            self.port, vhost = self.node.port, _vhost(self.node)
+        self.path = vhost
+        self.uri = self.uri_for(self.port)
+
+    def uri_for(self, port: int, query: str = "") -> str:
+        """
+        A URI to connect by, to a port in front of the broker's.
+        """
+        return f"amqp://guest:guest@{HOST}:{port}/{self.path}{query}"
+
+    @property
+    def tls_uri(self) -> str:
+        """
+        Where to connect by TLS, without a query's end.
+        """
+        assert self.node is not None
+        return (
+            f"amqps://guest:guest@localhost:{self.node.tls_port}/{self.path}"
+            f"?cacertfile={quote(str(self.node.ca_file))}"
+        )
+
+    def queue_name(self) -> str:
+        """
+        A name that no other queue has.
+        """
+        return f"{type(self).__name__}-{self._testMethodName}-{next(_numbers)}"
+
+    def proxy(self, **options: object) -> ChaosProxy:
+        """
+        Put a network that misbehaves in front of the broker, until the test ends.
+        """
+        proxy = ChaosProxy(self.port, **options)  # type: ignore[arg-type]
+        proxy.start()
+        self.addCleanup(proxy.stop)
+        return proxy
+
+
+def every_served(scenario: type[ServedTestCase]) -> None:
+    """
+    Make one test case of a scenario for the in-memory broker, and one for each
+    RabbitMQ.  Its own name is left without a class, so that nobody collects it.
+    """
+    module = sys.modules[scenario.__module__]
+    brokers: list[tuple[str, Broker | None]] = [("memory", None)]
+    brokers += [(each.name.replace(".", "_"), each) for each in known_brokers()]
+    for suffix, broker in brokers:
+        name = f"{scenario.__name__}_{suffix}"
+        members = {
+            "__doc__": scenario.__doc__,
+            "__module__": scenario.__module__,
+            "__qualname__": name,
+            "broker": broker,
+        }
+        setattr(module, name, type(name, (scenario,), members))
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[1]))

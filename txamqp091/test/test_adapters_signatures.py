@@ -1,0 +1,108 @@
+# -*- test-case-name: txamqp091.test.test_adapters_signatures -*-
+"""
+What the adapters offer, beside what `Channel` does: the same verbs, with the same
+arguments.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from txamqp091.adapters import aio, blocking, threads
+from txamqp091.channel import Channel
+from txamqp091.protocol import AMQPProtocol
+
+# What a program without a loop has in another shape, and why.
+BLOCKING_OTHERWISE = {
+    "basic_consume": "its callback is called as pika calls it, and by turns",
+    "basic_cancel": "it returns what auto_ack left over, as pika's does",
+    "consume": "it is an iterator, with an inactivity_timeout",
+    "when_closed": "there is nobody to tell: calls raise",
+}
+
+
+def public_methods(of: type[Any]) -> dict[str, Callable[..., Any]]:
+    """
+    The methods of a class that users call.
+    """
+    return {
+        name: member
+        for name, member in inspect.getmembers(of, inspect.isfunction)
+        if not name.startswith("_")
+    }
+
+
+def arguments(method: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
+    """
+    What a method takes: names, kinds and defaults.
+    """
+    return [
+        (each.name, each.kind, each.default)
+        for each in inspect.signature(method).parameters.values()
+    ]
+
+
+class SignatureTests(SynchronousTestCase):
+    """
+    The facades have `Channel`'s verbs.
+    """
+
+    def compare(
+        self, facade: type[Any], original: type[Any], otherwise: frozenset[str]
+    ) -> None:
+        """
+        Check that a facade has each method of what is behind it, with its arguments.
+        """
+        offered = public_methods(facade)
+        for name, method in public_methods(original).items():
+            if name not in otherwise:
+                self.assertIn(name, offered, facade)
+                self.assertEqual(
+                    arguments(offered[name]), arguments(method), f"{facade}.{name}"
+                )
+
+    def test_aio(self) -> None:
+        """
+        asyncio's channel has all of them.
+        """
+        self.compare(aio.Channel, Channel, frozenset())
+
+    def test_aio_connection(self) -> None:
+        """
+        asyncio's connection has all of `AMQPProtocol`'s that are not Twisted's, but
+        `when_open`: it is.
+        """
+        mine = {
+            name
+            for name in public_methods(AMQPProtocol)
+            if name in ("close", "open_channel", "update_secret")
+            or name.startswith(("when_", "observe_"))
+        }
+        others = set(public_methods(AMQPProtocol)) - mine | {"when_open"}
+        self.compare(aio.Connection, AMQPProtocol, frozenset(others))
+
+    def test_blocking(self) -> None:
+        """
+        The blocking channel has all of them, but for those that are listed.
+        """
+        otherwise = frozenset(BLOCKING_OTHERWISE)
+        self.compare(blocking.BlockingChannel, Channel, otherwise)
+
+    def test_threadsafe(self) -> None:
+        """
+        The channel for other threads has all that give an answer.
+        """
+        observing = frozenset({"when_closed", "observe_returns", "consume"})
+        self.compare(threads.ThreadsafeChannel, Channel, observing)
+
+    def test_documented(self) -> None:
+        """
+        A verb is documented in every shape.
+        """
+        for facade in (aio.Channel, blocking.BlockingChannel):
+            for name, method in public_methods(facade).items():
+                self.assertTrue(inspect.getdoc(method), f"{facade}.{name}")
