@@ -304,8 +304,8 @@ class KillTests(BooksTestCase):
             await books.when_more_is_confirmed(500)
         await self.assertBack(books, uri)
         await self.assertBalanced(books, uri=uri)
-        # What was in flight was published again.  What the broker delivers again is more
-        # than that: it had not written down yet that those were acknowledged.
+        # What was in flight was published again.  The broker delivers more than that
+        # again: it had not written down yet that those were acknowledged.
         in_flight = books.publisher.republished
         self.assertLessEqual(books.copies, in_flight)
         report(self.id(), kills=size(3, 20), in_flight=in_flight)
