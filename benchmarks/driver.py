@@ -1,5 +1,5 @@
 """
-Runs the clients, one process after the other, and makes the table.
+Runs the clients, one process after the other, and keeps what they report.
 
 A round is each case with each client, one after the other, so that whatever else the
 machine does meets all of them alike.  What is compared is the client's processor
@@ -10,18 +10,31 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import Any
+from typing import IO, Any
 
+from benchmarks import growth, layers, pages
+from benchmarks.cases import (
+    CASES,
+    CLIENTS,
+    LINK,
+    RABBITMQ,
+    ROUND_TRIP,
+    SINK,
+    C,
+    Case,
+    Client,
+    Run,
+)
 from benchmarks.measure import Task
 from txamqp091.test.processes import free_ports, wait_for
 from txamqp091.test.rabbit import RabbitNode, speaks_amqp
@@ -29,85 +42,46 @@ from txamqp091.test.rabbit import RabbitNode, speaks_amqp
 __all__ = ["main"]
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-CLIENTS = ["txamqp091_twisted", "pika_select", "pika_twisted", "pika_blocking"]
-OURS = CLIENTS[0]
-CONSUMING = {"consume", "ack"}
-
-#: The cases, and which of the other clients' cases each is compared with.
-CASES = {
-    "publish": "publish",
-    "publish_many": "publish",
-    "confirm": "confirm",
-    "confirm_many": "confirm",
-    "consume": "consume",
-    "ack": "ack",
-}
-
-
-@dataclass(frozen=True)
-class Result:
-    """
-    What one process said.
-    """
-
-    count: int
-    data: dict[str, Any]
-
-    @property
-    def cpu(self) -> float:
-        """
-        Processor time for a message, in microseconds.
-        """
-        return (self.data["user"] + self.data["system"]) / self.count * 1e6
-
-    @property
-    def rate(self) -> float:
-        """
-        Messages in a second of the clock.
-        """
-        return float(self.count / self.data["wall"])
-
-
-Results = dict[tuple[str, str], list[Result]]
+PARTS = ("cases", "layers", "growth")
 
 
 def main() -> None:
     """
-    Measure, and print the table.
+    Measure, write tables and plots, and print the tables.
     """
     options = parse()
-    results: Results = defaultdict(list)
-    with peer(options) as uri:
-        for number in range(options.rounds):
-            for case in options.cases:
-                for client in options.clients:
-                    progress(f"round {number + 1}: {case}, {client}")
-                    data = measure(client, case, uri, options)
-                    if "missing" not in data:
-                        results[case, client].append(Result(options.count, data))
-    progress("")
-    if options.json:
-        options.json.write_text(
-            "".join(
-                json.dumps({"case": case, "client": client} | each.data) + "\n"
-                for (case, client), group in results.items()
-                for each in group
-            )
-        )
-    print("\n".join(summary(results, options)))
+    if options.show:
+        results = json.loads(options.show.read_text())
+    else:
+        results = measure_all(options)
+    options.output.mkdir(parents=True, exist_ok=True)
+    (options.output / "results.json").write_text(pages.to_json(results))
+    print(pages.write(results, options.output))
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     add = parser.add_argument
-    add("--rounds", type=int, default=5, help="how often (5)")
-    add("--count", type=int, default=30000, help="messages in a case (30000)")
-    add("--size", type=int, default=128, help="bytes in a message (128)")
+    add("--quick", action="store_true", help="a tenth of the work, once: a first look")
+    add("--rounds", type=int, default=0, help="how often (5)")
+    add("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     add("--cases", nargs="+", choices=CASES, default=list(CASES))
-    add("--clients", nargs="+", choices=CLIENTS, default=CLIENTS)
-    add("--sink", action="store_true", help="against our sink, without a broker")
-    add("--json", type=Path, help="a file for the single results")
-    return parser.parse_args()
+    add("--clients", nargs="+", choices=CLIENTS, default=list(CLIENTS))
+    add("--against", nargs="+", choices=(RABBITMQ, SINK, LINK),
+        default=[RABBITMQ, SINK, LINK],
+        help="RabbitMQ, our sink, or our sink behind a link of 40 ms")  # fmt: skip
+    add("--output", type=Path, help="where tables and plots go (docs/performance, "
+        "or build/bench if not all is measured)")  # fmt: skip
+    add("--show", type=Path, metavar="JSON", help="measure nothing, show these results")
+    options = parser.parse_args()
+    options.rounds = options.rounds or (1 if options.quick else 5)
+    if options.output is None:
+        whole = not options.quick and all(
+            getattr(options, name) == parser.get_default(name)
+            for name in ("parts", "cases", "clients", "against")
+        )
+        options.output = CHECKOUT / ("docs/performance" if whole else "build/bench")
+    return options
 
 
 def progress(text: str) -> None:
@@ -115,31 +89,215 @@ def progress(text: str) -> None:
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
-# -- measuring ------------------------------------------------------------------------
+def measure_all(options: argparse.Namespace) -> dict[str, Any]:
+    results: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "machine": machine(),
+        "load": [os.getloadavg()[0]],
+        "rounds": options.rounds,
+        "versions": {"Python": platform.python_version()},
+    }
+    if "cases" in options.parts:
+        results["runs"] = measure_cases(options, results["versions"])
+    if "layers" in options.parts:
+        progress("layers")
+        results["layers"] = layers.measure(3 if options.quick else 9)
+    if "growth" in options.parts:
+        progress("growth")
+        with sink() as port:
+            results["growth"] = growth.measure(port, options.rounds, options.quick)
+    progress("")
+    results["load"].append(os.getloadavg()[0])
+    return results
 
 
-@contextlib.contextmanager
-def peer(options: argparse.Namespace) -> Iterator[str]:
+# -- the cases ------------------------------------------------------------------------
+
+
+@dataclass
+class Peer:
     """
-    Whom the clients talk to: a sink, the broker of ``AMQP_URI``, or a RabbitMQ of
-    our own.
+    Whom the clients talk to.
+
+    :ivar preparer: the process that makes the queues, if there are queues.
     """
-    if options.sink:
-        with sink(options) as port:
-            yield f"amqp://guest:guest@127.0.0.1:{port}/%2F"
-    elif "AMQP_URI" in os.environ:
-        yield os.environ["AMQP_URI"]
+
+    name: str
+    uri: str
+    preparer: subprocess.Popen[str] | None = None
+
+    def prepare(self, task: Task, count: int) -> None:
+        """
+        Make the queue of a task, with so many messages.
+        """
+        if self.preparer is None:
+            return
+        ask, answer = self.preparer.stdin, self.preparer.stdout
+        assert ask is not None and answer is not None
+        wanted = Task(task.uri, task.queue, "prepare", count, task.size)
+        ask.write(wanted.to_argument() + "\n")
+        ask.flush()
+        if not answer.readline():
+            raise SystemExit("the queue could not be made")
+
+
+def measure_cases(options: argparse.Namespace, versions: dict[str, str]) -> list[Run]:
+    """
+    All rounds of all cases, with all clients, against all peers.
+    """
+    clients = [CLIENTS[name] for name in options.clients]
+    program = build() if CLIENTS[C] in clients else None
+    if program is None:
+        clients = [client for client in clients if client.name != C]
+    runs: list[Run] = []
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(peer(name)) for name in options.against]
+        for number in range(options.rounds):
+            for name in options.cases:
+                case = CASES[name]
+                if case.once and number:
+                    continue
+                for each in peers:
+                    if each.name not in case.peers:
+                        continue
+                    for client in clients:
+                        progress(f"{number + 1}: {case.name}, {client.name}")
+                        run = measure(client, case, each, options.quick, program)
+                        if run is not None:
+                            versions.update(run.pop("versions"))
+                            run["round"] = number
+                            runs.append(run)
+    return runs
+
+
+def measure(
+    client: Client, case: Case, peer: Peer, quick: bool, program: Path | None
+) -> Run | None:
+    """
+    Run one case with one client.
+    """
+    count = case.count
+    if not case.once:
+        count = max(20, int(count * client.share * (0.1 if quick else 1)) // 100 * 100)
+    if client.name == "AMQPStorm" and case.function in ("get", "declare", "connect"):
+        count = min(count, 50)  # it sleeps for 10 ms between asking and looking
+    queue = f"bench-{count}-{case.size}"
+    task = Task(peer.uri, queue, case.function, count, case.size, lag=case.lag)
+    peer.prepare(task, count if case.full else 0)
+    if client.name == C:
+        if case.lag:
+            return None
+        command = [str(program), *c_arguments(task)]
     else:
-        with RabbitNode() as node:
-            yield f"amqp://guest:guest@{node.host}:{node.port}/%2F"
+        module = f"benchmarks.clients.{client.module}"
+        command = [sys.executable, "-m", module, task.to_argument()]
+    done = None
+    try:
+        done = subprocess.run(
+            command, cwd=CHECKOUT, capture_output=True, text=True, timeout=60
+        )
+        run: Run = json.loads(done.stdout.splitlines()[-1])
+    except (subprocess.TimeoutExpired, ValueError, IndexError) as error:
+        # One gap in a table is better than none of it.
+        print(f"{client.name} failed: {task}", error, file=sys.stderr)
+        print(done.stderr if done else "", file=sys.stderr)
+        return None
+    if "missing" in run:
+        return None
+    return run | {
+        "peer": peer.name,
+        "case": case.name,
+        "client": client.name,
+        "count": count,
+    }
+
+
+def build() -> Path | None:
+    """
+    Compile the client in C, if its library is here.
+    """
+    source = CHECKOUT / "benchmarks" / "clients" / "rabbitmqc.c"
+    program = CHECKOUT / "build" / "bench" / "rabbitmqc"
+    program.parent.mkdir(parents=True, exist_ok=True)
+    compiler = shutil.which("cc")
+    if compiler is not None:
+        done = subprocess.run(
+            [compiler, "-O2", "-o", str(program), str(source), "-lrabbitmq"],
+            capture_output=True,
+        )
+        if not done.returncode:
+            return program
+    print("rabbitmq-c is left out: install librabbitmq-dev and gcc.", file=sys.stderr)
+    return None
+
+
+def c_arguments(task: Task) -> list[str]:
+    address = task.address
+    return [
+        str(each)
+        for each in (
+            address.hostname, address.port, address.username, address.password,
+            task.virtual_host, task.queue, task.case, task.count, task.size,
+            task.window, task.prefetch,
+        )
+    ]  # fmt: skip
+
+
+# -- whom the clients talk to ----------------------------------------------------------
 
 
 @contextlib.contextmanager
-def sink(options: argparse.Namespace) -> Iterator[int]:
-    [port] = free_ports(1)
-    arguments = [str(port), str(options.count), str(options.size)]
+def peer(name: str) -> Iterator[Peer]:
+    """
+    The broker of ``AMQP_URI`` or a RabbitMQ of our own; or a sink.
+    """
+    if name != RABBITMQ:
+        with sink(ROUND_TRIP if name == LINK else 0.0) as port:
+            yield Peer(name, local(port))
+    elif "AMQP_URI" in os.environ:
+        with preparer(os.environ["AMQP_URI"]) as process:
+            yield Peer(name, os.environ["AMQP_URI"], process)
+    else:
+        with (
+            RabbitNode(configuration={"channel_max": 0}) as node,
+            preparer(local(node.port)) as process,
+        ):
+            yield Peer(name, local(node.port), process)
+
+
+def local(port: int) -> str:
+    return f"amqp://guest:guest@127.0.0.1:{port}/%2F?channel_max=65535"
+
+
+@contextlib.contextmanager
+def preparer(uri: str) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.sink", *arguments], cwd=CHECKOUT
+        [sys.executable, "-m", "benchmarks.prepare", uri],
+        cwd=CHECKOUT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            close(process.stdin)
+            process.wait(30)
+
+
+def close(file: IO[str] | None) -> None:
+    if file is not None:
+        file.close()
+
+
+@contextlib.contextmanager
+def sink(delay: float = 0.0) -> Iterator[int]:
+    """
+    A peer that does nothing, in a process of its own.
+    """
+    [port] = free_ports(1)
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.sink", str(port), str(delay)], cwd=CHECKOUT
     ) as process:
         try:
             if not wait_for(lambda: speaks_amqp(port), 10):
@@ -147,104 +305,6 @@ def sink(options: argparse.Namespace) -> Iterator[int]:
             yield port
         finally:
             process.terminate()
-
-
-def measure(
-    client: str, case: str, uri: str, options: argparse.Namespace
-) -> dict[str, Any]:
-    """
-    Run one case with one client.
-    """
-    task = Task(uri, "txamqp091-bench", case, options.count, options.size)
-    if not options.sink:
-        prepare = Task(uri, task.queue, "prepare", 0, options.size)
-        if case in CONSUMING:
-            prepare = Task(uri, task.queue, "prepare", options.count, options.size)
-        run("benchmarks.prepare", prepare)
-    return run(f"benchmarks.clients.{client}", task)
-
-
-def run(module: str, task: Task) -> dict[str, Any]:
-    """
-    Run a script.
-    """
-    done = subprocess.run(
-        [sys.executable, "-m", module, task.to_argument()],
-        cwd=CHECKOUT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    if done.returncode or not done.stdout:
-        raise SystemExit(f"{module} failed with {task}\n{done.stdout}{done.stderr}")
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
-
-
-# -- showing --------------------------------------------------------------------------
-
-
-def summary(results: Results, options: argparse.Namespace) -> Iterator[str]:
-    """
-    The table, and what it is about.
-    """
-    versions: dict[str, str] = {"Python": platform.python_version()}
-    for group in results.values():
-        for each in group:
-            versions |= each.data["versions"]
-    broker = versions.pop("broker", "of unknown version")
-    against = "our sink" if options.sink else f"RabbitMQ {broker}"
-    yield f"{machine()}, against {against}."
-    yield ", ".join(f"{name} {version}" for name, version in versions.items()) + "."
-    yield (
-        f"{options.count} messages of {options.size} bytes, {options.rounds} rounds: "
-        "the median [and the range]."
-    )
-    yield ""
-    rows = [["case", "client", "us of CPU a message", "messages/s", "of pika's best"]]
-    for case, peers_case in CASES.items():
-        best = best_of_peers(results, peers_case)
-        for client in CLIENTS:
-            group = results.get((case, client))
-            if group:
-                rows.append([case, client, *cells(group, best)])
-    yield from simple_table(rows)
-
-
-def best_of_peers(results: Results, case: str) -> float | None:
-    medians = [
-        median(each.cpu for each in group)
-        for (its_case, client), group in results.items()
-        if its_case == case and client != OURS
-    ]
-    return min(medians, default=None)
-
-
-def cells(group: list[Result], best: float | None) -> list[str]:
-    cpu = sorted(each.cpu for each in group)
-    ratio = f"{median(cpu) / best:.2f}" if best else "\\-"
-    rate = median(each.rate for each in group)
-    return [
-        f"{median(cpu):.1f} [{cpu[0]:.1f} to {cpu[-1]:.1f}]",
-        f"{rate:,.0f}",
-        ratio,
-    ]
-
-
-def simple_table(rows: list[list[str]]) -> Iterator[str]:
-    """
-    A table in reStructuredText.
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rule = "  ".join("=" * width for width in widths)
-    for number, row in enumerate(rows):
-        if number < 2:
-            yield rule
-        line = "  ".join(
-            cell.ljust(width) for cell, width in zip(row, widths, strict=True)
-        )
-        yield line.rstrip()
-    yield rule
 
 
 def machine() -> str:

@@ -63,15 +63,75 @@ def ack(channel: BlockingChannel, task: Task, meter: Meter) -> None:
     meter.stop()
 
 
+def keep(channel: BlockingChannel, task: Task, meter: Meter) -> None:
+    """
+    All messages are kept.
+    """
+    kept: list[object] = []
+
+    def handle(*message: object) -> None:
+        kept.append(message)
+        if len(kept) == task.count:
+            meter.stop()
+            channel.stop_consuming()
+
+    meter.start()
+    channel.basic_consume(task.queue, handle, auto_ack=True)
+    channel.start_consuming()
+
+
+def get(channel: BlockingChannel, task: Task, meter: Meter) -> None:
+    """
+    One message after the other.
+    """
+    meter.start()
+    for _ in range(task.count):
+        assert channel.basic_get(task.queue, auto_ack=True)[0]
+    meter.stop()
+
+
+def declare(channel: BlockingChannel, task: Task, meter: Meter) -> None:
+    """
+    One round trip after the other.
+    """
+    meter.start()
+    for _ in range(task.count):
+        channel.queue_declare(task.queue, passive=True)
+    meter.stop()
+
+
+def connect(channel: BlockingChannel, task: Task, meter: Meter) -> None:
+    """
+    One connection after the other.
+    """
+    meter.start()
+    for _ in range(task.count):
+        pika.BlockingConnection(pika.URLParameters(task.uri)).close()
+    meter.stop()
+
+
+def channels(channel: BlockingChannel, task: Task, meter: Meter) -> None:
+    """
+    Many channels that do nothing.
+    """
+    meter.start()
+    opened = [channel.connection.channel() for _ in range(task.count)]
+    meter.stop()
+    del opened
+
+
 # With confirms, this adapter publishes one message at a time: that is another case.
-CASES = {"publish": publish, "consume": consume, "ack": ack}
+CASES = {
+    each.__name__: each
+    for each in (publish, consume, ack, keep, get, declare, connect, channels)
+}
 
 
 def run() -> None:
     task = Task.from_command_line()
     case = case_of(task, CASES)
+    meter = Meter(task)
     connection = pika.BlockingConnection(pika.URLParameters(task.uri))
-    meter = Meter()
     case(connection.channel(), task, meter)
     report(meter, {"pika": pika.__version__})
     connection.close()

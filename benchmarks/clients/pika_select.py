@@ -9,7 +9,7 @@ from typing import Any
 import pika
 from pika.channel import Channel
 
-from benchmarks.measure import CHUNK, Meter, Task, case_of, report
+from benchmarks.measure import Meter, Task, case_of, report
 
 
 class Case:
@@ -20,7 +20,7 @@ class Case:
     def __init__(self, connection: pika.SelectConnection, task: Task) -> None:
         self.connection = connection
         self.task = task
-        self.meter = Meter()
+        self.meter = Meter(task, connection.ioloop.call_later)
         self.channel: Channel
         self.body = task.body
         self.published = self.confirmed = self.received = 0
@@ -55,7 +55,7 @@ class Publish(Case):
         self.publish_some()
 
     def publish_some(self) -> None:
-        for _ in range(min(CHUNK, self.task.count - self.published)):
+        for _ in range(min(self.task.chunk, self.task.count - self.published)):
             self.channel.basic_publish("", self.task.queue, self.body)
             self.published += 1
         if self.published < self.task.count:
@@ -125,7 +125,105 @@ class Ack(Case):
             self.round_trip()
 
 
-CASES = {"publish": Publish, "confirm": Confirm, "consume": Consume, "ack": Ack}
+class Keep(Case):
+    """
+    All messages are kept.
+    """
+
+    def begin(self) -> None:
+        self.kept: list[object] = []
+        self.meter.start()
+        self.channel.basic_consume(self.task.queue, self.handle, auto_ack=True)
+
+    def handle(self, *message: object) -> None:
+        self.kept.append(message)
+        if len(self.kept) == self.task.count:
+            self.end()
+
+
+class Get(Case):
+    """
+    One message after the other.
+    """
+
+    def begin(self) -> None:
+        self.meter.start()
+        self.channel.basic_get(self.task.queue, self.handle, auto_ack=True)
+
+    def handle(self, *_: object) -> None:
+        self.received += 1
+        if self.received == self.task.count:
+            self.end()
+        else:
+            self.channel.basic_get(self.task.queue, self.handle, auto_ack=True)
+
+
+class Declare(Case):
+    """
+    One round trip after the other.
+    """
+
+    def begin(self) -> None:
+        self.meter.start()
+        self.declare()
+
+    def declare(self, _: object = None) -> None:
+        self.received += 1
+        callback = self.declare if self.received < self.task.count else self.end
+        self.channel.queue_declare(self.task.queue, passive=True, callback=callback)
+
+
+class Connect(Case):
+    """
+    One connection after the other.
+    """
+
+    def begin(self) -> None:
+        self.meter.start()
+        self.connect()
+
+    def connect(self, *_: object) -> None:
+        if self.received == self.task.count:
+            self.end()
+            return
+        self.received += 1
+        pika.SelectConnection(
+            pika.URLParameters(self.task.uri),
+            on_open_callback=lambda connection: connection.close(),
+            on_close_callback=self.connect,
+            custom_ioloop=self.connection.ioloop,
+        )
+
+
+class Channels(Case):
+    """
+    Many channels that do nothing.
+    """
+
+    def begin(self) -> None:
+        self.opened: list[Channel] = []
+        self.meter.start()
+        self.connection.channel(on_open_callback=self.opened_one)
+
+    def opened_one(self, channel: Channel) -> None:
+        self.opened.append(channel)
+        if len(self.opened) < self.task.count:
+            self.connection.channel(on_open_callback=self.opened_one)
+        else:
+            self.end()
+
+
+CASES: dict[str, type[Case]] = {
+    "publish": Publish,
+    "confirm": Confirm,
+    "consume": Consume,
+    "ack": Ack,
+    "keep": Keep,
+    "get": Get,
+    "declare": Declare,
+    "connect": Connect,
+    "channels": Channels,
+}
 
 
 def run() -> None:

@@ -4,15 +4,15 @@ txamqp091, on Twisted's default reactor.
 
 from __future__ import annotations
 
-from twisted.internet.defer import Deferred, ensureDeferred
-from twisted.internet.interfaces import IReactorCore
+from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import react
 
 import twisted
 import txamqp091
-from benchmarks.measure import CHUNK, Meter, Task, case_of, report
+from benchmarks.measure import Meter, Task, case_of, report
+from txamqp091 import connect as open_connection
 from txamqp091.channel import Channel
-from txamqp091.endpoint import connect
 from txamqp091.message import Delivery, Message
 
 
@@ -20,11 +20,11 @@ async def publish(channel: Channel, task: Task, meter: Meter) -> None:
     """
     A Deferred for each message; it fires when the message may leave.
     """
-    body, queue = task.body, task.queue
+    body, queue, chunk = task.body, task.queue, task.chunk
     meter.start()
     for number in range(task.count):
         left = channel.basic_publish("", queue, body)
-        if number % CHUNK == 0:
+        if number % chunk == 0:
             await left
     await channel.queue_declare(queue, passive=True)
     meter.stop()
@@ -123,28 +123,100 @@ async def ack(channel: Channel, task: Task, meter: Meter) -> None:
     meter.stop()
 
 
+async def keep(channel: Channel, task: Task, meter: Meter) -> None:
+    """
+    All messages are kept.
+    """
+    kept: list[Delivery] = []
+    done: Deferred[None] = Deferred()
+
+    def handle(delivery: Delivery) -> None:
+        kept.append(delivery)
+        if len(kept) == task.count:
+            meter.stop()
+            done.callback(None)
+
+    meter.start()
+    await channel.basic_consume(task.queue, handle, auto_ack=True)
+    await done
+
+
+async def get(channel: Channel, task: Task, meter: Meter) -> None:
+    """
+    One message after the other.
+    """
+    meter.start()
+    for _ in range(task.count):
+        assert await channel.basic_get(task.queue, auto_ack=True)
+    meter.stop()
+
+
+async def declare(channel: Channel, task: Task, meter: Meter) -> None:
+    """
+    One round trip after the other.
+    """
+    meter.start()
+    for _ in range(task.count):
+        await channel.queue_declare(task.queue, passive=True)
+    meter.stop()
+
+
+async def declare_pipelined(channel: Channel, task: Task, meter: Meter) -> None:
+    """
+    A hundred at a time.
+    """
+    meter.start()
+    for first in range(0, task.count, 100):
+        await gatherResults(
+            channel.queue_declare(task.queue, passive=True)
+            for _ in range(min(100, task.count - first))
+        )
+    meter.stop()
+
+
+async def connect(channel: Channel, task: Task, meter: Meter) -> None:
+    """
+    One connection after the other.
+    """
+    reactor = channel.connection.reactor
+    meter.start()
+    for _ in range(task.count):
+        connection = await open_connection(reactor, task.uri)
+        await connection.close()
+    meter.stop()
+
+
+async def channels(channel: Channel, task: Task, meter: Meter) -> None:
+    """
+    Many channels that do nothing.
+    """
+    opened = []
+    meter.start()
+    for _ in range(task.count):
+        opened.append(await channel.connection.open_channel())
+    meter.stop()
+
+
 CASES = {
-    "publish": publish,
-    "publish_many": publish_many,
-    "confirm": confirm,
-    "confirm_many": confirm_many,
-    "consume": consume,
-    "ack": ack,
-}
+    each.__name__: each
+    for each in (publish, publish_many, confirm, confirm_many, consume, ack, keep, get,
+                 declare, declare_pipelined, connect, channels)
+}  # fmt: skip
 
 
-async def run(reactor: IReactorCore) -> None:
+async def run(reactor: IReactorTime) -> None:
     task = Task.from_command_line()
     case = case_of(task, CASES)
-    connection = await connect(reactor, task.uri)
-    meter = Meter()
+    meter = Meter(task, reactor.callLater)
+    connection = await open_connection(reactor, task.uri)
     await case(await connection.open_channel(), task, meter)
+    broker = connection.server_properties
     report(
         meter,
         {
             "txamqp091": txamqp091.__version__,
             "Twisted": twisted.__version__,
-            "broker": connection.server_properties.get("version", "?"),
+            broker["product"]: broker["version"],
         },
     )
     await connection.close()

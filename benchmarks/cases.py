@@ -1,0 +1,169 @@
+"""
+The cases and the clients: what is measured with whom, and in what unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["CASES", "CLIENTS", "C", "Case", "Client", "OURS", "ROUND_TRIP", "Run"]
+
+#: One measurement: what a client reported, and what it was told to do.
+Run = dict[str, Any]
+
+#: How long a question and its answer are on their way, on the slow link, in seconds.
+ROUND_TRIP = 0.04
+
+RABBITMQ, SINK, LINK = "rabbitmq", "sink", "link"
+
+
+def cpu(run: Run) -> float:
+    """
+    Processor time, of user and system, for each message, in microseconds.
+    """
+    return float((run["user"] + run["system"]) / run["count"] * 1e6)
+
+
+def memory(run: Run) -> float:
+    """
+    What the process grew by for each, in KiB.
+    """
+    return float(run["grown"] / run["count"] / 1024)
+
+
+def lag(run: Run) -> float:
+    """
+    How late the latest call of the event loop was, in milliseconds.
+    """
+    return float(run["lag"][1])
+
+
+def trips(run: Run) -> float:
+    """
+    How many round trips it took.
+    """
+    return float(run["wall"] / ROUND_TRIP)
+
+
+@dataclass(frozen=True)
+class Case:
+    """
+    Something to measure.
+
+    :ivar name: what it is called.
+    :ivar function: what does it, in the clients' scripts.
+    :ivar count: how often, with a client whose share is 1.
+    :ivar size: of how many bytes the messages are.
+    :ivar full: whether the queue is filled before.
+    :ivar peers: against whom it is measured.
+    :ivar figure: what is made of a measurement.
+    :ivar once: whether the same number is right for all, and one round enough.
+    :ivar like: the case of other clients that it is compared with, if they have none.
+    :ivar target: the ratio to rabbitmq-c that is aimed at.
+    """
+
+    name: str
+    function: str
+    count: int
+    size: int = 128
+    full: bool = False
+    peers: tuple[str, ...] = (RABBITMQ, SINK)
+    figure: Callable[[Run], float] = cpu
+    once: bool = False
+    like: str = ""
+    target: float | None = None
+
+    @property
+    def lag(self) -> bool:
+        return self.figure is lag
+
+
+MIB = 1 << 20
+
+CASES = {
+    case.name: case
+    for case in (
+        Case("publish", "publish", 50000, target=0.7),
+        Case("publish_many", "publish_many", 50000, like="publish", target=0.4),
+        Case("publish 1 KiB", "publish", 50000, 1024, target=0.7),
+        Case("confirm", "confirm", 50000, target=1.0),
+        Case("confirm_many", "confirm_many", 50000, like="confirm", target=1.0),
+        Case("consume", "consume", 50000, full=True, target=1.6),
+        Case("ack", "ack", 50000, full=True, target=0.9),
+        Case("get", "get", 3000, full=True),
+        Case("declare", "declare", 3000),
+        Case("declare_pipelined", "declare_pipelined", 3000, like="declare"),
+        Case("publish 1 MiB", "publish", 100, MIB, target=1.5),
+        Case("consume 1 MiB", "consume", 100, MIB, full=True, target=1.5),
+        Case("connect", "connect", 100),
+        Case("lag, publishing", "publish", 50000, figure=lag, peers=(RABBITMQ,)),
+        Case(
+            "lag, consuming", "consume", 50000, full=True, figure=lag, peers=(RABBITMQ,)
+        ),
+        Case(
+            "100,000 messages kept",
+            "keep",
+            100000,
+            peers=(SINK,),
+            figure=memory,
+            once=True,
+        ),
+        Case(
+            "10,000 idle channels",
+            "channels",
+            10000,
+            peers=(SINK,),
+            figure=memory,
+            once=True,
+        ),
+        Case(
+            "100 declares, 40 ms away",
+            "declare_pipelined",
+            100,
+            peers=(LINK,),
+            figure=trips,
+            once=True,
+            like="100 declares, 40 ms away, one by one",
+        ),
+        Case(
+            "100 declares, 40 ms away, one by one",
+            "declare",
+            100,
+            peers=(LINK,),
+            figure=trips,
+            once=True,
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Client:
+    """
+    A client, and how much of the work it is given: the slow ones get less.
+    """
+
+    name: str
+    module: str
+    share: float = 0.25
+
+
+OURS = "txamqp091"
+C = "rabbitmq-c"
+
+CLIENTS = {
+    client.name: client
+    for client in (
+        Client(OURS, "txamqp091_twisted", 1),
+        Client(C, "rabbitmqc", 1),
+        Client("pika select", "pika_select"),
+        Client("pika Twisted", "pika_twisted"),
+        Client("pika blocking", "pika_blocking"),
+        Client("py-amqp", "py_amqp"),
+        Client("AMQPStorm", "amqp_storm"),
+        Client("aiormq", "aiormq_asyncio", 0.1),
+        Client("aio-pika", "aio_pika_asyncio", 0.1),
+    )
+}
