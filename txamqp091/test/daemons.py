@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.test_daemon -*-
 """
-The real command, ``twistd -n amqp-consumer``, as a process of its own.
+The real commands, such as ``twistd -n amqp-consumer``, as processes of their own.
 
 `DaemonProcess` runs it, and tells what it says and how it ends.  It needs the reactor,
 and no broker: where it connects to is in its arguments.
@@ -46,6 +46,7 @@ class DaemonProcess(ProcessProtocol):
     def __init__(
         self,
         *arguments: str,
+        command: str = "amqp-consumer",
         runner: str = "twistd",
         environment: Mapping[str, str] | None = None,
         directory: Path | None = None,
@@ -53,7 +54,8 @@ class DaemonProcess(ProcessProtocol):
         """
         Start it.
 
-        :param arguments: those of ``amqp-consumer``.
+        :param arguments: those of the command.
+        :param command: the plugin's.
         :param environment: variables to have besides the few that Python needs.
         :param directory: where it runs; by default, where we do.
         """
@@ -65,11 +67,11 @@ class DaemonProcess(ProcessProtocol):
         self.status: int | None = None
         self._ended: OneShot[int] = OneShot()
         self._awaited: list[tuple[str, int, Deferred[None]]] = []
-        command = [*RUNNERS[runner], "amqp-consumer", *arguments]
+        line = [*RUNNERS[runner], command, *arguments]
         processes.spawnProcess(
             self,
-            str(SCRIPTS / command[0]),
-            command,
+            str(SCRIPTS / line[0]),
+            line,
             env={
                 "PATH": os.environ.get("PATH", ""),
                 "PYTHONPATH": str(CHECKOUT),

@@ -60,13 +60,15 @@ class PluginTests(SynchronousTestCase):
             "from twisted.application.service import IServiceMaker\n"
             "from twisted.plugin import getPlugins\n"
             "found = [(each.tapname, each.module) for each in\n"
-            "    getPlugins(IServiceMaker) if each.tapname == 'amqp-consumer']\n"
+            "    getPlugins(IServiceMaker) if each.tapname.startswith('amqp-')]\n"
             "ours = sorted(each for each in sys.modules\n"
             "    if each.partition('.')[0] == 'txamqp091')\n"
             "print(found, ours, 'twisted.internet.reactor' in sys.modules)\n",
         )
         self.assertEqual(
-            done.stdout.strip(), "[('amqp-consumer', 'txamqp091.tap')] [] False"
+            done.stdout.strip(),
+            "[('amqp-consumer', 'txamqp091.tap'), "
+            "('amqp-broker', 'txamqp091.testing.tap')] [] False",
         )
 
     def test_twistd_lists_it(self) -> None:
@@ -83,6 +85,7 @@ class PluginTests(SynchronousTestCase):
             "run()\n",
         )
         self.assertRegex(done.stdout, r"amqp-consumer\s+Run an AMQP consumer\.")
+        self.assertRegex(done.stdout, r"amqp-broker\s+Run an AMQP broker that keeps")
 
     def test_imports_only_service_maker(self) -> None:
         """

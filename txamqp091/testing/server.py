@@ -120,6 +120,13 @@ class BrokerFactory(ServerFactory):
             idle, self._idle = self._idle, None
             idle.fire(None)
 
+    def close_connections(self) -> None:
+        """
+        Close every connection, as a broker does that shuts down.
+        """
+        for protocol in list(self.protocols):
+            protocol.shut_down()
+
     def when_idle(self) -> Deferred[None]:
         """
         A Deferred that fires when nobody is connected.
@@ -319,6 +326,16 @@ class BrokerProtocol(Protocol):
             )
         )
         self._set_limit(self._abort)
+
+    def shut_down(self) -> None:
+        """
+        The broker goes.
+        """
+        if self._session is None:
+            self._abort()
+        else:
+            problem = "broker forced connection closure with reason 'shutdown'"
+            self._session.end(Refused(spec.CONNECTION_FORCED, problem, connection=True))
 
     def _refuse(self, refusal: Refused, class_id: int = 0, method_id: int = 0) -> None:
         self.close(refusal.reply_code, refusal.reply_text, class_id, method_id)

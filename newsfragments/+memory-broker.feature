@@ -1,0 +1,1 @@
+``txamqp091.testing.MemoryBroker`` is an AMQP broker in memory that answers as RabbitMQ 3.10 or 4.3: clients of the same process connect by its ``endpoint()``, any AMQP client by ``listen(reactor)``, and ``twistd -n amqp-broker`` runs one. It keeps nothing.
