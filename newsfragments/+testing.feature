@@ -1,1 +1,1 @@
-``txamqp091.testing`` has an AMQP broker in memory that speaks real frames, as RabbitMQ would, and test cases with it: ``BrokerTestCase`` goes by a clock, moves bytes when the test says so, and breaks connections where it wants; ``AsyncBrokerTestCase`` runs on the reactor.
+``txamqp091.testing`` has test cases with an AMQP broker in memory: ``BrokerTestCase`` goes by a clock, moves bytes when the test says so, and breaks connections where it wants; ``AsyncBrokerTestCase`` runs on the reactor. Both assert what was published where, and what is in a queue.
