@@ -28,7 +28,7 @@ class MemoryBroker(Broker):
     def endpoint(self) -> MemoryEndpoint:
         """
         An endpoint for clients in this process.  Its bytes move, its heartbeats beat
-        and its time limits end by the broker's `clock`: with a ``task.Clock``, nothing
+        and its time limits end by the broker's ``clock``: with a ``task.Clock``, nothing
         happens until the test lets time pass.
 
         Each endpoint knows its own connections alone, and what to do to them; several
@@ -42,7 +42,7 @@ class MemoryBroker(Broker):
         """
         Serve any AMQP client, over TCP, in the clear.
 
-        To be done with it, stop the port, and then `close_connections`::
+        To be done with it, stop the port, and then ``close_connections``::
 
             port = broker.listen(reactor)
             uri = f"amqp://guest:guest@127.0.0.1:{port.getHost().port}"

@@ -292,9 +292,8 @@ class BrokerProtocol(Protocol):
 
     def closed(self, reason: AMQPError | None) -> None:
         """
-        AMQP is over: see `ServerSink.closed`.
+        AMQP is over: see `txamqp091._machine.server.ServerSink.closed`.
         """
-        self._outgoing.flush()
         self._end(ConnectionClosed("closed") if reason is None else reason)
         self._drop()
 
@@ -302,6 +301,7 @@ class BrokerProtocol(Protocol):
         """
         Let the transport go, once the client has taken what was said.
         """
+        self._outgoing.flush()
         self._set_limit(self._abort)
         transport = self._transport()
         transport.unregisterProducer()
