@@ -10,7 +10,6 @@ from __future__ import annotations
 
 __all__ = ["Options", "makeService"]
 
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,26 +20,49 @@ from typing import Any, ClassVar
 from twisted.logger import Logger
 from twisted.python import usage
 
-from txamqp091 import _uri
 from txamqp091.consumer import DEFAULT_PREFETCH, Handler
-from txamqp091.credentials import AMQPlainCredentials, PlainCredentials
-from txamqp091.errors import InvalidURI, printable
-from txamqp091.interfaces import ICredentials
-from txamqp091.parameters import ConnectionParameters
-from txamqp091.service.consumer import ConsumerService
+from txamqp091.errors import printable
+from txamqp091.service.assembly import check_parts, load_handlers, make_daemon
+from txamqp091.service.checking import Problem
+from txamqp091.service.config import (
+    CONFIG_VARIABLE,
+    PREFIX,
+    Settings,
+    load,
+    unknown_variables,
+)
 from txamqp091.service.daemon import Daemon, ExitStatus
-from txamqp091.service.handlers import HandlerNotFound, load_handler
+from txamqp091.service.handlers import HandlerNotFound
+from txamqp091.service.logins import (
+    CREDENTIALS_VARIABLE,
+    LOGIN_VARIABLES,
+    PASSWORD_VARIABLE,
+    URI_FILE_VARIABLE,
+    URI_VARIABLE,
+    Logins,
+    connections,
+)
+from txamqp091.service.logs import choose_observer
 
 _log = Logger()
 
-#: The environment variables that are read.
-URI_VARIABLE = "TXAMQP091_URI"
-PASSWORD_VARIABLE = "TXAMQP091_PASSWORD"
+#: The options that stand for a setting, and which.
+_FLAGS = {
+    "prefetch": "consumers.prefetch",
+    "shutdown-timeout": "shutdown_timeout",
+    "give-up-after": "give_up_after",
+    "admin": "admin",
+    "log-format": "log.format",
+    "log-level": "log.level",
+}
+
+#: What is said of a consumer that is in no file.
+_CONSUMER = ("queue", "handler")
 
 
-class _Problem(usage.UsageError):
+class _Problem(Exception):
     """
-    What is wrong with the command line, and which status that ends with.
+    What is wrong, and which status that ends with.
     """
 
     def __init__(self, problem: str, status: ExitStatus = ExitStatus.USAGE) -> None:
@@ -55,28 +77,41 @@ class Options(usage.Options):
     The URI and the password are not kept as they were written, since options are
     shown by tracebacks.
 
-    :ivar parameters: the connection.
-    :ivar handler: the handler.
-    :ivar password_in_argv: whether the password is on the command line.
+    :ivar settings: all settings.
+    :ivar logins: the connection.
+    :ivar handlers: the handlers, by the labels of their consumers.
+    :ivar strange: variables that look like ours, and are not.
     """
 
-    synopsis = "--queue NAME --handler MODULE:FUNCTION [options]"
+    synopsis = "--config FILE | --queue NAME --handler MODULE:FUNCTION [options]"
     longdesc = (
-        "Calls a function for each message of a queue.  The message is acknowledged "
-        "when the function has returned, or when the Deferred or coroutine that it "
-        "returned has finished.  If it fails, the message goes back to the queue the "
-        "first time, and is rejected the second time.  SIGTERM ends the daemon in "
-        "order; a second one, without waiting for running handlers."
+        "Calls functions for the messages of queues.  A message is acknowledged when "
+        "its function has returned, or when the Deferred or coroutine that it returned "
+        "has finished.  If it fails, the message goes back to the queue the first "
+        "time, and is rejected the second time, unless the file says something else.  "
+        "SIGTERM ends the daemon in order; a second one, without waiting for running "
+        "handlers.  SIGHUP has the file read again."
     )
 
     optParameters: ClassVar[list[list[object]]] = [
+        ["config", "c", None,
+         f"The file with the settings, in TOML; or set {CONFIG_VARIABLE}."],
         ["uri", None, None, f"The broker: amqp:// or amqps://; or set {URI_VARIABLE}."],
-        ["queue", None, None, "The queue to consume from."],
+        ["queue", None, None, "The queue to consume from, without a file."],
         ["handler", None, None, "The function, as package.module:function."],
-        ["prefetch", None, str(DEFAULT_PREFETCH),
-         "How many messages may be in work at a time; 0 is no limit."],
-        ["shutdown-timeout", None, "30",
-         "How many seconds running handlers have to finish after a SIGTERM."],
+        ["prefetch", None, None,
+         ("How many messages of a queue may be here at a time; 0 is no limit.  "
+          f"By default {DEFAULT_PREFETCH}.")],
+        ["shutdown-timeout", None, None,
+         ("How many seconds running handlers have to finish after a SIGTERM.  "
+          "By default 30.")],
+        ["give-up-after", None, None,
+         "After how many seconds without a connection to end.  By default never."],
+        ["admin", None, None,
+         ("Where /live, /ready and /metrics are, as an endpoint such as "
+          "tcp:9419:interface=127.0.0.1.")],
+        ["log-format", None, None, "text or json."],
+        ["log-level", None, None, "debug, info, warn, error or critical."],
         ["password-file", None, None,
          (f"A file with the password; or set {PASSWORD_VARIABLE}.  What is on the "
          "command line, every user of the machine can read.")],
@@ -84,6 +119,7 @@ class Options(usage.Options):
 
     optFlags: ClassVar[list[list[object]]] = [
         ["declare", None, "Make the queue, durable, if it is not there."],
+        ["check", None, "See whether the settings are right, and end."],
     ]
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
@@ -92,9 +128,10 @@ class Options(usage.Options):
         """
         super().__init__()  # type: ignore[no-untyped-call]
         self._environ = os.environ if environ is None else environ
-        self.parameters: ConnectionParameters
-        self.handler: Handler
-        self.password_in_argv = False
+        self.settings: Settings
+        self.logins: Logins
+        self.handlers: dict[str, Handler]
+        self.strange: list[str] = []
 
     def getUsage(self, width: int | None = None) -> str:
         """
@@ -109,143 +146,148 @@ class Options(usage.Options):
         Twisted: understand the command line, or end with a line that says what is
         wrong with it.  (``twistd`` would print all of the help, and exit with 1.)
         """
+        status = ExitStatus.USAGE
         try:
             super().parseOptions(options)  # type: ignore[no-untyped-call]
         except usage.UsageError as error:
-            status = error.status if isinstance(error, _Problem) else ExitStatus.USAGE
             problem = str(error)
+        except _Problem as error:
+            problem, status = str(error), error.status
+        except Problem as error:
+            problem = str(error)
+            if not problem.startswith("--") or problem.startswith(_LOGIN_FLAGS):
+                status = ExitStatus.CONFIG
+        except HandlerNotFound as error:
+            problem, status = str(error), ExitStatus.NO_HANDLER
         else:
+            if self["check"]:
+                self._say_all_is_well()
             return
         # Neither the stack nor this object has the password on it now.
         self.pop("uri", None)
-        sys.stderr.write(f"amqp-consumer: {problem}\n")
+        sys.stderr.write(f"amqp-consumer: {printable(problem, 1000)}\n")
         raise SystemExit(int(status))
+
+    def _say_all_is_well(self) -> None:
+        sys.stdout.write(f"amqp-consumer: {self.logins.parameters[0].display}\n")
+        for each in self.settings.consumers:
+            sys.stdout.write(f"  {each.label}: {each.queue} -> {each.handler}\n")
+        raise SystemExit(0)
 
     def postOptions(self) -> None:
         """
-        Twisted: check what was parsed, and find the handler.
+        Twisted: check what was parsed, and find the handlers.
         """
-        for name in ("queue", "handler"):
-            if not self[name]:
-                raise _Problem(f"--{name} is missing; --help lists the options")
-        self["prefetch"] = _whole_number("prefetch", self["prefetch"], 0xFFFF)
-        self["shutdown-timeout"] = _seconds(
-            "shutdown-timeout", self["shutdown-timeout"]
-        )
-        self.parameters = self._connection()
-        self.handler = _handler(self["handler"])
-
-    def _connection(self) -> ConnectionParameters:
-        """
-        The parameters, with the password from wherever it is.
-        """
-        uri, self["uri"] = self["uri"], None
-        environ, self._environ = self._environ, {}
-        origin = "--uri"
-        if not uri:
-            uri, origin = environ.get(URI_VARIABLE), URI_VARIABLE
-        if not uri:
-            raise _Problem(f"--uri is missing, and {URI_VARIABLE} is not set")
-        problem = ""
-        try:
-            parameters = ConnectionParameters.from_uri(uri)
-            in_uri = _uri.parse(uri).password is not None
-        except InvalidURI as error:
-            problem = str(error)
-        del uri
-        if problem:
-            raise _Problem(f"{origin}: {problem}", ExitStatus.CONFIG)
-        self["uri"] = parameters.display
-        if not parameters.name:
-            name = f"amqp-consumer {printable(self['queue'])}"
-            parameters = replace(parameters, name=name)
-        self.password_in_argv = in_uri and origin == "--uri"
+        login_flags, self["uri"] = {"uri": self["uri"]}, None
         if self["password-file"] is not None:
-            if self.password_in_argv:
-                raise _Problem("the password is in --uri and in --password-file")
-            password = _read_password(self["password-file"])
-            return _with_password(parameters, password, "--password-file")
-        # What is on the command line is stronger than the environment.
-        password = environ.get(PASSWORD_VARIABLE, "")
-        if password and not self.password_in_argv:
-            return _with_password(parameters, password, PASSWORD_VARIABLE)
-        return parameters
+            login_flags["password_file"] = self["password-file"]
+        environ, self._environ = self._environ, {}
+        self._settings_variables = {
+            name: value
+            for name, value in environ.items()
+            if name.startswith(PREFIX) and name not in LOGIN_VARIABLES
+        }
+        if self["config"] is None:
+            self["config"] = environ.get(CONFIG_VARIABLE)
+        settings = self._load()
+        self.settings = replace(settings, uri=())
+        self.strange = unknown_variables(environ, settings)
+        path = self["config"]
+        if path is None and not login_flags["uri"] and not _has_uri(environ):
+            raise _Problem(f"--uri is missing, and {URI_VARIABLE} is not set")
+        names = ", ".join(printable(each.queue) for each in settings.consumers)
+        file = {
+            "uri": settings.uri,
+            "uri_file": settings.uri_file,
+            "password_file": settings.password_file,
+        }
+        folder = "" if path is None else os.path.dirname(os.path.abspath(path))
+        name = settings.name or f"amqp-consumer {names}"
+        del settings
+        try:
+            self.logins = connections(login_flags, environ, file, folder, name)
+        except Problem as problem:
+            if problem.path not in file:
+                raise
+            raise Problem(f"{path}: {problem.path}", problem.text) from None
+        finally:
+            del login_flags, environ, file
+        self["uri"] = self.logins.parameters[0].display
+        # The twistd command does not look there, and it is where people write their
+        # first handler.  Last, so that nothing that is installed can be shadowed.
+        folder = os.getcwd()
+        if folder not in sys.path:
+            sys.path.append(folder)
+        try:
+            self.handlers = load_handlers(self.settings)
+        except HandlerNotFound as error:
+            raise HandlerNotFound(self._named(str(error))) from None
+        except Problem as problem:
+            if path is None:
+                raise _Problem(self._named(str(problem))) from None
+            raise Problem(f"{path}: {problem.path}", problem.text) from None
+        self._check_parts()
+        choose_observer(self.parent, self.settings.log)
+
+    def _check_parts(self) -> None:
+        settings = self.settings
+        if settings.admin or settings.metrics or settings.tracing:
+            from twisted.internet import reactor
+
+            try:
+                check_parts(settings, reactor)
+            except Problem as problem:
+                if self["config"] is None:
+                    raise
+                raise Problem(
+                    f"{self['config']}: {problem.path}", problem.text
+                ) from None
+
+    def _named(self, problem: str) -> str:
+        """
+        A problem with a handler, by the name of what it came from.
+        """
+        if self["config"] is None:
+            return problem.replace("consumers[0].handler", "--handler", 1)
+        return f"{self['config']}: {problem}"
+
+    def load(self) -> Settings:
+        """
+        Read the settings again.
+        """
+        return replace(self._load(), uri=())
+
+    def _load(self) -> Settings:
+        path, consumer = self["config"], None
+        if path is None:
+            for name in _CONSUMER:
+                if not self[name]:
+                    raise _Problem(
+                        f"--{name} is missing, and so is --config; "
+                        "--help lists the options"
+                    )
+            consumer = {name: self[name] for name in _CONSUMER}
+            # As the first one of a user's life may not be a quorum queue.
+            consumer |= {"declare": bool(self["declare"]), "queue_type": "default"}
+        else:
+            for name in (*_CONSUMER, "declare"):
+                if self[name]:
+                    raise _Problem(f"--{name} is for use without --config")
+        flags = {
+            setting: self[flag]
+            for flag, setting in _FLAGS.items()
+            if self[flag] is not None
+        }
+        return load(path, self._settings_variables, flags, consumer)
 
 
-def _with_password(
-    parameters: ConnectionParameters, password: str, origin: str
-) -> ConnectionParameters:
-    """
-    The same, with another password.
-    """
-    changed: list[ICredentials] = []
-    found = False
-    problem = ""
-    try:
-        for each in parameters.credentials:
-            if isinstance(each, PlainCredentials | AMQPlainCredentials):
-                found = True
-                each = type(each)(each.username, password)
-            changed.append(each)
-    except InvalidURI as error:
-        problem = str(error)
-    del password
-    if not found:
-        problem = "the URI's auth_mechanism takes no password"
-    if problem:
-        raise _Problem(f"{origin}: {problem}", ExitStatus.CONFIG)
-    return replace(parameters, credentials=changed)
+#: The flags that are wrong as a setting is, not as a command line is.
+_LOGIN_FLAGS = ("--uri:", "--password-file:")
 
 
-def _read_password(path: str) -> str:
-    """
-    The password in a file, without the end of its line.
-    """
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            password = file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise _Problem(
-            f"--password-file: {path} cannot be read: {why}", ExitStatus.CONFIG
-        ) from None
-    password = password.removesuffix("\n").removesuffix("\r")
-    if not password:
-        raise _Problem(f"--password-file: {path} is empty", ExitStatus.CONFIG)
-    return password
-
-
-def _whole_number(name: str, text: str, most: int) -> int:
-    if not (text.isascii() and text.isdigit() and int(text[:9]) <= most):
-        raise _Problem(f"--{name} is {text!r}, not a whole number from 0 to {most}")
-    return int(text)
-
-
-def _seconds(name: str, text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise _Problem(f"--{name} is {text!r}, not a number of seconds")
-    return seconds
-
-
-def _handler(name: str) -> Handler:
-    """
-    Import the handler.
-    """
-    # The twistd command does not look there, and it is where people write their
-    # first handler.  Last, so that nothing that is installed can be shadowed.
-    folder = os.getcwd()
-    if folder not in sys.path:
-        sys.path.append(folder)
-    try:
-        return load_handler(name)
-    except ValueError as error:
-        raise _Problem(f"--handler: {error}") from None
-    except HandlerNotFound as error:
-        raise _Problem(f"--handler: {error}", ExitStatus.NO_HANDLER) from None
+def _has_uri(environ: Mapping[str, str]) -> bool:
+    names = (URI_VARIABLE, URI_FILE_VARIABLE, CREDENTIALS_VARIABLE)
+    return any(environ.get(name) for name in names)
 
 
 def makeService(options: Options) -> Daemon:
@@ -254,26 +296,22 @@ def makeService(options: Options) -> Daemon:
     """
     from twisted.internet import reactor
 
-    if options.password_in_argv:
+    if options.logins.password_in_argv:
         _log.warn(
             "The password is on the command line, where every user of this machine "
             "can read it: use {variable} or --password-file instead",
             variable=PASSWORD_VARIABLE,
         )
+    for name in options.strange:
+        _log.warn("There is no such variable: {name}", name=name)
     return _make_daemon(options, reactor)
 
 
 def _make_daemon(options: Options, reactor: Any) -> Daemon:
-    daemon = Daemon(reactor)
-    daemon.add(
-        ConsumerService(
-            reactor,
-            options.parameters,
-            options["queue"],
-            options.handler,
-            prefetch=options["prefetch"],
-            declare=bool(options["declare"]),
-            shutdown_timeout=options["shutdown-timeout"],
-        )
+    return make_daemon(
+        reactor,
+        options.settings,
+        options.logins.parameters,
+        options.handlers,
+        None if options["config"] is None else options.load,
     )
-    return daemon

@@ -229,7 +229,8 @@ def _from_text(kind: Any, text: str, name: str) -> Any:
         return _BOOLEANS[text.lower()]
     if kind is int or kind is float:
         try:
-            return kind(text)
+            # Python takes the digits of all scripts, and underscores.
+            return kind(text if text.isascii() and "_" not in text else "")
         except ValueError:
             raise Problem(name, f"is {text!r}, not {_NAMES[kind]}") from None
     return text

@@ -20,6 +20,7 @@ __all__ = [
     "Settings",
     "differences",
     "load",
+    "reloaded",
     "unknown_variables",
     "variables",
 ]
@@ -31,7 +32,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
-from typing import Any
+from typing import Any, TypeVar
 
 from txamqp091.arguments import classic_queue, quorum_queue
 from txamqp091.consumer import DEFAULT_PREFETCH
@@ -51,9 +52,15 @@ from txamqp091.service.work import Job
 #: What the names of our environment variables begin with.
 PREFIX = "TXAMQP091_"
 
+#: The one that names the file.
+CONFIG_VARIABLE = "TXAMQP091_CONFIG"
+
 # How often a quorum queue that we declare may deliver a message, at least: it counts
 # more than failures of handlers.
 _DELIVERY_LIMIT = 20
+
+
+S = TypeVar("S")
 
 
 class LogFormat(Enum):
@@ -386,6 +393,12 @@ class Settings:
         least=0,
         most=86_400,
     )
+    give_up_after: float = setting(
+        "After how many seconds without a connection the daemon ends; 0 is never.",
+        0.0,
+        least=0,
+        most=31_536_000,
+    )
     threads: int = setting(
         "How many threads there may be for handlers with ``in_thread``.",
         10,
@@ -600,7 +613,7 @@ def unknown_variables(environ: Mapping[str, str], settings: Settings) -> list[st
     """
     Variables that look like ours, and are not, each with what may be meant.
     """
-    known = set(LOGIN_VARIABLES)
+    known = {*LOGIN_VARIABLES, CONFIG_VARIABLE}
     for name in variables():
         for consumer in settings.consumers:
             prefix = _consumer_prefix(consumer.label)
@@ -731,3 +744,31 @@ def _consumer_differences(
             yield where, False
         else:
             yield from differences(old[label], new[label], where)
+
+
+def reloaded(old: Settings, new: Settings) -> Settings:
+    """
+    The old settings, with all that is new and can change while the daemon runs.
+
+    :raises Problem: what comes of that does not go together.
+    """
+    settings = _changed(old, new)
+    found = {each.label: each for each in new.consumers}
+    consumers = tuple(
+        _changed(each, found.get(each.label, each)) for each in old.consumers
+    )
+    settings = dataclasses.replace(settings, consumers=consumers)
+    _check(settings)
+    return settings
+
+
+def _changed(old: S, new: S) -> S:
+    changes: dict[str, Any] = {}
+    for each, _ in settings_of(type(old)):
+        before, after = getattr(old, each.name), getattr(new, each.name)
+        if each.metadata["reload"]:
+            changes[each.name] = after
+        elif dataclasses.is_dataclass(before) and type(before) is type(after):
+            changes[each.name] = _changed(before, after)
+    replaced: S = dataclasses.replace(old, **changes)  # type: ignore[type-var]
+    return replaced

@@ -1,115 +1,197 @@
 # -*- test-case-name: txamqp091.test.test_service_consumer -*-
 """
-A service that consumes from one queue, and stops without losing anything.
+A service that works on the messages of one queue, and stops without losing anything.
 
-Theory.  A `ConsumerService` has one `_Session` at a time: a connection, a channel and
-a consumer, from the attempt to connect to the last acknowledgement.  A session ends
-by itself (the broker refuses something, cancels the consumer, or goes) or is drained
-by us; either way its handlers finish, or are given up, before it is closed.  There
-is no second attempt here: whoever runs the service decides what its end means.
+Theory.  A `ConsumerService` is a subscription of an `AMQPClientService`, which brings
+it back when the connection or the queue was lost, and a `Work`, which outlives both.
+It ends by itself in two cases only: before it has ever consumed, when the broker says
+what will not pass by waiting (there is no such queue, or it is not for us); and when a
+handler says `Halt`.
 """
 
 from __future__ import annotations
 
-__all__ = ["ConsumerService"]
+__all__ = ["ConsumerService", "Republisher"]
 
-from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txamqp091._observer import OneShot
 from txamqp091.channel import Channel
-from txamqp091.consumer import DEFAULT_PREFETCH, Consumer, Handler
-from txamqp091.endpoint import connect as connect_once
-from txamqp091.errors import AMQPError, ConsumerCancelled, printable
-from txamqp091.parameters import ConnectionParameters
+from txamqp091.consumer import DEFAULT_PREFETCH, Handler
+from txamqp091.errors import AMQPError, ChannelClosed, NotFound, printable
+from txamqp091.message import Message
 from txamqp091.protocol import AMQPProtocol
-from txamqp091.service.work import Tally, Work
+from txamqp091.service.client import AMQPClientService
+from txamqp091.service.delays import broker_delays
+from txamqp091.service.health import ConsumerHealth
+from txamqp091.service.observing import ServiceObserver
+from txamqp091.service.policy import Halt
+from txamqp091.service.recovery import RecoveringChannel
+from txamqp091.service.subscriptions import RecoveringConsumer
+from txamqp091.service.work import Job, Republish, Tally, Watch, Work
 
-#: What makes the connection; `txamqp091.endpoint.connect` does.
-Connect = Callable[
-    [IReactorTime, ConnectionParameters],
-    Deferred[AMQPProtocol],
-]
+#: How many seconds the broker has to agree to the end of a consumer or a channel.
+_STEP = 5.0
+
+
+class Republisher:
+    """
+    Publishes what cannot stay in its queue, with confirms.  It does not wait for a
+    connection: without one, the original comes again anyway.
+    """
+
+    def __init__(self, client: AMQPClientService) -> None:
+        self._client = client
+        self._channel: RecoveringChannel | None = None
+
+    def __call__(self, message: Message) -> Deferred[None]:
+        """
+        Publish.
+
+        :returns: fires when the broker has confirmed it; fails with the reason when it
+            does not.
+        """
+        if self._channel is None:
+            self._channel = self._client.channel(confirm=True)
+        if self._client.connection is None:
+            return fail(ChannelClosed("there is no connection"))
+        return self._channel.call(
+            Channel.basic_publish,
+            message.exchange,
+            message.routing_key,
+            message.body,
+            message.properties,
+            message.mandatory,
+        )
 
 
 class ConsumerService(Service):
     """
-    Consumes from a queue while it is started.
+    Works on the messages of a queue while it is started.
 
     The handler is called with each delivery, and may return a Deferred or a
-    coroutine.  When it has succeeded, the message is acknowledged; when it has
-    failed, the message goes back to the queue the first time, and is rejected the
-    second time, or at once if one of its properties cannot be decoded.  A handler
-    that has answered for its message itself is respected.
-
-    It connects once.  When it cannot, or when the connection or the consumer ends,
-    so does the service: see `when_ended`.
+    coroutine.  What becomes of the message then, its `Job` says.  By default it is
+    acknowledged when the handler has succeeded; when that has failed, the message goes
+    back to the queue the first time, and is rejected the second time.  A handler that
+    has answered for its message itself is respected.
 
     :ivar queue: the queue.
+    :ivar label: what it is called.
     :ivar consumed: whether it has got as far as to consume, since it was started.
+    :ivar work: the handlers.
     """
 
     _log = Logger()
 
     def __init__(
         self,
-        reactor: IReactorTime,
-        parameters: ConnectionParameters,
+        client: AMQPClientService,
         queue: str,
         handler: Handler,
         *,
+        job: Job | None = None,
         prefetch: int = DEFAULT_PREFETCH,
-        declare: bool = False,
+        exclusive: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+        leave_to_broker: bool = False,
         shutdown_timeout: float = 30.0,
-        connect: Connect = connect_once,
+        republish: Republish | None = None,
+        cancels: bool = True,
+        watch: Watch | None = None,
     ) -> None:
         """
-        :param prefetch: how many messages may be in work at a time.
-        :param declare: make the queue, durable, unless it is there.
+        :param client: the connection; who starts and stops it is the caller.
+        :param job: how the messages are worked on.
+        :param prefetch: how many messages may be here at a time.
+        :param exclusive: nobody else may consume from the queue.
+        :param arguments: see `txamqp091.arguments.queue_consumer`.
+        :param leave_to_broker: whether the queue delays what is to be retried by
+            itself, where the broker can.
         :param shutdown_timeout: how many seconds running handlers have to finish when
             the service is stopped.
-        :param connect: what makes the connection.
+        :param republish: publishes what is to be retried or parked; by default, on a
+            channel of its own.
+        :param cancels: see `Work`.
+        :param watch: see `Work`.
         """
         self.queue = queue
+        self.label = job.consumer if job is not None and job.consumer else queue
         self.consumed = False
-        self._reactor = reactor
-        self._parameters = parameters
-        self._handler = handler
+        self._client = client
         self._prefetch = prefetch
-        self._declare = declare
+        self._exclusive = exclusive
+        self._arguments = arguments
+        self._leave_to_broker = leave_to_broker
         self._shutdown_timeout = shutdown_timeout
-        self._connect = connect
-        self._session: _Session | None = None
+        self.work = Work(
+            handler,
+            queue,
+            client.reactor,
+            job,
+            republish=Republisher(client) if republish is None else republish,
+            cancels=cancels,
+            watch=watch,
+            halted=self._halted,
+        )
+        self._observer = _Observer(self)
+        # The last one is the present one.
+        self._consumers: list[RecoveringConsumer] = []
+        self._drain: _Drain | None = None
+        self._drained: OneShot[None] = OneShot()
         self._ready: OneShot[None] = OneShot()
         self._ended: OneShot[None] = OneShot()
+
+    def __repr__(self) -> str:
+        state = "subscribed" if self.subscribed else "not subscribed"
+        return f"<ConsumerService {self.label!r} of {self.queue!r}, {state}>"
+
+    # -- how it is -------------------------------------------------------------------
 
     @property
     def subscribed(self) -> bool:
         """
         Whether the broker gives us messages.
         """
-        session = self._session
-        return session is not None and session.subscribed
+        return bool(self._consumers) and self._consumers[-1].is_subscribed
 
     @property
     def running_handlers(self) -> int:
         """
         How many handlers have begun and not ended.
         """
-        return 0 if self._session is None else self._session.work.running
+        return self.work.running
 
     @property
     def tally(self) -> Tally:
         """
-        What became of the messages since the service was started.
+        What became of the messages.
         """
-        return Tally() if self._session is None else self._session.work.tally
+        return self.work.tally
+
+    def health(self, stalled_after: float = 0.0) -> ConsumerHealth:
+        """
+        How it is, now.
+
+        :param stalled_after: after how many seconds it does not get on any more whose
+            handlers all run, and none has ended; 0 is never.
+        """
+        work = self.work
+        idle = work.idle_seconds()
+        full = 0 < (work.job.concurrency or self._prefetch) <= work.running
+        return ConsumerHealth(
+            name=self.label,
+            queue=self.queue,
+            subscribed=self.subscribed,
+            running=work.running,
+            waiting=work.waiting,
+            stalled=idle if full and 0 < stalled_after < idle else 0.0,
+        )
 
     def when_ready(self) -> Deferred[None]:
         """
@@ -122,184 +204,193 @@ class ConsumerService(Service):
     def when_ended(self) -> Deferred[None]:
         """
         :returns: fires once `stopService` has done its work; fails with the reason as
-            soon as the service ends by itself: with what
-            `txamqp091.endpoint.connect` fails with, with a `ChannelClosed` or
-            `ConnectionClosed`, or with `ConsumerCancelled`.  It is to be stopped even
-            then, as handlers may be running.  Each caller has a Deferred of their
-            own; cancelling it does nothing else.
+            soon as the service ends by itself: with a `ChannelClosed`, if it has never
+            consumed, or with `Halt`.  It is to be stopped even then, as handlers may be
+            running.  Each caller has a Deferred of their own; cancelling it does
+            nothing else.
         """
         return self._ended.when_fired()
 
+    # -- starting, changing, stopping --------------------------------------------------
+
     def startService(self) -> None:
         """
-        Twisted: connect, and consume.  A service that was stopped can be started
-        again.
+        Twisted: consume.  A service that was stopped can be started again.
         """
         if self.running:
             return
         Service.startService(self)
         self.consumed = False
-        if self._session is not None:
+        if self._drain is not None:
+            self._drain = None
             self._ready, self._ended = OneShot(), OneShot()
-        self._session = session = _Session(
-            self._reactor, self._handler, self.queue, self._parameters.close_timeout
+            self._drained = OneShot()
+        self._client.observe(self._observer)
+        if self._client.connection is not None:
+            self.connected(self._client.connection)
+        self._subscribe()
+
+    def connected(self, connection: AMQPProtocol) -> None:
+        """
+        There is a connection, and no channel on it yet.
+        """
+        self.work.broker_delays = self._leave_to_broker and broker_delays(
+            connection.server_properties
         )
-        session.start(self._consume(session, self._ready))
-        session.when_ended().addErrback(self._failed, self._ready, self._ended)
+
+    def _subscribe(self) -> None:
+        consumer = self._client.consume(
+            self.queue,
+            self.work.take,
+            prefetch=self._prefetch,
+            exclusive=self._exclusive,
+            arguments=self._arguments,
+            consumer_tag=self.label,
+        )
+        self._consumers.append(consumer)
+        consumer.channel.observe(_ignore, self._channel_closed)
+        consumer.when_subscribed().addCallbacks(self._is_subscribed, _ignore)
+
+    def _is_subscribed(self, _: None) -> None:
+        self.consumed = True
+        connection = self._client.connection
+        self._log.info(
+            "Consuming from the queue {queue} of {broker}",
+            queue=printable(self.queue),
+            broker="" if connection is None else connection.parameters.display,
+            consumer=self.label,
+        )
+        self._ready.fire(None)
+
+    def change(self, job: Job, prefetch: int) -> None:
+        """
+        Go on in another way.  What is being worked on is not disturbed.
+        """
+        self.work.change(job)
+        if prefetch != self._prefetch:
+            self._prefetch = prefetch
+            if self.running:
+                # AMQP has a limit for a consumer only when it begins.  The channel of
+                # the old one stays open until its last message was answered for.
+                self._consumers[-1].cancel()
+                self._subscribe()
 
     def stopService(self) -> Deferred[None]:
         """
         Twisted: take no more messages, let the running handlers finish, acknowledge
-        what they did, give back the rest, and close.
+        what they did, give back the rest, and close the channel.
 
-        :returns: fires when all that is done, and the connection has gone; it does
-            not fail.  Handlers that take longer than the limit are cancelled, and
-            their messages go back.  Stopping twice is harmless, and so is stopping
-            before there is a connection; cancelling the Deferred does nothing.
+        :returns: fires when all that is done; it does not fail.  Handlers that take
+            longer than the limit are cancelled, and their messages go back.  Stopping
+            twice is harmless, and so is stopping before there is a connection;
+            cancelling the Deferred does nothing.
         """
         Service.stopService(self)
-        if self._session is None:
+        if not self._consumers:
             return succeed(None)
-        ready, ended = self._ready, self._ended
-
-        def drained(_: object) -> None:
-            ready.fail(CancelledError("the service was stopped"))
-            ended.fire(None)
-
-        return self._session.drain(self._shutdown_timeout).addCallback(drained)
+        if self._drain is None:
+            self._client.forget_observer(self._observer)
+            consumers, self._consumers = self._consumers, []
+            self._drain = _Drain(self._client, self.work, self._shutdown_timeout)
+            draining = Deferred.fromCoroutine(self._drain.run(consumers))
+            draining.addErrback(self._not_in_order).addCallback(self._has_drained)
+        return self._drained.when_fired()
 
     def hurry(self) -> None:
         """
         Wait no longer for handlers, now that the service is being stopped.
         """
-        if self._session is not None:
-            self._session.hurry()
+        if self._drain is not None:
+            self._drain.hurry()
 
-    async def _consume(self, session: _Session, ready: OneShot[None]) -> NoReturn:
-        """
-        All of a session, up to its end.
-        """
-        session.connection = await self._connect(self._reactor, self._parameters)
-        session.channel = channel = await session.connection.open_channel()
-        if self._declare:
-            await channel.queue_declare(self.queue)
-        session.consumer = consumer = await channel.basic_consume(
-            self.queue, session.work.take, prefetch=self._prefetch
-        )
-        self._log.info(
-            "Consuming from the queue {queue} of {broker}",
-            queue=printable(self.queue),
-            broker=self._parameters.display,
-        )
-        self.consumed = True
-        ready.fire(None)
-        await consumer.when_ended()
-        # Not by us: to be drained is to be cancelled here.  A service that is without
-        # a consumer must not look as if it had one.
-        raise ConsumerCancelled(consumer.consumer_tag, self.queue)
+    def _not_in_order(self, failure: Failure) -> None:
+        self._log.failure("The service was not stopped in order", failure=failure)
 
-    def _failed(
-        self, failure: Failure, ready: OneShot[None], ended: OneShot[None]
-    ) -> None:
-        reason = failure.value
-        assert reason is not None
-        ready.fail(reason)
-        ended.fail(reason)
+    def _has_drained(self, _: object) -> None:
+        self._ready.fail(CancelledError("the service was stopped"))
+        self._ended.fire(None)
+        self._drained.fire(None)
+
+    # -- its own end -------------------------------------------------------------------
+
+    def _channel_closed(self, reason: BaseException) -> None:
+        if self.consumed or not isinstance(reason, ChannelClosed) or reason.by_us:
+            return
+        if isinstance(reason, NotFound) or not reason.retriable:
+            self._fail(reason)
+
+    def _halted(self, halt: Halt) -> None:
+        self._fail(halt)
+
+    def _fail(self, reason: BaseException) -> None:
+        self._ready.fail(reason)
+        self._ended.fail(reason)
 
 
-class _Session:
+class _Observer(ServiceObserver):
     """
-    One connection's worth of a service.
+    Tells a consumer that there is a connection.
+    """
 
-    :ivar work: the handlers.
+    def __init__(self, consumer: ConsumerService) -> None:
+        self._consumer = consumer
+
+    def ready(self, connection: AMQPProtocol, outcomes: Sequence[Any]) -> None:
+        self._consumer.connected(connection)
+
+
+class _Drain:
+    """
+    The end of a consumer, in order, and with so much patience.
     """
 
     _log = Logger()
 
-    def __init__(
-        self, reactor: IReactorTime, handler: Handler, queue: str, close_timeout: float
-    ) -> None:
-        self.work = Work(handler, queue, reactor)
-        self.connection: AMQPProtocol | None = None
-        self.channel: Channel | None = None
-        self.consumer: Consumer | None = None
-        self._reactor = reactor
-        self._close_timeout = close_timeout
-        self._script: Deferred[Any]
-        self._ended: OneShot[None] = OneShot()
-        self._draining = False
-        self._drained: OneShot[None] = OneShot()
-        # While it drains: until when, and what it waits for.
-        self._deadline = 0.0
+    def __init__(self, client: AMQPClientService, work: Work, seconds: float) -> None:
+        self._reactor = client.reactor
+        self._work = work
+        self._deadline = self._reactor.seconds() + seconds
         self._waiting: Deferred[Any] | None = None
+        self._hurried = False
 
-    @property
-    def subscribed(self) -> bool:
-        return self.consumer is not None and self.consumer.is_active
-
-    def start(self, script: Coroutine[Deferred[Any], Any, NoReturn]) -> None:
+    async def run(self, consumers: Sequence[RecoveringConsumer]) -> None:
         """
-        Run a coroutine that does it all.
+        All of it.
         """
-        self._script = Deferred.fromCoroutine(script)
-        self._script.addErrback(self._failed)
-
-    def _failed(self, failure: Failure) -> None:
-        # Once we drain, its failures are our doing.
-        if not self._draining and failure.value is not None:
-            self._ended.fail(failure.value)
-
-    def when_ended(self) -> Deferred[None]:
-        """
-        A Deferred that fails when the session ends by itself.
-        """
-        return self._ended.when_fired()
-
-    def drain(self, seconds: float) -> Deferred[None]:
-        """
-        End it in order.  Calling it again changes nothing.
-        """
-        if not self._draining:
-            self._draining = True
-            self._deadline = self._reactor.seconds() + seconds
-            # Wherever it is: a connection being made is dropped, a consumer being
-            # made is cancelled.
-            self._script.cancel()
-            draining = Deferred.fromCoroutine(self._drain())
-            draining.addErrback(self._drain_failed).addBoth(self._drained.fire)
-        return self._drained.when_fired()
+        cancelled = [each.cancel() for each in consumers]
+        # After the basic.cancel, or they would come back to us.
+        self._work.hand_back()
+        for each in cancelled:
+            await self._wait(each, self._left(_STEP))
+        if self._work.running:
+            self._log.info(
+                "Waiting for {number} running handlers", number=self._work.running
+            )
+            await self._wait(self._work.when_idle(), self._left())
+            self._work.abandon()
+        # A channel has heard all acknowledgements when it has closed.
+        for consumer in consumers:
+            await self._wait(consumer.channel.close(), _STEP)
 
     def hurry(self) -> None:
         """
         Have no more patience.
         """
-        if self._draining:
-            self._deadline = self._reactor.seconds()
-            if self._waiting is not None:
-                self._waiting.cancel()
+        self._hurried = True
+        if self._waiting is not None:
+            self._waiting.cancel()
 
-    async def _drain(self) -> None:
-        if self.consumer is not None:
-            await self._wait(self.consumer.cancel())
-        if self.work.running:
-            self._log.info(
-                "Waiting for {number} running handlers", number=self.work.running
-            )
-            await self._wait(self.work.when_idle())
-            self.work.abandon()
-        # The channel first: it has heard all acknowledgements when it answers.
-        self._deadline = self._reactor.seconds() + self._close_timeout
-        if self.channel is not None:
-            await self._wait(self.channel.close())
-        if self.connection is not None:
-            await self.connection.close()
+    def _left(self, most: float | None = None) -> float:
+        left = self._deadline - self._reactor.seconds()
+        if self._hurried:
+            left = 0.0
+        return max(left if most is None else min(left, most), 0.0)
 
-    async def _wait(self, step: Deferred[Any]) -> None:
+    async def _wait(self, step: Deferred[Any], seconds: float) -> None:
         """
         Wait for a step, as long as patience lasts.
         """
-        left = max(self._deadline - self._reactor.seconds(), 0)
-        self._waiting = step.addTimeout(left, self._reactor)
+        self._waiting = step.addTimeout(seconds, self._reactor)
         try:
             await step
         except (AMQPError, CancelledError, TimeoutError):
@@ -307,5 +398,8 @@ class _Session:
         finally:
             self._waiting = None
 
-    def _drain_failed(self, failure: Failure) -> None:
-        self._log.failure("The service was not stopped in order", failure=failure)
+
+def _ignore(_: object) -> None:
+    """
+    Nothing is to be done about it.
+    """

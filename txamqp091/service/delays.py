@@ -58,10 +58,10 @@ def broker_delays(server_properties: Mapping[str, Any]) -> bool:
     """
     product = server_properties.get("product")
     version = server_properties.get("version")
-    if product != b"RabbitMQ" or not isinstance(version, bytes):
+    if product != "RabbitMQ" or not isinstance(version, str):
         return False
     try:
-        major, minor = (int(each) for each in version.split(b".")[:2])
+        major, minor = (int(each) for each in version.split(".")[:2])
     except ValueError:
         return False
     return (major, minor) >= BROKER_DELAYS_SINCE

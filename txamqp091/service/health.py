@@ -10,13 +10,17 @@ become so by itself.
 
 from __future__ import annotations
 
-__all__ = ["ConsumerHealth", "Health", "admin_site"]
+__all__ = ["AdminService", "ConsumerHealth", "Health", "admin_site"]
 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IListeningPort, IStreamServerEndpoint
+from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
@@ -184,3 +188,54 @@ def admin_site(health: Callable[[], Health], metrics: IResource | None = None) -
     if metrics is not None:
         root.putChild(b"metrics", metrics)
     return _QuietSite(root)  # type: ignore[no-untyped-call]
+
+
+class AdminService(Service):
+    """
+    Listens for those who want to see the site.
+    """
+
+    def __init__(
+        self,
+        endpoint: IStreamServerEndpoint,
+        site: Site,
+        failed: Callable[[BaseException], object],
+    ) -> None:
+        """
+        :param failed: told why it cannot listen.
+        """
+        self._endpoint = endpoint
+        self._site = site
+        self._failed = failed
+        self._listening: Deferred[IListeningPort | None] = succeed(None)
+
+    def startService(self) -> None:
+        """
+        Twisted: listen.
+        """
+        Service.startService(self)
+        self._listening = cast(
+            "Deferred[IListeningPort | None]", self._endpoint.listen(self._site)
+        )
+        self._listening.addErrback(self._not_listening)
+
+    def _not_listening(self, failure: Failure) -> None:
+        if self.running and failure.value is not None:
+            self._failed(failure.value)
+
+    def stopService(self) -> Deferred[None]:
+        """
+        Twisted: listen no longer.
+        """
+        Service.stopService(self)
+
+        def stop(port: IListeningPort | None) -> Deferred[Any] | None:
+            stopping: Deferred[Any] | None = (
+                None if port is None else port.stopListening()
+            )
+            return stopping
+
+        self._listening.cancel()
+        stopped: Deferred[None] = self._listening.addCallback(stop)
+        self._listening = succeed(None)
+        return stopped

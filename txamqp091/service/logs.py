@@ -8,12 +8,18 @@ command line is parsed that they are told which observer to make.
 
 from __future__ import annotations
 
-__all__ = ["JSONLines", "choose_observer", "set_threshold", "threshold"]
+__all__ = [
+    "JSONLines",
+    "choose_observer",
+    "make_observer",
+    "set_threshold",
+    "threshold",
+]
 
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import IO, Any, cast
 
@@ -117,27 +123,34 @@ def choose_observer(runner: Any, settings: LogSettings) -> None:
         # Or it would hold back what we are told to log later.
         runner["logLevel"] = LogLevel.debug
     elif not runner.get("logger") and not runner.get("syslog"):
-        runner["logger"] = _observer_factory(runner, settings.format)
+        # It wants a name, and calls what has it.
+        make_observer.runner, make_observer.form = runner, settings.format
+        runner["logger"] = "txamqp091.service.logs.make_observer"
 
 
-def _observer_factory(runner: Any, form: LogFormat) -> Callable[[], ILogObserver]:
+class _Maker:
     """
-    What ``twistd --logger`` wants: a function that makes the observer.
+    What ``twistd --logger`` wants: something that makes the observer.
     """
 
-    def make() -> ILogObserver:
-        name = runner.get("logfile") or ("-" if runner.get("nodaemon") else "")
+    runner: Any = {}
+    form = LogFormat.TEXT
+
+    def __call__(self) -> ILogObserver:
+        name = self.runner.get("logfile")
+        name = name or ("-" if self.runner.get("nodaemon") else "")
         if name == "-":
             file: IO[str] = sys.stdout
         else:
             # As twistd does: it begins a new one when it has become long.
             path = os.path.abspath(name or "twistd.log")
             file = cast("IO[str]", LogFile.fromFullPath(path))
-        if form is LogFormat.JSON:
+        if self.form is LogFormat.JSON:
             return _filtered(JSONLines(file))
         return _filtered(textFileLogObserver(file))
 
-    return make
+
+make_observer = _Maker()
 
 
 def _filtered(observer: Any) -> ILogObserver:

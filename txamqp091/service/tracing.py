@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from txamqp091 import _version
 from txamqp091.consumer import Handler
 from txamqp091.errors import UndecodableProperty
 from txamqp091.message import Delivery, Message
@@ -63,7 +62,7 @@ class Tracing:
         self._context = context
         self._propagate = propagate
         self._trace = trace
-        self._tracer = trace.get_tracer("txamqp091", _version.__version__, provider)
+        self._tracer = trace.get_tracer("txamqp091", None, provider)
 
     def traced(self, handler: Handler, queue: str) -> Handler:
         """

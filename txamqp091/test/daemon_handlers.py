@@ -6,6 +6,8 @@ done is in their log: ``done`` and the message-id.
 
 from __future__ import annotations
 
+import threading
+import time
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -13,6 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from txamqp091.message import Delivery
+from txamqp091.service.policy import Halt
 
 _log = Logger()
 
@@ -47,6 +50,14 @@ async def brisk(delivery: Delivery) -> None:
     done(delivery)
 
 
+async def brisk_or_bad(delivery: Delivery) -> None:
+    """
+    Take a few milliseconds; fail then if it is called ``bad``.
+    """
+    await deferLater(_reactor(), 0.005)
+    plain(delivery)
+
+
 async def until_stopped(delivery: Delivery) -> None:
     """
     Take until a little after the reactor was told to stop.
@@ -65,3 +76,20 @@ async def never(delivery: Delivery) -> None:
     """
     _log.info("begun {id}", id=delivery.properties.message_id)
     await Deferred()
+
+
+def halting(delivery: Delivery) -> None:
+    """
+    End the daemon.
+    """
+    raise Halt("the disk is full")
+
+
+def blocking(delivery: Delivery) -> None:
+    """
+    Block for a moment, and say in which thread.
+    """
+    time.sleep(0.05)
+    name = threading.current_thread().name
+    _reactor().callFromThread(_log.info, "blocked in {name}", name=name)
+    _reactor().callFromThread(done, delivery)

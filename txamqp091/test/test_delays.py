@@ -163,7 +163,10 @@ class MessageTests(SynchronousTestCase):
         """
         Where it came from is what it was the first time.
         """
-        before = {"x-retry-count": 1, "x-original-exchange": "shop"}
+        before: dict[str, FieldValue] = {
+            "x-retry-count": 1,
+            "x-original-exchange": "shop",
+        }
         delivery = self.delivery(
             Properties(headers=before), exchange="orders.retry", routing_key="new"
         )
@@ -212,15 +215,15 @@ class BrokerTests(SynchronousTestCase):
         RabbitMQ 4.3 and later do.
         """
         for version, expected in {
-            b"3.10.8": False,
-            b"4.2.9": False,
-            b"4.3.0": True,
-            b"4.3.0-rc.1": True,
-            b"4.10.1": True,
-            b"5.0.0": True,
-            b"unknown": False,
+            "3.10.8": False,
+            "4.2.9": False,
+            "4.3.0": True,
+            "4.3.0-rc.1": True,
+            "4.10.1": True,
+            "5.0.0": True,
+            "unknown": False,
         }.items():
-            properties = {"product": b"RabbitMQ", "version": version}
+            properties = {"product": "RabbitMQ", "version": version}
             self.assertEqual(broker_delays(properties), expected, version)
         self.assertFalse(broker_delays({}))
-        self.assertFalse(broker_delays({"product": b"Other", "version": b"9.9"}))
+        self.assertFalse(broker_delays({"product": "Other", "version": "9.9"}))

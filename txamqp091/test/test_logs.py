@@ -13,6 +13,7 @@ from typing import Any
 
 from twisted.logger import Logger, LogLevel, textFileLogObserver
 from twisted.python.failure import Failure
+from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091.service.config import LogFormat, LogSettings, LogThreshold
@@ -118,7 +119,7 @@ class RunnerTests(SynchronousTestCase):
         """
         runner: dict[str, Any] = {"nodaemon": True}
         choose_observer(runner, LogSettings(format=LogFormat.JSON))
-        lines = self.log(runner["logger"]()).splitlines()
+        lines = self.log(namedAny(runner["logger"])()).splitlines()
         self.assertEqual(
             [json.loads(each)["msg"] for each in lines], ["a fact", "a warning"]
         )
@@ -129,7 +130,7 @@ class RunnerTests(SynchronousTestCase):
         """
         runner: dict[str, Any] = {"nodaemon": True}
         choose_observer(runner, LogSettings(level=LogThreshold.WARN))
-        observer = runner["logger"]()
+        observer = namedAny(runner["logger"])()
         self.assertIn("[shop#warn] a warning", self.log(observer))
         self.assertNotIn("a fact", self.file.getvalue())
         set_threshold(LogThreshold.DEBUG)
@@ -142,7 +143,7 @@ class RunnerTests(SynchronousTestCase):
         path = Path(self.mktemp()).absolute()
         runner: dict[str, Any] = {"nodaemon": True, "logfile": str(path)}
         choose_observer(runner, LogSettings())
-        self.assertEqual(self.log(runner["logger"]()), "")
+        self.assertEqual(self.log(namedAny(runner["logger"])()), "")
         self.assertIn("a fact", path.read_text())
 
     def test_own_choice(self) -> None:

@@ -1,7 +1,7 @@
 # -*- test-case-name: txamqp091.test.test_service_consumer -*-
 """
-The consumer service, against a peer in memory: what it asks for, how it ends by
-itself, and how it is stopped in every state.
+The consumer service, with a broker in memory: what it does with messages, how it ends
+by itself, how it changes, and how it is stopped in every state.
 """
 
 from __future__ import annotations
@@ -13,41 +13,27 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from txamqp091.errors import (
-    ConnectionForced,
-    ConnectionLost,
-    ConsumerCancelled,
-    NotFound,
-)
+from txamqp091.errors import NotFound
 from txamqp091.message import Delivery
-from txamqp091.parameters import ConnectionParameters
-from txamqp091.protocol import AMQPProtocol
+from txamqp091.service.client import AMQPClientService
+from txamqp091.service.config import ConsumerSettings, LogSettings, RetrySettings
 from txamqp091.service.consumer import ConsumerService
-from txamqp091.test.peer import Peer
-from txamqp091.wire.spec import (
-    BasicAck,
-    BasicCancel,
-    BasicCancelOk,
-    BasicConsume,
-    BasicNack,
-    BasicQos,
-    ChannelClose,
-    ChannelCloseOk,
-    ChannelOpen,
-    ConnectionClose,
-    ConnectionCloseOk,
-    QueueDeclare,
-)
+from txamqp091.service.policy import Halt, OnError, Policy
+from txamqp091.service.topology import Topology
+from txamqp091.service.work import Job, Tally
+from txamqp091.test.service_case import Place, ServiceCase
+from txamqp091.testing.memory import MemoryBroker
 
 
-class ConsumerServiceCase(SynchronousTestCase):
+class ConsumerServiceCase(ServiceCase):
     """
-    A service, and the peer that it connects to.
+    A client service, and a consumer on it.
     """
 
     def setUp(self) -> None:
-        self.peer = Peer(self)
+        super().setUp()
         self.running: list[tuple[Delivery, Deferred[None]]] = []
+        self.broker.declare_queue("work")
 
     def handle(self, delivery: Delivery) -> Deferred[None]:
         """
@@ -57,109 +43,260 @@ class ConsumerServiceCase(SynchronousTestCase):
         self.running.append((delivery, result))
         return result
 
-    def service(self, **options: Any) -> ConsumerService:
+    def consumer(
+        self, client: AMQPClientService | None = None, **options: Any
+    ) -> ConsumerService:
         """
-        A service that was not started.
+        A consumer that was not started.
         """
-
-        def connect(*_: object) -> Deferred[AMQPProtocol]:
-            return self.peer.client.when_open()
-
-        options.setdefault("connect", connect)
-        return ConsumerService(
-            self.peer.clock, ConnectionParameters(), "work", self.handle, **options
-        )
+        handler = options.pop("handler", self.handle)
+        return ConsumerService(client or self.service(), "work", handler, **options)
 
     def consuming(self, messages: int = 0, **options: Any) -> ConsumerService:
         """
-        A service that consumes, and has so many messages in work.
+        A consumer that consumes, and has so many messages in work.
         """
-        service = self.service(**options)
-        service.startService()
-        self.peer.handshake()
-        self.peer.serve()
-        self.successResultOf(service.when_ready())
+        consumer = self.consumer(**options)
+        consumer.startService()
         for number in range(messages):
-            self.peer.deliver(1, "ctag-1.1", number + 1)
-        self.assertEqual(service.running_handlers, messages)
-        return service
+            self.broker.publish("", "work", b"%d" % number)
+        self.turn()
+        self.successResultOf(consumer.when_ready())
+        self.assertEqual(len(self.running), messages)
+        return consumer
 
-    def stop(self, service: ConsumerService) -> Deferred[None]:
+    def counts(self) -> tuple[int, int, int]:
         """
-        Stop a service, and look at what it told the peer.
+        What the queue has: messages ready, messages unacknowledged, and consumers.
         """
-        stopping = service.stopService()
-        self.peer.listen()
-        return stopping
+        queue = self.broker.queue("work")
+        return queue.ready, queue.unacked, queue.consumers
 
 
-class StartTests(ConsumerServiceCase):
+class ConsumeTests(ConsumerServiceCase):
     """
-    From the connection to the consumer.
+    From a message to its answer.
     """
 
     def test_interface(self) -> None:
         """
-        It is a Twisted service.
+        It is a Twisted service, and making one does nothing.
         """
-        verifyObject(IService, self.service())
-
-    def test_construction(self) -> None:
-        """
-        Making one connects to nothing.
-        """
-        service = self.service(connect=self.fail)
-        self.assertFalse(service.subscribed)
-        self.assertEqual(service.running_handlers, 0)
-        self.assertNoResult(service.when_ended())
-
-    def test_consumes(self) -> None:
-        """
-        It consumes with the prefetch that it was told, and is ready then.
-        """
-        service = self.service(prefetch=7)
-        service.startService()
-        ready = service.when_ready()
-        self.peer.handshake()
-        said = self.peer.serve()
-        self.assertEqual([type(each) for each in said],
-                         [ChannelOpen, BasicQos, BasicConsume])  # fmt: skip
-        self.assertEqual(said[1], BasicQos(0, 7, False))
-        self.assertEqual(getattr(said[2], "queue", None), "work")
-        self.successResultOf(ready)
-        self.assertTrue(service.subscribed)
-        self.assertTrue(service.consumed)
-
-    def test_declares(self) -> None:
-        """
-        Told to, it declares the queue first, as a durable one.
-        """
-        service = self.service(declare=True)
-        service.startService()
-        self.peer.handshake()
-        said = self.peer.serve()
-        declared = said[1]
-        assert isinstance(declared, QueueDeclare)
-        self.assertEqual((declared.queue, declared.durable), ("work", True))
-
-    def test_start_twice(self) -> None:
-        """
-        Starting a service that runs changes nothing.
-        """
-        service = self.consuming()
-        service.startService()
-        self.assertTrue(service.subscribed)
-        self.assertEqual(self.peer.listen(), [])
+        consumer = self.consumer()
+        verifyObject(IService, consumer)
+        self.assertFalse(consumer.subscribed)
+        self.assertEqual(consumer.running_handlers, 0)
+        self.assertNoResult(consumer.when_ended())
+        self.assertIn("not subscribed", repr(consumer))
 
     def test_acknowledges(self) -> None:
         """
         A message is acknowledged once its handler has finished.
         """
-        service = self.consuming(messages=1)
-        self.assertEqual(self.peer.listen(), [])
+        consumer = self.consuming(messages=2)
+        self.assertEqual(self.counts(), (0, 2, 1))
         self.running[0][1].callback(None)
-        self.assertEqual(self.peer.expect(BasicAck), BasicAck(1))
-        self.assertEqual(service.tally.acknowledged, 1)
+        self.turn()
+        self.assertEqual(self.counts(), (0, 1, 1))
+        self.assertEqual(consumer.tally, Tally(acknowledged=1))
+        self.assertTrue(consumer.consumed)
+        health = consumer.health()
+        self.assertEqual((health.running, health.problem), (1, ""))
+
+    def test_prefetch(self) -> None:
+        """
+        No more messages come than may be here.
+        """
+        self.consuming(prefetch=2)
+        for _ in range(3):
+            self.broker.publish("", "work", b"x")
+        self.turn()
+        self.assertEqual((len(self.running), self.counts()), (2, (1, 2, 1)))
+
+    def test_start_twice(self) -> None:
+        """
+        Starting a service that runs changes nothing.
+        """
+        consumer = self.consuming()
+        consumer.startService()
+        self.turn()
+        self.assertEqual(self.counts(), (0, 0, 1))
+
+    def test_reconnects(self) -> None:
+        """
+        It survives its connection: what was in work comes again, and there is one
+        subscription.
+        """
+        consumer = self.consuming(messages=1)
+        self.cut()
+        self.assertFalse(consumer.subscribed)
+        self.assertEqual(consumer.health().problem, "not subscribed")
+        self.passes(3)
+        self.assertTrue(consumer.subscribed)
+        self.assertEqual(self.counts(), (0, 1, 1))
+        self.running[0][1].callback(None)
+        self.running[1][1].callback(None)
+        self.turn()
+        self.assertTrue(self.running[1][0].redelivered)
+        self.assertEqual(self.counts(), (0, 0, 1))
+        self.assertEqual(consumer.tally, Tally(acknowledged=1, stale=1))
+        self.assertNoResult(consumer.when_ended())
+
+    def test_queue_deleted(self) -> None:
+        """
+        Criterion 20: when its queue is deleted it is not ready, and resubscribes when
+        there is one again.
+        """
+        consumer = self.consuming()
+        self.broker.delete_queue("work")
+        self.passes(20)
+        self.assertFalse(consumer.subscribed)
+        self.assertNoResult(consumer.when_ended())
+        self.broker.declare_queue("work")
+        self.passes(20)
+        self.assertTrue(consumer.subscribed)
+        self.assertEqual(self.counts(), (0, 0, 1))
+
+    def test_stalled(self) -> None:
+        """
+        It does not get on when all handlers run, and none ends.
+        """
+        consumer = self.consuming(messages=2, job=Job(concurrency=2))
+        self.passes(50)
+        self.assertEqual(consumer.health(100).stalled, 0)
+        self.passes(60)
+        self.assertGreater(consumer.health(100).stalled, 100)
+        self.assertEqual(consumer.health(0).stalled, 0)
+        self.running[0][1].callback(None)
+        self.assertEqual(consumer.health(100).stalled, 0)
+
+
+class RetryTests(ConsumerServiceCase):
+    """
+    Through real delay queues.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.failures = 99
+        self.seen: list[tuple[float, str, str]] = []
+
+    def fail_at_first(self, delivery: Delivery) -> None:
+        """
+        A handler that fails as often as it is told.
+        """
+        self.seen.append(
+            (
+                self.clock.seconds(),
+                delivery.routing_key,
+                str(delivery.headers.get("x-retry-count", 0)),
+            )
+        )
+        if len(self.seen) <= self.failures:
+            raise ValueError("no stock")
+
+    def retrying(self, delays_itself: bool = False) -> ConsumerService:
+        """
+        A consumer with two retries.
+        """
+        self.broker.declare_exchange("shop", "topic")
+        settings = ConsumerSettings(
+            queue="orders",
+            handler="a:b",
+            declare=True,
+            retry=RetrySettings(delays=(2, 10), parking="orders.parked"),
+        )
+        topology = Topology.of(*settings.entities())
+        client = self.service(topology=topology)
+        self.broker.bind_queue("orders", "shop", "order.#")
+        consumer = ConsumerService(
+            client,
+            "orders",
+            self.fail_at_first,
+            job=settings.job(LogSettings()),
+            leave_to_broker=settings.may_leave_it_to_the_broker(),
+        )
+        consumer.startService()
+        # The broker in memory does not call itself RabbitMQ.
+        consumer.work.broker_delays = delays_itself
+        self.turn()
+        self.broker.publish("shop", "order.new", b"the order")
+        return consumer
+
+    def older_broker(self, version: str = "3.10.8") -> None:
+        """
+        Have a broker that cannot delay by itself.
+        """
+        self.broker = MemoryBroker(self.reactor, version=version)
+        self.endpoint = Place(self.broker)
+
+    def test_delay_queues(self) -> None:
+        """
+        The message comes again after each delay, with its routing key, and is parked
+        after the last one, with the error in its headers.
+        """
+        self.older_broker()
+        consumer = self.retrying()
+        self.passes(14)
+        times = [round(at) for at, _, _ in self.seen]
+        self.assertEqual([each - times[0] for each in times], [0, 2, 12])
+        self.assertEqual({key for _, key, _ in self.seen}, {"order.new"})
+        self.assertEqual([count for _, _, count in self.seen], ["0", "1", "2"])
+        self.assertEqual(self.broker.queue("orders").ready, 0)
+        [parked] = self.broker.queue("orders.parked").messages
+        headers = dict(parked.properties.headers or {})
+        self.assertEqual(parked.body, b"the order")
+        self.assertEqual(headers["x-error"], "no stock")
+        self.assertEqual(headers["x-original-exchange"], "shop")
+        self.assertEqual(headers["x-original-routing-key"], "order.new")
+        self.assertEqual(headers["x-error-tries"], 3)
+        self.assertEqual(consumer.tally, Tally(retried=2, parked=1))
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 3)
+
+    def test_success_at_last(self) -> None:
+        """
+        A message that is worked on at last is nowhere any more.
+        """
+        self.older_broker()
+        self.failures = 1
+        consumer = self.retrying()
+        self.passes(5)
+        self.assertEqual(consumer.tally, Tally(acknowledged=1, retried=1))
+        for queue in self.broker.queues():
+            self.assertEqual(self.broker.queue(queue).ready, 0, queue)
+        self.flushLoggedErrors(ValueError)
+
+    def test_lost_while_publishing(self) -> None:
+        """
+        When the connection goes before the confirm has come, the message is not lost:
+        the original comes again.
+        """
+        self.older_broker()
+        self.failures = 1
+        consumer = self.retrying()
+        self.broker.hold_confirms()
+        self.turn()
+        self.assertEqual(self.broker.queue("orders").unacked, 1)
+        self.cut()
+        self.broker.release_confirms()
+        self.passes(10)
+        self.assertEqual(consumer.tally.stale, 1)
+        # Once from the delay queue, once more from its own.
+        self.assertEqual(consumer.tally.acknowledged, 2)
+        self.flushLoggedErrors()
+
+    def test_broker_delays(self) -> None:
+        """
+        Where the broker delays by itself, the message stays in its queue, and is
+        parked when the broker has counted enough.
+        """
+        self.older_broker("4.3.0")
+        consumer = self.retrying(delays_itself=True)
+        self.passes(40)
+        self.assertEqual(len(self.seen), 3)
+        self.assertEqual(consumer.tally, Tally(retried=2, parked=1))
+        self.assertEqual(self.broker.queue("orders.parked").ready, 1)
+        self.flushLoggedErrors(ValueError)
 
 
 class EndTests(ConsumerServiceCase):
@@ -167,105 +304,107 @@ class EndTests(ConsumerServiceCase):
     It ends by itself, and says why.
     """
 
-    def ends_with(self, service: ConsumerService, kind: type[Exception]) -> None:
-        """
-        The service tells everybody the same reason, and can be stopped.
-        """
-        reasons = [self.failureResultOf(service.when_ended(), kind) for _ in "ab"]
-        self.assertIs(reasons[0].value, reasons[1].value)
-        self.assertFalse(service.subscribed)
-        stopping = service.stopService()
-        self.peer.serve()
-        self.peer.turn()
-        self.successResultOf(stopping)
-        self.failureResultOf(service.when_ended(), kind)
-
-    def test_no_connection(self) -> None:
-        """
-        There is no connection.
-        """
-        failing: Deferred[AMQPProtocol] = Deferred()
-        service = self.service(connect=lambda *_: failing)
-        service.startService()
-        ready = service.when_ready()
-        failing.errback(ConnectionLost("nobody is there"))
-        self.failureResultOf(ready, ConnectionLost)
-        self.assertFalse(service.consumed)
-        self.ends_with(service, ConnectionLost)
-
     def test_no_queue(self) -> None:
         """
-        There is no such queue.
+        There is no such queue, and never was: that will not pass by waiting.
         """
-        service = self.service()
-        service.startService()
-        self.peer.handshake()
-        self.peer.expect(ChannelOpen)
-        self.peer.send(1, ChannelOpen.replies[0]())
-        self.peer.expect(BasicQos)
-        consume = self.peer.expect(BasicConsume)
-        self.peer.send(1, ChannelClose(404, "NOT_FOUND - no queue", *consume.identity))
-        self.failureResultOf(service.when_ready(), NotFound)
-        self.ends_with(service, NotFound)
-
-    def test_cancelled(self) -> None:
-        """
-        The broker cancels the consumer.
-        """
-        service = self.consuming()
-        self.peer.send(1, BasicCancel("ctag-1.1", True))
-        self.assertTrue(service.consumed)
-        self.ends_with(service, ConsumerCancelled)
-
-    def test_channel_closed(self) -> None:
-        """
-        The broker closes the channel.
-        """
-        service = self.consuming()
-        self.peer.send(1, ChannelClose(404, "NOT_FOUND - no exchange"))
-        self.ends_with(service, NotFound)
-
-    def test_connection_closed(self) -> None:
-        """
-        The broker closes the connection.
-        """
-        service = self.consuming()
-        self.peer.send(0, ConnectionClose(320, "CONNECTION_FORCED - shutdown"))
-        self.ends_with(service, ConnectionForced)
-
-    def test_connection_lost(self) -> None:
-        """
-        The connection is lost with a handler running.  Stopping waits for it, though
-        there is nobody to tell any more.
-        """
-        service = self.consuming(messages=1)
-        self.peer.drop()
-        self.failureResultOf(service.when_ended(), ConnectionLost)
-        stopping = service.stopService()
-        self.assertNoResult(stopping)
-        self.running[0][1].callback(None)
+        self.broker.delete_queue("work")
+        consumer = self.consumer()
+        consumer.startService()
+        self.turn()
+        reasons = [self.failureResultOf(consumer.when_ended(), NotFound) for _ in "ab"]
+        self.assertIs(reasons[0].value, reasons[1].value)
+        self.failureResultOf(consumer.when_ready(), NotFound)
+        self.assertFalse(consumer.consumed)
+        stopping = consumer.stopService()
+        self.turn()
         self.successResultOf(stopping)
-        self.assertEqual((service.tally.acknowledged, service.tally.stale), (0, 1))
+        self.failureResultOf(consumer.when_ended(), NotFound)
+
+    def test_halt(self) -> None:
+        """
+        A handler says `Halt`: the message goes back.
+        """
+        consumer = self.consuming(messages=1)
+        self.running[0][1].errback(Halt("the disk is full"))
+        error = self.failureResultOf(consumer.when_ended(), Halt).value
+        self.assertEqual(str(error), "the disk is full")
+        self.assertEqual(consumer.tally, Tally(requeued=1))
+
+    def test_halt_on_error(self) -> None:
+        """
+        Any error means that, if it is to.
+        """
+        job = Job(policy=Policy(on_error=OnError.HALT))
+        consumer = self.consuming(messages=1, job=job)
+        self.running[0][1].errback(ValueError("no"))
+        self.failureResultOf(consumer.when_ended(), Halt)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_started_again(self) -> None:
         """
-        A service that has ended, and was stopped, can be started again.
+        A service that was stopped can be started again.
         """
-        service = self.consuming()
-        self.peer.drop()
-        self.ends_with(service, ConnectionLost)
-        self.peer = Peer(self)
-        service.startService()
-        self.assertFalse(service.consumed)
-        ended = service.when_ended()
-        self.peer.handshake()
-        self.peer.serve()
-        self.successResultOf(service.when_ready())
+        consumer = self.consuming()
+        stopping = consumer.stopService()
+        self.turn()
+        self.successResultOf(stopping)
+        self.assertEqual(self.counts(), (0, 0, 0))
+        consumer.startService()
+        self.assertFalse(consumer.consumed)
+        ended = consumer.when_ended()
+        self.turn()
+        self.successResultOf(consumer.when_ready())
         self.assertNoResult(ended)
-        service.stopService()
-        self.peer.serve()
-        self.peer.turn()
-        self.successResultOf(ended)
+        self.assertEqual(self.counts(), (0, 0, 1))
+
+
+class ChangeTests(ConsumerServiceCase):
+    """
+    It goes on in another way.
+    """
+
+    def test_concurrency(self) -> None:
+        """
+        More handlers may run, at once.
+        """
+        consumer = self.consuming(job=Job(concurrency=1))
+        for _ in range(2):
+            self.broker.publish("", "work", b"x")
+        self.turn()
+        self.assertEqual(len(self.running), 1)
+        consumer.change(Job(concurrency=2), 100)
+        self.assertEqual(len(self.running), 2)
+
+    def test_prefetch(self) -> None:
+        """
+        Another limit is a new subscription; what is in work stays in work, and is
+        acknowledged where it came from.
+        """
+        consumer = self.consuming(messages=1, prefetch=1)
+        consumer.change(Job(), 3)
+        for _ in range(4):
+            self.broker.publish("", "work", b"x")
+        self.turn()
+        self.assertEqual(self.counts(), (1, 4, 1))
+        self.assertEqual(len(self.running), 4)
+        for _, result in self.running:
+            result.callback(None)
+        self.turn()
+        self.assertEqual(consumer.tally.acknowledged, 4)
+        self.assertEqual(self.counts(), (0, 1, 1))
+
+    def test_stopped(self) -> None:
+        """
+        What is stopped begins with the new limit.
+        """
+        consumer = self.consumer()
+        consumer.change(Job(), 1)
+        consumer.startService()
+        for _ in range(2):
+            self.broker.publish("", "work", b"x")
+        self.turn()
+        self.assertEqual(len(self.running), 1)
 
 
 class StopTests(ConsumerServiceCase):
@@ -278,82 +417,66 @@ class StopTests(ConsumerServiceCase):
         """
         Stopping what was not started is nothing.
         """
-        self.successResultOf(self.service().stopService())
+        self.successResultOf(self.consumer().stopService())
 
-    def test_connecting(self) -> None:
+    def test_not_connected(self) -> None:
         """
-        While it connects, the attempt is cancelled.
+        While there is no connection, it stops at once.
         """
-        cancelled: list[object] = []
-        attempt: Deferred[AMQPProtocol] = Deferred(cancelled.append)
-        service = self.service(connect=lambda *_: attempt)
-        service.startService()
-        ready, ended = service.when_ready(), service.when_ended()
-        self.successResultOf(service.stopService())
-        self.assertEqual(cancelled, [attempt])
+        self.endpoint.refusing = True
+        consumer = self.consumer()
+        consumer.startService()
+        ready, ended = consumer.when_ready(), consumer.when_ended()
+        stopping = consumer.stopService()
+        self.turn()
+        self.successResultOf(stopping)
         self.failureResultOf(ready, CancelledError)
         self.successResultOf(ended)
 
     def test_every_step(self) -> None:
         """
-        Stopped before the answer to each of its requests, it closes the connection.
+        Stopped at any moment of its beginning, it leaves no subscription behind.
         """
-        for step in range(3):
+        for turns in range(12):
             self.setUp()
-            service = self.service(declare=True)
-            service.startService()
-            self.peer.handshake()
-            for _ in range(step):
-                said = self.peer.hear()
-                self.peer.send(said.channel, said.method.replies[0]())
-            self.peer.listen()
-            stopping = service.stopService()
-            heard = self.peer.serve()
-            self.peer.turn()
+            client = self.service(start=False)
+            consumer = self.consumer(client)
+            self.broker.publish("", "work", b"x")
+            consumer.startService()
+            client.startService()
+            self.turn(turns)
+            for _, result in self.running:
+                result.callback(None)
+            done = len(self.running)
+            stopping = consumer.stopService()
+            self.turn()
             self.successResultOf(stopping)
-            self.assertEqual(type(heard[-1]), ConnectionClose, step)
-            self.assertFalse(self.peer.transport.connected)
-            self.successResultOf(service.when_ended())
-
-    def test_idle(self) -> None:
-        """
-        With nothing in work, it cancels its consumer, closes its channel, so that the
-        broker has heard all acknowledgements, and then the connection.
-        """
-        service = self.consuming()
-        stopping = self.stop(service)
-        heard = self.peer.serve()
-        self.assertEqual(
-            [type(each) for each in heard], [BasicCancel, ChannelClose, ConnectionClose]
-        )
-        self.peer.turn()
-        self.successResultOf(stopping)
-        self.successResultOf(service.when_ended())
+            self.assertEqual(self.counts(), (1 - done, 0, 0), turns)
+            self.assertEqual(len(self.running), done)
 
     def test_running_handlers(self) -> None:
         """
-        Running handlers finish, and their messages are acknowledged; what comes
-        before the broker has agreed to the cancel goes back, unseen by a handler.
+        Running handlers finish, and their messages are acknowledged; those that wait
+        for one go back.
         """
-        service = self.consuming(messages=2)
-        stopping = self.stop(service)
-        self.peer.expect(BasicCancel)
-        self.peer.deliver(1, "ctag-1.1", 3)
-        self.assertEqual(self.peer.expect(BasicNack), BasicNack(3, requeue=True))
-        self.peer.send(1, BasicCancelOk("ctag-1.1"))
-        self.assertEqual(self.peer.listen(), [])
+        consumer = self.consumer(job=Job(concurrency=2))
+        consumer.startService()
+        for _ in range(5):
+            self.broker.publish("", "work", b"x")
+        self.turn()
+        stopping = consumer.stopService()
+        self.turn()
+        self.assertEqual(self.counts(), (3, 2, 0))
+        self.broker.publish("", "work", b"x")
+        self.turn()
+        self.assertNoResult(stopping)
         for _, result in self.running:
             result.callback(None)
-        self.assertEqual(self.peer.expect(BasicAck), BasicAck(1))
-        self.assertEqual(self.peer.expect(BasicAck), BasicAck(2))
-        self.peer.expect(ChannelClose)
-        self.assertNoResult(stopping)
-        self.peer.send(1, ChannelCloseOk())
-        self.peer.expect(ConnectionClose)
-        self.peer.send(0, ConnectionCloseOk())
-        self.peer.turn()
+        self.turn()
         self.successResultOf(stopping)
-        self.assertEqual(service.tally.acknowledged, 2)
+        self.successResultOf(consumer.when_ended())
+        self.assertEqual(self.counts(), (4, 0, 0))
+        self.assertEqual(consumer.tally, Tally(acknowledged=2))
         self.assertEqual(len(self.running), 2)
 
     def test_limit(self) -> None:
@@ -361,92 +484,99 @@ class StopTests(ConsumerServiceCase):
         Handlers that take longer than the limit are cancelled, and their messages go
         back; the others' are acknowledged.
         """
-        service = self.consuming(messages=2, shutdown_timeout=5)
-        stopping = self.stop(service)
-        self.peer.serve()
+        consumer = self.consuming(messages=2, shutdown_timeout=5)
+        stopping = consumer.stopService()
+        self.turn()
         self.running[0][1].callback(None)
-        self.assertEqual(self.peer.expect(BasicAck), BasicAck(1))
-        self.peer.clock.advance(4.9)
-        self.assertEqual(self.peer.listen(), [])
-        self.peer.clock.advance(0.1)
-        self.assertEqual(self.peer.expect(BasicNack), BasicNack(2, requeue=True))
+        self.passes(4.5)
+        self.assertEqual(self.counts(), (0, 1, 0))
+        self.passes(0.5)
+        self.assertEqual(self.counts(), (1, 0, 0))
         self.assertTrue(self.running[1][1].called)
-        self.peer.serve()
-        self.peer.turn()
         self.successResultOf(stopping)
-        self.assertEqual(service.tally.unfinished, 1)
+        self.assertEqual(consumer.tally, Tally(acknowledged=1, unfinished=1))
 
     def test_hurry(self) -> None:
         """
         Told to hurry, it waits no longer.
         """
-        service = self.consuming(messages=1)
-        service.hurry()  # means nothing before it is stopped
-        stopping = self.stop(service)
-        self.peer.serve()
+        consumer = self.consuming(messages=1)
+        consumer.hurry()  # means nothing before it is stopped
+        stopping = consumer.stopService()
+        self.turn()
         self.assertNoResult(stopping)
-        service.hurry()
-        self.assertEqual(self.peer.expect(BasicNack), BasicNack(1, requeue=True))
-        self.peer.serve()
-        self.peer.turn()
+        consumer.hurry()
+        self.turn()
+        self.assertEqual(self.counts(), (1, 0, 0))
         self.successResultOf(stopping)
 
-    def test_silent_peer(self) -> None:
+    def test_silent_broker(self) -> None:
         """
-        A broker that answers nothing any more costs no more than the limits for the
-        handlers, for the channel and for the connection.
+        A broker that answers nothing any more costs no more than the limits.
         """
-        service = self.consuming(shutdown_timeout=5)
-        stopping = self.stop(service)
-        for _ in range(3):
-            self.assertNoResult(stopping)
-            self.peer.clock.advance(5)
-        self.peer.turn()
+        consumer = self.consuming(messages=1, shutdown_timeout=6)
+        self.link.hole()
+        stopping = consumer.stopService()
+        self.passes(10.5)
+        self.assertNoResult(stopping)
+        self.passes(1)
         self.successResultOf(stopping)
+        self.assertEqual(consumer.tally, Tally(unfinished=1))
 
     def test_lost_meanwhile(self) -> None:
         """
         The connection is lost while a handler finishes: it is still waited for.
         """
-        service = self.consuming(messages=1)
-        stopping = self.stop(service)
-        self.peer.drop()
+        consumer = self.consuming(messages=1)
+        stopping = consumer.stopService()
+        self.turn()
+        self.cut()
         self.assertNoResult(stopping)
         self.running[0][1].callback(None)
+        self.turn()
         self.successResultOf(stopping)
+        self.assertEqual(consumer.tally, Tally(stale=1))
 
     def test_twice(self) -> None:
         """
-        Stopping it again waits for the same end, and asks the broker for nothing.
+        Stopping it again waits for the same end.
         """
-        service = self.consuming()
-        first, second = service.stopService(), service.stopService()
-        heard = self.peer.serve()
-        self.assertEqual(len(heard), 3)
-        self.peer.turn()
+        consumer = self.consuming()
+        first, second = consumer.stopService(), consumer.stopService()
+        self.turn()
         self.successResultOf(first)
         self.successResultOf(second)
-        self.successResultOf(service.stopService())
+        self.successResultOf(consumer.stopService())
 
     def test_handler_stops_it(self) -> None:
         """
         A handler may stop the service from inside, and its message is acknowledged.
         """
-        service = self.service()
         stopping: list[Deferred[None]] = []
 
         def handle(delivery: Delivery) -> None:
-            stopping.append(service.stopService())
+            stopping.append(consumer.stopService())
 
-        service._handler = handle
-        service.startService()
-        self.peer.handshake()
-        self.peer.serve()
-        self.peer.deliver(1, "ctag-1.1", 1)
-        heard = self.peer.serve()
-        self.assertEqual(
-            [type(each) for each in heard],
-            [BasicCancel, BasicAck, ChannelClose, ConnectionClose],
-        )
-        self.peer.turn()
+        consumer = self.consuming(handler=handle)
+        self.broker.publish("", "work", b"x")
+        self.turn()
         self.successResultOf(stopping[0])
+        self.assertEqual(self.counts(), (0, 0, 0))
+        self.assertEqual(consumer.tally, Tally(acknowledged=1))
+
+
+class ReprTests(SynchronousTestCase):
+    """
+    What it is called.
+    """
+
+    def test_label(self) -> None:
+        """
+        Its job says so, or else its queue.
+        """
+        case = ServiceCase()
+        case.setUp()
+        client = AMQPClientService(case.reactor, case.endpoint)
+        named = ConsumerService(client, "work", len, job=Job(consumer="shop"))  # type: ignore[arg-type]
+        self.assertEqual(named.label, "shop")
+        self.assertEqual(ConsumerService(client, "work", len).label, "work")  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import signal
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs, formatEvent
@@ -36,15 +36,18 @@ from txamqp091.errors import (
     PreconditionFailed,
     ResourceLocked,
     TLSFailed,
+    TopologyFailed,
     VhostAccessRefused,
 )
 from txamqp091.message import Delivery
-from txamqp091.parameters import ConnectionParameters
+from txamqp091.service.backoff import RetryPolicy
 from txamqp091.service.consumer import ConsumerService
 from txamqp091.service.daemon import Daemon, ExitStatus, exit_status
+from txamqp091.service.policy import Halt
+from txamqp091.service.systemd import Notifier
+from txamqp091.service.topology import Queue, Topology
 from txamqp091.service.work import Tally
-from txamqp091.test.peer import Peer
-from txamqp091.wire.spec import BasicCancel
+from txamqp091.test.service_case import ServiceCase
 
 
 class ExitStatusTests(SynchronousTestCase):
@@ -90,6 +93,16 @@ class ExitStatusTests(SynchronousTestCase):
             ValueError("a bug"): 70,
         }.items():
             self.assertEqual(exit_status(error, True), status, repr(error))
+
+    def test_topology(self) -> None:
+        """
+        Of a topology that is refused, what will not pass by itself counts.
+        """
+        queue = Queue(name="work")
+        locked, refused = ResourceLocked("exclusive"), AccessRefused("no")
+        error = TopologyFailed([(queue, locked), (queue, refused)])
+        self.assertEqual(exit_status(error, False), 77)
+        self.assertEqual(exit_status(TopologyFailed([(queue, locked)]), False), 73)
 
     def test_every_end(self) -> None:
         """
@@ -150,12 +163,29 @@ class Reactor(MemoryReactorClock):
         super().stop()
 
 
-class DaemonTests(SynchronousTestCase):
+class Told(Notifier):
+    """
+    Writes down what systemd is told.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({})
+        self.lines: list[str] = []
+
+    def send(self, *lines: str) -> None:
+        """
+        Write it down.
+        """
+        self.lines.append(lines[0])
+
+
+class DaemonCase(ServiceCase):
     """
     A daemon with one consumer.
     """
 
     def setUp(self) -> None:
+        super().setUp()
         self.events = self.enterContext(capturedLogs())
         self.handlers: dict[int, Any] = {}
         self.at_exit: list[Callable[[], object]] = []
@@ -163,34 +193,28 @@ class DaemonTests(SynchronousTestCase):
         self.patch(signal, "signal", self.handlers.__setitem__)
         self.patch(atexit, "register", self.at_exit.append)
         self.patch(os, "_exit", self.exits.append)
-        self.reactor = Reactor()
-        self.peer = Peer(self)
+        self.process = Reactor()
         self.results: list[Deferred[None]] = []
-        self.daemon = self.daemon_of(self.peer)
+        self.notifier = Told()
+        self.broker.declare_queue("work")
+        self.broker.declare_queue("more")
 
-    def daemon_of(
-        self, peer: Peer, connect: Callable[..., Any] | None = None
-    ) -> Daemon:
+    def daemon(self, *queues: str, **options: Any) -> Daemon:
         """
-        A daemon with a consumer for a peer.
+        A daemon with consumers of these queues, which has been started.
         """
-        daemon = Daemon(self.reactor)
-        daemon.add(self.consumer(peer, connect))
-        return daemon
-
-    def consumer(
-        self, peer: Peer, connect: Callable[..., Any] | None = None
-    ) -> ConsumerService:
-        """
-        A consumer for a peer.
-        """
-        return ConsumerService(
-            peer.clock,
-            ConnectionParameters(),
-            "work",
-            self.handle,
-            connect=connect or (lambda *_: peer.client.when_open()),
+        policy = RetryPolicy(
+            initial_delay=1, jitter=0, permanent="fail", max_seconds=20
         )
+        client = self.service(
+            start=False, policy=policy, topology=options.pop("topology", None)
+        )
+        daemon = Daemon(self.process, client, notifier=self.notifier, **options)
+        for queue in queues or ["work"]:
+            daemon.add(ConsumerService(client, queue, self.handle))
+        daemon.startService()
+        self.turn()
+        return daemon
 
     def handle(self, delivery: Delivery) -> Deferred[None]:
         """
@@ -199,29 +223,27 @@ class DaemonTests(SynchronousTestCase):
         self.results.append(Deferred())
         return self.results[-1]
 
-    def start(self) -> None:
+    def give(self) -> None:
         """
-        Start, up to consuming.
+        Have a message worked on.
         """
-        self.daemon.startService()
-        self.peer.handshake()
-        self.peer.serve()
+        self.broker.publish("", "work", b"x")
+        self.turn()
 
     def kill(self, number: int = signal.SIGTERM) -> None:
         """
         Have a signal come.
         """
         self.handlers[number](number, None)
-        self.reactor.from_threads.pop()()
+        self.process.from_threads.pop()()
 
-    def stop(self) -> None:
+    def stop(self, daemon: Daemon) -> None:
         """
         Do what a stopping reactor does, and end the process.
         """
-        self.assertTrue(self.reactor.hasStopped)
-        stopping = self.daemon.stopService()
-        self.peer.serve()
-        self.peer.turn()
+        self.assertTrue(self.process.hasStopped)
+        stopping = daemon.stopService()
+        self.turn()
         self.successResultOf(stopping)
         for function in reversed(self.at_exit):
             function()
@@ -236,6 +258,12 @@ class DaemonTests(SynchronousTestCase):
             if each["log_namespace"] == "txamqp091.service.daemon.Daemon"
         ]
 
+
+class SignalTests(DaemonCase):
+    """
+    What signals do.
+    """
+
     def test_signal(self) -> None:
         """
         A signal stops the reactor; that the process did not die of it is told by the
@@ -243,9 +271,9 @@ class DaemonTests(SynchronousTestCase):
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             self.setUp()
-            self.start()
+            daemon = self.daemon()
             self.kill(number)
-            self.stop()
+            self.stop(daemon)
             self.assertEqual(self.exits, [])
             self.assertEqual(
                 self.log(),
@@ -254,103 +282,38 @@ class DaemonTests(SynchronousTestCase):
                     f"Stopped ({number.name}): {Tally()}",
                 ],
             )
+            self.assertEqual(self.notifier.lines, ["READY=1", "STOPPING=1"])
 
     def test_second_signal(self) -> None:
         """
         A second signal ends the waiting for handlers, and the exit status tells.
         """
-        self.start()
-        self.peer.deliver(1, "ctag-1.1", 1)
+        daemon = self.daemon()
+        self.give()
         self.kill()
-        stopping = self.daemon.stopService()
-        self.peer.serve()
+        stopping = daemon.stopService()
+        self.turn()
         self.assertNoResult(stopping)
+        self.assertTrue(daemon.health().stopping)
         self.kill(signal.SIGINT)
-        self.peer.serve()
-        self.peer.turn()
+        self.turn()
         self.successResultOf(stopping)
-        self.stop()
+        self.stop(daemon)
         self.assertEqual(self.exits, [79])
-
-    def test_end(self) -> None:
-        """
-        A consumer that ends by itself is told of in one line, and ends the process.
-        """
-        self.start()
-        self.peer.send(1, BasicCancel("ctag-1.1", True))
-        self.stop()
-        self.assertEqual(self.exits, [75])
-        [line, _] = self.log()
-        self.assertEqual(
-            line,
-            "Ending with exit status 75: the broker cancelled the consumer ctag-1.1 "
-            "of the queue 'work'",
-        )
-
-    def test_unexpected(self) -> None:
-        """
-        A bug is told of with its traceback.
-        """
-        daemon = self.daemon_of(self.peer, lambda *_: 1 / 0)
-        daemon.startService()
-        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.assertEqual(daemon.status, ExitStatus.SOFTWARE)
-        self.assertTrue(self.reactor.hasStopped)
-
-    def test_before_the_reactor(self) -> None:
-        """
-        A consumer that fails at once, before the reactor runs, stops it when it does.
-        """
-        self.reactor.running = False
-        daemon = self.daemon_of(
-            self.peer, lambda *_: fail(InvalidURI("no such file: /ca.pem"))
-        )
-        daemon.startService()
-        self.assertFalse(self.reactor.hasStopped)
-        self.reactor.running = True
-        for function in self.reactor.when_running:
-            function()
-        self.assertTrue(self.reactor.hasStopped)
-        self.assertEqual(daemon.status, ExitStatus.CONFIG)
-        self.successResultOf(daemon.stopService())
-
-    def test_end_while_stopping(self) -> None:
-        """
-        What fails once a signal has come is no reason of its own.
-        """
-        self.start()
-        self.kill()
-        self.peer.drop()
-        self.stop()
-        self.assertEqual(self.exits, [])
-
-    def test_two_consumers(self) -> None:
-        """
-        The first consumer that ends gives the reason, and the others stop in order.
-        """
-        second = Peer(self)
-        self.daemon.add(self.consumer(second))
-        self.start()
-        second.handshake()
-        second.serve()
-        second.drop()
-        self.stop()
-        self.assertEqual(self.exits, [74])
-        self.assertEqual(len([each for each in self.log() if "Ending" in each]), 1)
 
     def test_stopped_by_others(self) -> None:
         """
         Somebody else may stop the reactor, and a signal may come after that.
         """
-        self.start()
-        self.reactor.stop()
+        daemon = self.daemon()
+        self.process.stop()
         self.kill()
-        self.stop()
+        self.stop(daemon)
         self.assertEqual(self.exits, [])
         self.setUp()
-        self.start()
-        self.reactor.stop()
-        self.stop()
+        daemon = self.daemon()
+        self.process.stop()
+        self.stop(daemon)
         self.assertIn("Stopped (the reactor was stopped): ", self.log()[0])
 
     def test_other_thread(self) -> None:
@@ -362,15 +325,194 @@ class DaemonTests(SynchronousTestCase):
             raise ValueError("signal only works in main thread")
 
         self.patch(signal, "signal", refuse)
-        self.start()
+        self.assertTrue(self.daemon().health().ready)
+
+    def test_hangup(self) -> None:
+        """
+        SIGHUP has the settings read again; when they are wrong, it is said, and all
+        goes on.
+        """
+        said: list[Any] = ["changed: log.level", ValueError("wrong"), KeyError("bug")]
+
+        def reread(daemon: Daemon) -> str:
+            word = said.pop(0)
+            if isinstance(word, Exception):
+                raise word
+            return str(word)
+
+        daemon = self.daemon(reread=reread)
+        for _ in range(3):
+            self.kill(signal.SIGHUP)
+        self.assertEqual(
+            self.log(),
+            [
+                "SIGHUP: changed: log.level",
+                "SIGHUP: nothing was changed: wrong",
+                "SIGHUP: the settings could not be read",
+            ],
+        )
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+        self.assertEqual(
+            self.notifier.lines, ["READY=1", *["RELOADING=1", "READY=1"] * 3]
+        )
+        self.assertTrue(daemon.health().ready)
+
+    def test_hangup_without_file(self) -> None:
+        """
+        Without a file there is nothing to read, and the daemon does not die of it.
+        """
+        self.daemon()
+        self.kill(signal.SIGHUP)
+        self.assertEqual(self.log(), ["SIGHUP: there is nothing to read again"])
+
+
+class EndTests(DaemonCase):
+    """
+    Why it ends.
+    """
+
+    def ends(self, daemon: Daemon, status: int) -> str:
+        """
+        It ends with a status, and a line.
+        """
+        self.stop(daemon)
+        self.assertEqual(self.exits, [status] if status else [])
+        [line] = [each for each in self.log() if "Ending" in each]
+        self.assertTrue(line.startswith(f"Ending with exit status {status}: "), line)
+        return line
+
+    def test_no_queue(self) -> None:
+        """
+        A queue that is not there ends it.
+        """
+        line = self.ends(self.daemon("nowhere"), 66)
+        self.assertIn("nowhere", line)
+
+    def test_wrong_password(self) -> None:
+        """
+        What the broker will not change its mind about ends it.
+        """
+        self.broker.set_permissions("guest", read="")
+        self.ends(self.daemon(), 77)
+        self.setUp()
+        self.broker.add_user("guest", "another")
+        self.ends(self.daemon(), 77)
+
+    def test_refused(self) -> None:
+        """
+        A queue that cannot be declared ends it.
+        """
+        self.broker.declare_queue("odd", auto_delete=True)
+        topology = Topology.of(Queue(name="odd"))
+        self.ends(self.daemon(topology=topology), 73)
+
+    def test_gives_up(self) -> None:
+        """
+        Without a connection it ends when it has waited long enough: 69 if there never
+        was one, 74 if it was lost.
+        """
+        self.endpoint.refusing = True
+        daemon = self.daemon()
+        self.passes(60)
+        self.ends(daemon, 69)
+        self.setUp()
+        daemon = self.daemon()
+        self.endpoint.refusing = True
+        self.cut()
+        self.assertFalse(daemon.health().connected)
+        self.passes(60)
+        self.ends(daemon, 74)
+
+    def test_halt(self) -> None:
+        """
+        A handler may end it, with a status of its own.
+        """
+        for halt, status, words in (
+            (Halt(), 80, "the consumer work said Halt"),
+            (Halt("disk full", status=3), 3, "said Halt: disk full"),
+            (Halt("all is done", status=0), 0, "said Halt: all is done"),
+        ):
+            self.setUp()
+            daemon = self.daemon()
+            self.give()
+            self.results[0].errback(halt)
+            self.assertIn(words, self.ends(daemon, status))
+
+    def test_before_the_reactor(self) -> None:
+        """
+        What ends it before the reactor runs stops that when it does.
+        """
+        self.process.running = False
+        daemon = self.daemon()
+        daemon.end(ValueError("no"), 78)
+        self.assertFalse(self.process.hasStopped)
+        self.process.running = True
+        for function in self.process.when_running:
+            function()
+        self.ends(daemon, 78)
+
+    def test_while_stopping(self) -> None:
+        """
+        What fails once a signal has come is no reason of its own.
+        """
+        daemon = self.daemon()
+        self.kill()
+        self.cut()
+        self.stop(daemon)
+        self.assertEqual(self.exits, [])
+
+    def test_two_consumers(self) -> None:
+        """
+        The first consumer that ends gives the reason, and the others stop in order.
+        """
+        daemon = self.daemon("work", "more")
+        self.broker.publish("", "more", b"x")
+        self.give()
+        self.results[0].errback(Halt("one"))
+        self.results[1].errback(Halt("two"))
+        self.assertIn("one", self.ends(daemon, 80))
+        stopped = [each for each in self.log() if "Stopped" in each]
+        self.assertIn(": work: ", stopped[0])
+        self.assertIn(": more: ", stopped[1])
+        self.assertEqual(self.broker.queue("work").consumers, 0)
 
     def test_log_is_one_line(self) -> None:
         """
-        Criterion 29: what the broker says is escaped.
+        Criterion 29: what others say is escaped.
         """
-        self.daemon.startService()
-        self.peer.handshake()
-        self.peer.drop(ConnectionLost("a\nb\x1b[31m"))
+        daemon = self.daemon()
+        daemon.end(ConnectionLost("a\nb\x1b[31m"), 74)
         [line] = self.log()
         self.assertNotIn("\n", line)
         self.assertNotIn("\x1b", line)
+
+
+class HealthTests(DaemonCase):
+    """
+    How it is.
+    """
+
+    def test_blocked(self) -> None:
+        """
+        That nobody may publish is told, and is no reason not to be ready.
+        """
+        daemon = self.daemon()
+        self.broker.block("low on memory")
+        self.turn()
+        self.assertEqual(daemon.health().blocked, "low on memory")
+        self.assertTrue(daemon.health().ready)
+        self.broker.unblock()
+        self.turn()
+        self.assertEqual(daemon.health().blocked, "")
+
+    def test_ready(self) -> None:
+        """
+        systemd is told that it is ready when all consumers have subscribed.
+        """
+        self.endpoint.refusing = True
+        daemon = self.daemon("work", "more")
+        self.assertEqual(self.notifier.lines, [])
+        self.endpoint.refusing = False
+        self.passes(10)
+        self.assertEqual(self.notifier.lines, ["READY=1"])
+        self.assertEqual(len(daemon.health().consumers), 2)

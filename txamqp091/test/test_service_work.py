@@ -22,6 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from txamqp091.consumer import Consumer, Handler
 from txamqp091.errors import EncodeError, Nacked, UndecodableProperty
 from txamqp091.message import Delivery, Message
+from txamqp091.service.delays import RetryPlan
 from txamqp091.service.policy import (
     Halt,
     HandlerTimeout,
@@ -31,7 +32,6 @@ from txamqp091.service.policy import (
     Requeue,
     Retry,
 )
-from txamqp091.service.delays import RetryPlan
 from txamqp091.service.work import Job, Outcome, Tally, Work
 from txamqp091.test.peer import Peer
 from txamqp091.wire.properties import Properties

@@ -21,8 +21,11 @@ from txamqp091.credentials import (
     PlainCredentials,
 )
 from txamqp091.message import Delivery
+from txamqp091.parameters import ConnectionParameters
+from txamqp091.service.config import LogThreshold
 from txamqp091.service.consumer import ConsumerService
 from txamqp091.service.daemon import Daemon, ExitStatus
+from txamqp091.service.logs import set_threshold
 from txamqp091.tap import Options, makeService
 
 CANARY = "canary-password"
@@ -85,6 +88,13 @@ class TapCase(SynchronousTestCase):
         self.assertNotIn(CANARY, text)
         return text.removeprefix("amqp-consumer: ").rstrip("\n")
 
+    def parameters(self, options: Options) -> ConnectionParameters:
+        """
+        The one connection's.
+        """
+        [parameters] = options.logins.parameters
+        return parameters
+
     def password_file(self, content: bytes) -> str:
         """
         A new file.
@@ -104,12 +114,13 @@ class OptionsTests(TapCase):
         The queue, the handler and the URI are enough.
         """
         options = self.parse()
-        self.assertIs(options.handler, take)
-        self.assertEqual(options.parameters.host, "broker")
-        self.assertEqual(options.parameters.name, "amqp-consumer work")
-        self.assertEqual(options["prefetch"], 100)
-        self.assertEqual(options["shutdown-timeout"], 30)
-        self.assertFalse(options["declare"])
+        self.assertEqual(options.handlers, {"work": take})
+        parameters = self.parameters(options)
+        self.assertEqual(parameters.host, "broker")
+        self.assertEqual(parameters.name, "amqp-consumer work")
+        [consumer] = options.settings.consumers
+        self.assertEqual((consumer.prefetch, consumer.declare), (100, False))
+        self.assertEqual(options.settings.shutdown_timeout, 30)
 
     def test_all(self) -> None:
         """
@@ -119,20 +130,21 @@ class OptionsTests(TapCase):
             "--uri", "amqps://user@broker:1234/shop?name=me&heartbeat=5",
             "--prefetch", "0", "--shutdown-timeout=1.5", "--declare",
         )  # fmt: skip
-        parameters = options.parameters
+        parameters = self.parameters(options)
         self.assertEqual((parameters.port, parameters.virtual_host), (1234, "shop"))
         self.assertEqual((parameters.name, parameters.heartbeat), ("me", 5))
-        self.assertEqual((options["prefetch"], options["shutdown-timeout"]), (0, 1.5))
-        self.assertTrue(options["declare"])
+        [consumer] = options.settings.consumers
+        self.assertEqual((consumer.prefetch, consumer.declare), (0, True))
+        self.assertEqual(options.settings.shutdown_timeout, 1.5)
 
     def test_uri_of_environment(self) -> None:
         """
         The URI may be in the environment; the command line is stronger.
         """
         options = self.parse(TXAMQP091_URI="amqp://elsewhere")
-        self.assertEqual(options.parameters.host, "elsewhere")
+        self.assertEqual(self.parameters(options).host, "elsewhere")
         options = self.parse("--uri", "amqp://here", TXAMQP091_URI="amqp://elsewhere")
-        self.assertEqual(options.parameters.host, "here")
+        self.assertEqual(self.parameters(options).host, "here")
 
     def test_current_folder(self) -> None:
         """
@@ -185,7 +197,7 @@ class PasswordTests(TapCase):
         """
         This is what the broker would get.
         """
-        [credentials] = options.parameters.credentials
+        [credentials] = self.parameters(options).credentials
         self.assertEqual(credentials, PlainCredentials("user", password))
 
     def test_command_line(self) -> None:
@@ -194,7 +206,7 @@ class PasswordTests(TapCase):
         """
         options = self.parse("--uri", f"amqp://user:{CANARY}@broker")
         self.assert_password(options)
-        self.assertTrue(options.password_in_argv)
+        self.assertTrue(options.logins.password_in_argv)
 
     def test_environment(self) -> None:
         """
@@ -209,7 +221,7 @@ class PasswordTests(TapCase):
         empty = self.parse(TXAMQP091_URI=uri, TXAMQP091_PASSWORD="")
         self.assert_password(empty)
         for options in (without, both, empty):
-            self.assertFalse(options.password_in_argv)
+            self.assertFalse(options.logins.password_in_argv)
 
     def test_file(self) -> None:
         """
@@ -247,13 +259,15 @@ class PasswordTests(TapCase):
         Two passwords on the command line are one too many.
         """
         problem = self.problem(
-            ExitStatus.USAGE,
+            ExitStatus.CONFIG,
             "--uri",
             f"amqp://user:{CANARY}@broker",
             "--password-file",
             self.password_file(b"other"),
         )
-        self.assertEqual(problem, "the password is in --uri and in --password-file")
+        self.assertEqual(
+            problem, "--uri: the password is in it, and in --password-file"
+        )
 
     def test_default_user(self) -> None:
         """
@@ -261,7 +275,7 @@ class PasswordTests(TapCase):
         """
         options = self.parse(TXAMQP091_PASSWORD=CANARY)
         self.assertEqual(
-            options.parameters.credentials, (PlainCredentials("guest", CANARY),)
+            self.parameters(options).credentials, (PlainCredentials("guest", CANARY),)
         )
 
     def test_mechanisms(self) -> None:
@@ -271,7 +285,7 @@ class PasswordTests(TapCase):
         uri = "amqps://user@broker?auth_mechanism="
         both = f"{uri}external&auth_mechanism=amqplain"
         options = self.parse("--uri", both, TXAMQP091_PASSWORD=CANARY)
-        first, second = options.parameters.credentials
+        first, second = self.parameters(options).credentials
         self.assertIsInstance(first, ExternalCredentials)
         self.assertEqual(second, AMQPlainCredentials("user", CANARY))
         problem = self.problem(
@@ -328,10 +342,10 @@ class ProblemTests(TapCase):
         """
         for text in ("x", "-1", "1.5", "65536", "1e3", "\u0663", "", "9" * 5000):
             problem = self.problem(ExitStatus.USAGE, "--prefetch", text)
-            self.assertIn("--prefetch is ", problem)
+            self.assertIn("--prefetch: is ", problem)
         for text in ("x", "-1", "inf", "nan", ""):
             problem = self.problem(ExitStatus.USAGE, "--shutdown-timeout", text)
-            self.assertIn("--shutdown-timeout is ", problem)
+            self.assertIn("--shutdown-timeout: is ", problem)
 
     def test_uri(self) -> None:
         """
@@ -356,6 +370,110 @@ class ProblemTests(TapCase):
             self.assertTrue(problem.startswith("--handler: "), problem)
 
 
+class FileTests(TapCase):
+    """
+    What is in a file.
+    """
+
+    def config(self, more: str = "", handler: str = f"{__name__}:take") -> str:
+        """
+        A file with one consumer.
+        """
+        path = Path(self.mktemp()).absolute()
+        path.write_text(
+            f'uri = "amqp://user:{CANARY}@file"\n{more}\n'
+            f'[[consumers]]\nqueue = "orders"\nhandler = "{handler}"\n'
+        )
+        return str(path)
+
+    def refused(self, status: ExitStatus, *arguments: str, **environ: str) -> str:
+        """
+        The one line that is said about what is wrong.
+        """
+        ended = self.assertRaises(
+            SystemExit, self.parse_only, *arguments, environ=environ
+        )
+        self.assertEqual(ended.code, status)
+        return self.line()
+
+    def test_file(self) -> None:
+        """
+        The file says it all; flags and variables are stronger.
+        """
+        path = self.config("shutdown_timeout = 5")
+        options = self.parse_only("--config", path)
+        self.assertEqual(self.parameters(options).host, "file")
+        self.assertEqual(options.settings.shutdown_timeout, 5)
+        options = self.parse_only(
+            "--prefetch=3",
+            "--log-level=warn",
+            environ={
+                "TXAMQP091_CONFIG": path,
+                "TXAMQP091_URI": "amqp://other",
+                "TXAMQP091_THREAD": "3",
+            },
+        )
+        self.assertEqual(self.parameters(options).host, "other")
+        self.assertEqual(options.settings.consumers[0].prefetch, 3)
+        self.assertEqual(
+            options.strange, ["TXAMQP091_THREAD (did you mean TXAMQP091_THREADS?)"]
+        )
+        set_threshold(LogThreshold.INFO)
+
+    def test_wrong(self) -> None:
+        """
+        What is wrong is told with the file and the key, or with the flag.
+        """
+        for more, words in (
+            ("prefech = 3", ": prefech: there is no such setting"),
+            ("admin = 'tcp:'", ": admin: is no endpoint"),
+            ("metrics = true", ": metrics: there is no admin"),
+            ("password_file = '/nowhere'", ": uri: the password is in it, and in pass"),
+        ):
+            path = self.config(more)
+            problem = self.refused(ExitStatus.CONFIG, "--config", path)
+            self.assertIn(words, problem)
+        problem = self.refused(ExitStatus.NO_HANDLER, "-c", self.config("", "no:no"))
+        self.assertIn(": consumers[0].handler: there is no module no", problem)
+        problem = self.refused(ExitStatus.CONFIG, "-c", self.config("", "no"))
+        self.assertIn(": consumers[0].handler: 'no' does not have", problem)
+        path = self.config()
+        problem = self.refused(ExitStatus.USAGE, "-c", path, "--queue=q")
+        self.assertEqual(problem, "--queue is for use without --config")
+        self.refused(ExitStatus.USAGE, "-c", path, "--prefetch=x")
+        problem = self.refused(ExitStatus.CONFIG, "-c", path, TXAMQP091_THREADS="x")
+        self.assertTrue(problem.startswith("TXAMQP091_THREADS: is 'x'"), problem)
+        problem = self.refused(ExitStatus.CONFIG, "-c", "/nowhere.toml")
+        self.assertIn("/nowhere.toml: cannot be read", problem)
+
+    def test_check(self) -> None:
+        """
+        ``--check`` says what would be done, and ends.
+        """
+        stdout = StringIO()
+        self.patch(sys, "stdout", stdout)
+        ended = self.assertRaises(
+            SystemExit, self.parse_only, "--check", "-c", self.config()
+        )
+        self.assertEqual(ended.code, 0)
+        self.assertIn(
+            "orders: orders -> txamqp091.test.test_tap:take", stdout.getvalue()
+        )
+        self.assertNotIn(CANARY, stdout.getvalue())
+        self.refused(ExitStatus.CONFIG, "--check", "-c", self.config("x = 1"))
+
+    def test_read_again(self) -> None:
+        """
+        The file can be read again, without the secrets.
+        """
+        path = self.config()
+        options = self.parse_only("-c", path, "--prefetch=3")
+        Path(path).write_text(Path(path).read_text().replace("orders", "more"))
+        self.assertEqual(options.load().consumers[0].queue, "more")
+        self.assertEqual(options.load().consumers[0].prefetch, 3)
+        self.assertNotIn(CANARY, repr(options.load().uri))
+
+
 class MakeServiceTests(TapCase):
     """
     From the options to the service.
@@ -367,9 +485,9 @@ class MakeServiceTests(TapCase):
         """
         daemon = makeService(self.parse())
         self.assertIsInstance(daemon, Daemon)
-        [consumer] = daemon
+        [consumer] = daemon.consumers
         self.assertIsInstance(consumer, ConsumerService)
-        self.assertFalse(daemon.running or consumer.running)
+        self.assertFalse(daemon.running or consumer.running or daemon.client.running)
 
     def test_warning(self) -> None:
         """

@@ -1,0 +1,260 @@
+# -*- test-case-name: txamqp091.test.test_assembly -*-
+"""
+From settings to a daemon: which parts there are, and how they hang together.
+"""
+
+from __future__ import annotations
+
+__all__ = ["check_parts", "load_handlers", "make_daemon"]
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from twisted.internet.endpoints import serverFromString
+
+from txamqp091._threads import ThreadRunner
+from txamqp091.arguments import queue_consumer
+from txamqp091.consumer import Handler
+from txamqp091.message import Delivery
+from txamqp091.parameters import ConnectionParameters
+from txamqp091.protocol import AMQPProtocol
+from txamqp091.service.backoff import RetryPolicy
+from txamqp091.service.checking import Problem
+from txamqp091.service.client import AMQPClientService
+from txamqp091.service.config import (
+    ConsumerSettings,
+    RetryMethod,
+    Settings,
+    differences,
+    reloaded,
+)
+from txamqp091.service.consumer import ConsumerService, Republisher
+from txamqp091.service.daemon import Daemon, ExitStatus
+from txamqp091.service.delays import broker_delays
+from txamqp091.service.handlers import HandlerNotFound, load_handler
+from txamqp091.service.health import AdminService, Health, admin_site
+from txamqp091.service.logs import set_threshold
+from txamqp091.service.metrics import Metrics, NotInstalled
+from txamqp091.service.observing import ServiceObserver
+from txamqp091.service.systemd import Notifier, Watchdog, watchdog_seconds
+from txamqp091.service.tracing import Tracing
+from txamqp091.service.work import Republish
+
+#: Reads the settings again.
+Load = Callable[[], Settings]
+
+
+def load_handlers(settings: Settings) -> dict[str, Handler]:
+    """
+    The handlers, by the labels of their consumers.
+
+    :raises Problem: one has no name that could be a handler's, or would be waited for
+        in vain.
+    :raises HandlerNotFound: one is not there.
+    """
+    handlers = {}
+    for place, consumer in enumerate(settings.consumers):
+        path = f"consumers[{place}].handler"
+        try:
+            handler = load_handler(consumer.handler)
+        except HandlerNotFound as error:
+            raise HandlerNotFound(f"{path}: {error}") from None
+        except ValueError as error:
+            raise Problem(path, str(error)) from None
+        if consumer.in_thread and _is_coroutine_function(handler):
+            raise Problem(
+                path,
+                "is a coroutine function, which runs in the reactor's thread: leave "
+                "out in_thread",
+            )
+        handlers[consumer.label] = handler
+    return handlers
+
+
+def _is_coroutine_function(handler: Any) -> bool:
+    call = handler if inspect.isroutine(handler) else type(handler).__call__
+    return inspect.iscoroutinefunction(call)
+
+
+def check_parts(settings: Settings, reactor: Any) -> None:
+    """
+    See whether all that the settings ask for is here.
+
+    :raises Problem: it is not.
+    """
+    if settings.admin:
+        try:
+            serverFromString(reactor, settings.admin)
+        except (ValueError, TypeError, KeyError, IndexError) as error:
+            raise Problem("admin", f"is no endpoint to listen on: {error}") from None
+    elif settings.metrics:
+        raise Problem("metrics", "there is no admin to see them at")
+    try:
+        if settings.metrics:
+            Metrics(Health)
+    except NotInstalled as error:
+        raise Problem("metrics", str(error)) from None
+    try:
+        if settings.tracing:
+            Tracing()
+    except NotInstalled as error:
+        raise Problem("tracing", str(error)) from None
+
+
+def make_daemon(
+    reactor: Any,
+    settings: Settings,
+    parameters: Sequence[ConnectionParameters],
+    handlers: Mapping[str, Handler],
+    load: Load | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Daemon:
+    """
+    The daemon that settings describe.
+
+    :param parameters: the nodes of the broker.
+    :param handlers: by the labels of the consumers.
+    :param load: reads the settings again.
+    :param environ: where systemd's variables are; by default in the process's own
+        environment.
+    """
+    client = AMQPClientService(
+        reactor,
+        list(parameters),
+        topology=settings.topology(),
+        policy=RetryPolicy(
+            permanent="fail", max_seconds=settings.give_up_after or None
+        ),
+        shutdown_timeout=settings.shutdown_timeout,
+    )
+    notifier = Notifier(environ)
+    threads = ThreadRunner(reactor, settings.threads, "amqp-handler")
+    daemon = Daemon(
+        reactor,
+        client,
+        notifier=notifier,
+        reread=None if load is None else _Reread(settings, load),
+        stopped=threads.stop,
+    )
+    daemon.stalled_after = settings.stalled_after
+    metrics = Metrics(daemon.health) if settings.metrics else None
+    tracing = Tracing() if settings.tracing else None
+    republish: Republish = Republisher(client)
+    if tracing is not None:
+        republish = tracing.publishing(republish)
+    client.observe(_Observer(daemon, settings, metrics))
+    for consumer in settings.consumers:
+        handler = handlers[consumer.label]
+        if consumer.in_thread:
+            handler = _in_thread(handler, threads)
+        if tracing is not None:
+            handler = tracing.traced(handler, consumer.queue)
+        watch = None
+        if metrics is not None:
+            watch = metrics.watch(consumer.label, consumer.queue)
+        daemon.add(
+            ConsumerService(
+                client,
+                consumer.queue,
+                handler,
+                job=consumer.job(settings.log),
+                prefetch=consumer.prefetch,
+                exclusive=consumer.exclusive,
+                arguments=queue_consumer(priority=consumer.priority or None),
+                leave_to_broker=consumer.may_leave_it_to_the_broker(),
+                shutdown_timeout=settings.shutdown_timeout,
+                republish=republish,
+                cancels=not consumer.in_thread,
+                watch=watch,
+            )
+        )
+    if settings.admin:
+        site = admin_site(
+            daemon.health, None if metrics is None else metrics.resource()
+        )
+        daemon.add_other(
+            AdminService(
+                serverFromString(reactor, settings.admin),
+                site,
+                lambda error: daemon.end(
+                    Problem("admin", str(error)), ExitStatus.CONFIG
+                ),
+            )
+        )
+    daemon.add_other(Watchdog(reactor, notifier, watchdog_seconds(environ)))
+    return daemon
+
+
+def _in_thread(handler: Handler, threads: ThreadRunner) -> Handler:
+    """
+    The same handler, in a thread.
+    """
+
+    def call(delivery: Delivery) -> object:
+        result = handler(delivery)
+        if hasattr(result, "__await__") or hasattr(result, "addCallback"):
+            raise TypeError(
+                f"a handler in a thread returned {type(result).__name__}, for which "
+                "nobody waits there"
+            )
+        return result
+
+    return lambda delivery: threads.run(call, delivery)
+
+
+class _Observer(ServiceObserver):
+    """
+    Looks at each new connection.
+    """
+
+    def __init__(
+        self, daemon: Daemon, settings: Settings, metrics: Metrics | None
+    ) -> None:
+        self._daemon = daemon
+        self._metrics = metrics
+        self._needing = [
+            each.label
+            for each in settings.consumers
+            if each.retry is not None and each.retry.method is RetryMethod.BROKER
+        ]
+
+    def ready(self, connection: AMQPProtocol, outcomes: Sequence[Any]) -> None:
+        if self._metrics is not None:
+            self._metrics.connected()
+        if self._needing and not broker_delays(connection.server_properties):
+            problem = Problem(
+                f"consumers.{self._needing[0]}.retry.method",
+                "the broker does not delay retries; RabbitMQ 4.3 and later do",
+            )
+            self._daemon.end(problem, ExitStatus.CONFIG)
+
+
+class _Reread:
+    """
+    Reads the settings again, and changes what can be changed.
+    """
+
+    def __init__(self, settings: Settings, load: Load) -> None:
+        self._settings = settings
+        self._load = load
+
+    def __call__(self, daemon: Daemon) -> str:
+        """
+        See `txamqp091.service.daemon.Rereader`.
+        """
+        old, found = self._settings, self._load()
+        new = reloaded(old, found)
+        changes = [path for path, _ in differences(old, new)]
+        waiting = [path for path, _ in differences(new, found)]
+        self._settings = new
+        set_threshold(new.log.level)
+        daemon.stalled_after = new.stalled_after
+        jobs: dict[str, ConsumerSettings] = {each.label: each for each in new.consumers}
+        for consumer in daemon.consumers:
+            settings = jobs[consumer.label]
+            consumer.change(settings.job(new.log), settings.prefetch)
+        said = f"changed: {', '.join(changes)}" if changes else "nothing has changed"
+        if waiting:
+            said += f"; what waits for a restart: {', '.join(waiting)}"
+        return said
