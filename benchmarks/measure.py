@@ -138,6 +138,7 @@ class Meter:
         """
         cpu, self._cpu = self._cpu, _cpu()
         wall, self._wall = self._wall, time.perf_counter()
+        self.grown = resident() - self._resident
         if self._call_later is not None:
             self._late.append(max(0.0, self._wall - self._due))
             self._call_later = None
@@ -166,7 +167,7 @@ class Meter:
             "system": self.system,
             "wall": self.wall,
             "peak": peak(),
-            "grown": resident() - self._resident,
+            "grown": self.grown,
             "lag": [late[len(late) // 2], late[-1]] if late else None,
         }
 
