@@ -114,6 +114,7 @@ class Books:
     :ivar copies: how many of those that came once more had been published once more.
     :ivar unmarked: those that came once more, and did not say so.
     :ivar confirmed_at: when the last confirm came.
+    :ivar longest_pause: the longest time between two confirms, in seconds.
     """
 
     def __init__(self, service: AMQPClientService, queue: Queue) -> None:
@@ -130,7 +131,8 @@ class Books:
         self.acked_again = 0
         self.copies = 0
         self.unmarked: list[int] = []
-        self.confirmed_at = 0.0
+        self.confirmed_at = monotonic()
+        self.longest_pause = 0.0
         self.consumer = service.consume(queue, self.handle, prefetch=100)
         self._call: LoopingCall | None = None
         self._most_waiting = 4000
@@ -156,7 +158,9 @@ class Books:
 
     def _is_confirmed(self, _: None, number: int) -> None:
         self.confirmed.add(number)
-        self.confirmed_at = monotonic()
+        now = monotonic()
+        self.longest_pause = max(self.longest_pause, now - self.confirmed_at)
+        self.confirmed_at = now
 
     def _has_failed(self, failure: Failure, number: int) -> None:
         assert failure.value is not None
