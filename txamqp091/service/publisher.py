@@ -80,7 +80,8 @@ class Publisher:
             when its channel ends: it is sent again, and may then arrive twice; or its
             Deferred fails, and it may have arrived.
         :param limit: how many messages are kept.
-        :param size_limit: how many bytes of them.
+        :param size_limit: how many bytes of them; the message that goes beyond is the
+            last one.
         :param window: how many may have left and be unconfirmed.
         :param blocked_timeout: how many seconds a message waits while the broker
             blocks; None is for ever.
@@ -201,7 +202,11 @@ class Publisher:
                 self._named(EMPTY if properties is None else properties),
                 mandatory,
             )
-            self._check_room(letter.size)
+            if not self.has_room:
+                raise PublisherFull(
+                    f"{self.outstanding} messages, {self.size} bytes, wait for the "
+                    "broker: wait for when_room()"
+                )
         except (AMQPError, TypeError) as error:
             return fail(error)
         self.outstanding += 1
@@ -234,16 +239,6 @@ class Publisher:
             except UndecodableProperty:
                 pass  # it came from elsewhere, and goes as it came
         return properties
-
-    def _check_room(self, size: int) -> None:
-        # A message that is larger than the limit can go, but alone.
-        if not self.has_room or (
-            self.outstanding and self.size + size > self._size_limit
-        ):
-            raise PublisherFull(
-                f"{self.outstanding} messages of {self.size} bytes wait for the "
-                "broker: wait for when_room()"
-            )
 
     def when_room(self) -> Deferred[None]:
         """

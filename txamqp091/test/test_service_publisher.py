@@ -254,7 +254,7 @@ class WaitingTests(PublisherCase):
 
     def test_full_of_bytes(self) -> None:
         """
-        Nor more bytes; but one message that is too large goes alone.
+        Nor more bytes; the message that goes beyond is the last one.
         """
         publisher = self.publisher(start=False, size_limit=1000, on_loss="fail")
         large = publisher.publish("", "work", bytes(2000))
@@ -264,8 +264,8 @@ class WaitingTests(PublisherCase):
         self.assertDone([large])
         self.broker.hold_confirms()
         most = publisher.publish("", "work", bytes(900))
-        self.failureResultOf(publisher.publish("", "work", bytes(200)), PublisherFull)
-        more = publisher.publish("", "work", bytes(50))
+        more = publisher.publish("", "work", bytes(200))
+        self.failureResultOf(publisher.publish("", "work", b""), PublisherFull)
         self.broker.release_confirms()
         self.turn()
         self.assertDone([most, more])
