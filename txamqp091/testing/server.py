@@ -49,6 +49,9 @@ from txamqp091.wire.types import FieldValue
 
 __all__ = ["BrokerFactory", "BrokerProtocol"]
 
+# Not a class's: what is logged, and perhaps kept, would have the protocol in it.
+_log = Logger()
+
 #: How long a client may take to open a connection, and to answer a close: seconds.
 _PATIENCE = 10.0
 
@@ -150,8 +153,6 @@ class BrokerProtocol(Protocol):
     client can still ask for things, and is answered; but when it has not taken
     `_EXCESS` bytes of that either, nothing more is read from it.
     """
-
-    _log = Logger()
 
     def __init__(self, broker: Broker, clock: IReactorTime, limits: Limits) -> None:
         self._broker = broker
@@ -348,7 +349,7 @@ class BrokerProtocol(Protocol):
 
     def _note(self, problem: str) -> None:
         peer = self._transport().getPeer()
-        self._log.info("{peer}: {problem}", peer=peer, problem=printable(problem))
+        _log.info("{peer}: {problem}", peer=peer, problem=printable(problem))
 
     # -- what the machine calls: see `ServerSink` ------------------------------------
 
