@@ -24,7 +24,7 @@ from typing import (
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from txamqp091.adapters._selector import SelectorLoop
+from txamqp091.adapters._loops import SelectorLoop
 from txamqp091.adapters.threads import InThreads, ThreadsafeChannel
 from txamqp091.channel import Arguments, Channel
 from txamqp091.consumer import DEFAULT_PREFETCH, Consumer, Deliveries
@@ -411,8 +411,11 @@ class BlockingChannel:
 
     def stop_consuming(self, consumer_tag: str | None = None) -> None:
         """
-        End a consumer, or all: as `basic_cancel`.
+        End a consumer, or all: as `basic_cancel`.  If the channel has ended, they
+        have, too.
         """
+        if self.is_closed:
+            self._subscriptions.clear()
         for tag in [consumer_tag] if consumer_tag else self.consumer_tags:
             self.basic_cancel(tag)
 

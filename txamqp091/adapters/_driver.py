@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from txamqp091.adapters._selector import SelectorLoop
+from txamqp091.adapters._loops import SelectorLoop
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -101,14 +101,20 @@ class Driver:
         """
         self.loop.stop()
 
+    def interrupt(self) -> None:
+        """
+        Something like a Ctrl-C has ended a call.
+        """
+        interrupted, self.interrupted = self.interrupted, _nothing
+        interrupted()
+
     def _turn(self, ready: Callable[[], object], seconds: float | None) -> bool:
         try:
             return self.loop.run(ready, seconds)
         except Exception:
             raise
         except BaseException:
-            interrupted, self.interrupted = self.interrupted, _nothing
-            interrupted()
+            self.interrupt()
             raise
 
 
@@ -166,8 +172,7 @@ class ThreadDriver(Driver):
             raise _too_long(seconds) from None
         except BaseException:
             self.loop.callFromThread(give_up)
-            interrupted, self.interrupted = self.interrupted, _nothing
-            interrupted()
+            self.interrupt()
             raise
         return _value(outcome)  # type: ignore[no-any-return]
 
@@ -214,8 +219,7 @@ class ThreadDriver(Driver):
         except Exception:
             raise
         except BaseException:
-            interrupted, self.interrupted = self.interrupted, _nothing
-            interrupted()
+            self.interrupt()
             raise
 
 

@@ -1,248 +1,36 @@
 # -*- test-case-name: txamqp091.test.test_loops -*-
 """
-What Twisted's side of a connection needs, over a loop that is not Twisted's.
+Clocks of loops that are not Twisted's: what a protocol calls its reactor.
 
-`Transport` is what all transports here have in common; `AsyncioLoop`,
-`AsyncioTransport` and `AsyncioEndpoint` are over an asyncio loop.  Those of programs
-without a loop are in `txamqp091.adapters._selector`.  Nothing here knows AMQP.
+`AsyncioLoop` is over a loop of asyncio's.  `SelectorLoop` is for programs that have no
+loop: it turns while somebody waits, and only then.
 """
 
 from __future__ import annotations
 
-__all__ = [
-    "AsyncioEndpoint",
-    "AsyncioLoop",
-    "AsyncioTransport",
-    "Transport",
-    "address_of",
-    "why_lost",
-    "why_not_connected",
-]
+__all__ = ["READ", "WRITE", "AsyncioLoop", "SelectorLoop"]
 
 import asyncio
-import ssl
-from collections.abc import Callable, Iterable, Sequence
+import heapq
+import itertools
+import selectors
+import socket
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from threading import Lock, get_ident
+from time import monotonic
 from typing import Any, cast
 
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred
-from twisted.internet.error import (
-    AlreadyCalled,
-    AlreadyCancelled,
-    ConnectError,
-    ConnectionAborted,
-    ConnectionDone,
-    ConnectionLost,
-    DNSLookupError,
-    getConnectError,
-)
-from twisted.internet.interfaces import (
-    IAddress,
-    IConsumer,
-    IDelayedCall,
-    IHandshakeListener,
-    IProtocol,
-    IProtocolFactory,
-    IPushProducer,
-    IReactorFromThreads,
-    IReactorTime,
-    ISSLTransport,
-    IStreamClientEndpoint,
-    ITransport,
-)
-from twisted.python.failure import Failure
-from zope.interface import alsoProvides, implementer
+from twisted.internet.error import AlreadyCalled, AlreadyCancelled
+from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
+from twisted.logger import Logger
+from zope.interface import implementer
 
-from txamqp091.adapters._ssl import context_for, explained, server_name, verify_names
-from txamqp091.errors import ConnectFailed
-from txamqp091.parameters import ConnectionParameters
+from txamqp091.errors import LocalProtocolError
 
-
-def address_of(name: object) -> IAddress:
-    """
-    An address as the socket module has it, as one of Twisted's.
-    """
-    if not isinstance(name, tuple):
-        return UNIXAddress(cast(Any, name) or None)
-    kind = IPv4Address if len(name) == 2 else IPv6Address
-    return kind("TCP", *name)
-
-
-def why_lost(problem: BaseException | None, aborted: bool) -> Exception:
-    """
-    What a protocol is told about the end of its transport.
-
-    :param problem: what the loop says; None if it was in order.
-    """
-    if aborted:
-        return ConnectionAborted()
-    if problem is None:
-        return ConnectionDone()
-    why: Exception
-    if isinstance(problem, ssl.SSLError):
-        why = explained(problem)
-    else:
-        why = ConnectionLost(str(problem))
-    why.__cause__ = problem
-    return why
-
-
-def why_not_connected(problem: OSError) -> Exception:
-    """
-    Twisted's error, or ours, for what a connection could not be made for.
-    """
-    why: Exception
-    if isinstance(problem, ssl.SSLError):
-        why = explained(problem)
-    elif isinstance(problem, TimeoutError):
-        why = ConnectFailed("connecting took too long")
-    elif isinstance(problem, OSError) and type(problem).__name__ == "gaierror":
-        why = DNSLookupError(problem.strerror or str(problem))
-    elif problem.errno:
-        why = getConnectError((problem.errno, problem.strerror or ""))
-    else:  # one of asyncio's, for several addresses
-        why = ConnectError(string=str(problem))
-    why.__cause__ = problem
-    return why
-
-
-@implementer(ITransport, IConsumer, IPushProducer)
-class Transport:
-    """
-    The half of a transport that is the same everywhere: who produces, and who is told.
-
-    :ivar protocol: Twisted's protocol.
-    :ivar connected: whether the protocol has not been told the end.
-    :ivar disconnecting: whether the end was asked for.
-    """
-
-    connected = False
-    disconnecting = False
-
-    def __init__(self) -> None:
-        self.protocol: Any = None
-        self.aborted = False
-        self._producer: Any = None
-        self._ssl: ssl.SSLObject | ssl.SSLSocket | None = None
-
-    # -- what a loop's side calls --------------------------------------------------
-
-    def made(self, protocol: Any, tls: ssl.SSLObject | ssl.SSLSocket | None) -> None:
-        """
-        The connection is there, and so is TLS if it has any.
-        """
-        self.protocol = protocol
-        self.connected = True
-        self._ssl = tls
-        if tls is not None:
-            alsoProvides(self, ISSLTransport)
-        protocol.makeConnection(self)
-        if tls is not None and IHandshakeListener.providedBy(protocol):
-            protocol.handshakeCompleted()
-
-    def gone(self, problem: BaseException | None) -> None:
-        """
-        The connection has ended.
-        """
-        if self.connected:
-            self.connected = False
-            self._producer = None
-            self.protocol.connectionLost(Failure(why_lost(problem, self.aborted)))
-
-    def full(self) -> None:
-        """
-        There is more to be written than there should be.
-        """
-        if self._producer is not None:
-            self._producer.pauseProducing()
-
-    def drained(self) -> None:
-        """
-        There is room again.
-        """
-        if self._producer is not None:
-            self._producer.resumeProducing()
-
-    # -- what a protocol calls -----------------------------------------------------
-
-    def write(self, data: bytes) -> None:
-        """
-        See ``ITransport``.
-        """
-        raise NotImplementedError
-
-    def writeSequence(self, iovec: Iterable[bytes]) -> None:
-        """
-        See ``ITransport``.
-        """
-        self.write(b"".join(iovec))
-
-    def registerProducer(self, producer: object, streaming: bool) -> None:
-        """
-        See ``IConsumer``.
-        """
-        self._producer = producer
-
-    def unregisterProducer(self) -> None:
-        """
-        See ``IConsumer``.
-        """
-        self._producer = None
-
-    def stopProducing(self) -> None:
-        """
-        See ``IPushProducer``.
-        """
-        self.loseConnection()
-
-    def pauseProducing(self) -> None:
-        """
-        See ``IPushProducer``.
-        """
-        raise NotImplementedError
-
-    def resumeProducing(self) -> None:
-        """
-        See ``IPushProducer``.
-        """
-        raise NotImplementedError
-
-    def loseConnection(self) -> None:
-        """
-        See ``ITransport``.
-        """
-        raise NotImplementedError
-
-    def getPeer(self) -> IAddress:
-        """
-        See ``ITransport``.
-        """
-        raise NotImplementedError
-
-    def getHost(self) -> IAddress:
-        """
-        See ``ITransport``.
-        """
-        raise NotImplementedError
-
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        """
-        See ``ITCPTransport``: it is, always.
-        """
-
-    def getPeerCertificate(self) -> dict[str, Any] | None:
-        """
-        The peer's certificate, as Python's ssl module has it.
-        """
-        return None if self._ssl is None else cast(Any, self._ssl).getpeercert()
-
-    def verify_names(self, hostname: str) -> None:
-        """
-        The second look at the certificate: see `txamqp091._tls.verify_peer`.
-
-        :raises TLSFailed: it is for somebody else.
-        """
-        verify_names(self.getPeerCertificate(), hostname)
+READ = selectors.EVENT_READ
+WRITE = selectors.EVENT_WRITE
 
 
 @implementer(IDelayedCall)
@@ -379,153 +167,289 @@ class AsyncioLoop:
         self.loop.call_soon_threadsafe(callable, *args)
 
 
-class AsyncioTransport(Transport, asyncio.Protocol):
+@implementer(IDelayedCall)
+class SelectorCall:
     """
-    An asyncio transport, seen from both sides: as asyncio's protocol, and as the
-    transport of Twisted's.
+    A call that a `SelectorLoop` will make.
     """
 
-    def __init__(self, factory: IProtocolFactory) -> None:
-        super().__init__()
-        self._factory = factory
-        self._transport: asyncio.Transport
-
-    # -- asyncio's side --------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """
-        See ``asyncio.Protocol``: TCP is there, and TLS if it was asked for.
-        """
-        self._transport = cast(asyncio.Transport, transport)
-        protocol = self._factory.buildProtocol(self.getPeer())
-        self.made(protocol, transport.get_extra_info("ssl_object"))
-
-    def data_received(self, data: bytes) -> None:
-        """
-        See ``asyncio.Protocol``.
-        """
-        self.protocol.dataReceived(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """
-        See ``asyncio.Protocol``.
-        """
-        self.gone(exc)
-
-    def pause_writing(self) -> None:
-        """
-        See ``asyncio.Protocol``.
-        """
-        self.full()
-
-    def resume_writing(self) -> None:
-        """
-        See ``asyncio.Protocol``.
-        """
-        self.drained()
-
-    # -- the protocol's side ---------------------------------------------------------
-
-    def write(self, data: bytes) -> None:
-        """
-        See ``ITransport``.
-        """
-        if self.connected and not self.disconnecting:
-            self._transport.write(data)
-
-    @property
-    def bufferSize(self) -> int:
-        """
-        How many bytes may wait to be written before the producer is paused.
-        """
-        return self._transport.get_write_buffer_limits()[1]
-
-    @bufferSize.setter
-    def bufferSize(self, size: int) -> None:
-        self._transport.set_write_buffer_limits(high=size)
-
-    def loseConnection(self) -> None:
-        """
-        See ``ITransport``.
-        """
-        self.disconnecting = True
-        self._transport.close()
-
-    def abortConnection(self) -> None:
-        """
-        See ``ITCPTransport``.
-        """
-        if self.connected:
-            self.disconnecting = self.aborted = True
-            self._transport.abort()
-
-    def pauseProducing(self) -> None:
-        """
-        See ``IPushProducer``.
-        """
-        if not self._transport.is_closing():
-            self._transport.pause_reading()
-
-    def resumeProducing(self) -> None:
-        """
-        See ``IPushProducer``.
-        """
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    def getPeer(self) -> IAddress:
-        """
-        See ``ITransport``.
-        """
-        return address_of(self._transport.get_extra_info("peername"))
-
-    def getHost(self) -> IAddress:
-        """
-        See ``ITransport``.
-        """
-        return address_of(self._transport.get_extra_info("sockname"))
-
-
-@implementer(IStreamClientEndpoint)
-class AsyncioEndpoint:
-    """
-    Connects by asyncio, and does TLS by asyncio's own.
-    """
+    __slots__ = ("_loop", "_state", "time", "what")
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, parameters: ConnectionParameters
+        self, loop: SelectorLoop, time: float, what: Callable[[], object]
+    ) -> None:
+        self._loop = loop
+        self._state = ""
+        self.time = time
+        self.what = what
+
+    def run(self) -> None:
+        """
+        Make the call, unless it was cancelled.
+        """
+        if not self._state:
+            self._state = "called"
+            self.what()
+
+    def getTime(self) -> float:
+        """
+        See ``IDelayedCall``.
+        """
+        return self.time
+
+    def active(self) -> bool:
+        """
+        See ``IDelayedCall``.
+        """
+        return not self._state
+
+    def cancel(self) -> None:
+        """
+        See ``IDelayedCall``.
+        """
+        self._check()
+        self._state = "cancelled"
+
+    def reset(self, secondsFromNow: float) -> None:
+        """
+        See ``IDelayedCall``.
+        """
+        self._check()
+        # The loop finds it before its time, or at it, and looks again.
+        self._loop.add(self, self._loop.seconds() + secondsFromNow)
+
+    def delay(self, secondsLater: float) -> None:
+        """
+        See ``IDelayedCall``.
+        """
+        self._check()
+        self._loop.add(self, self.time + secondsLater)
+
+    def _check(self) -> None:
+        if self._state:
+            raise AlreadyCalled if self._state == "called" else AlreadyCancelled
+
+
+@implementer(IReactorTime, IReactorFromThreads)
+class SelectorLoop:
+    """
+    Turns as long as `run` is told to, in whichever thread calls it, one at a time.
+
+    :ivar stopped: whether it will turn no more.
+    """
+
+    _log = Logger()
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self.seconds = monotonic
+        self._selector = selectors.DefaultSelector()
+        self._soon: deque[SelectorCall] = deque()
+        self._later: list[tuple[float, int, SelectorCall]] = []
+        self._numbers = itertools.count()
+        self._running: int | None = None
+        self._looked_at = 0.0
+        # From other threads.
+        self._lock = Lock()
+        self._posted: deque[Callable[[], object]] = deque()
+        self._wake, wakened = socket.socketpair()
+        self._wakened = wakened
+        for each in (self._wake, wakened):
+            each.setblocking(False)
+        self._selector.register(wakened, READ, self._woken)
+
+    # -- what the protocol calls ---------------------------------------------------
+
+    def callLater(
+        self,
+        delay: float,
+        callable: Callable[..., Any],
+        *args: object,
+        **kwargs: object,
+    ) -> IDelayedCall:
+        """
+        See ``IReactorTime``.
+        """
+        if args or kwargs:
+            function = callable
+
+            def callable() -> Any:
+                return function(*args, **kwargs)
+
+        if delay > 0:
+            call = SelectorCall(self, 0.0, callable)
+            self.add(call, monotonic() + delay)
+        else:
+            call = SelectorCall(self, 0.0, callable)
+            self._soon.append(call)
+        return cast(IDelayedCall, call)
+
+    def add(self, call: SelectorCall, time: float) -> None:
+        """
+        Have a call made at a time, and not before.
+        """
+        call.time = time
+        heapq.heappush(self._later, (time, next(self._numbers), call))
+
+    def getDelayedCalls(self) -> Sequence[IDelayedCall]:
+        """
+        See ``IReactorTime``.
+        """
+        calls = {*self._soon, *(call for _, _, call in self._later)}
+        return [cast(IDelayedCall, call) for call in calls if call.active()]
+
+    def callFromThread(
+        self, callable: Callable[..., Any], *args: object, **kwargs: object
     ) -> None:
         """
-        :raises InvalidURI: when a file of certificates cannot be read.
+        See ``IReactorFromThreads``.  When the loop will turn no more, the call is
+        made at once: nothing happens at the same time then.
         """
-        self._loop = loop
-        self._parameters = parameters
-        self._context = context_for(parameters)
 
-    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """
-        See ``IStreamClientEndpoint``.
-        """
-        task = self._loop.create_task(self._connect(protocolFactory))
-        return Deferred.fromFuture(task)
+        def call() -> Any:
+            return callable(*args, **kwargs)
 
-    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
-        parameters = self._parameters
-        options: dict[str, Any] = {}
-        if isinstance(self._loop, asyncio.BaseEventLoop):  # uvloop has none of it
-            options["happy_eyeballs_delay"] = 0.3
-        if self._context is not None:
-            options["ssl"] = self._context
-            options["server_hostname"] = server_name(parameters)
-            options["ssl_handshake_timeout"] = parameters.handshake_timeout
+        with self._lock:
+            if not self.stopped:
+                self._posted.append(call)
+                with suppress(OSError):  # it is full: the loop will wake
+                    self._wake.send(b"!")
+                return
+        call()
+
+    def _woken(self, _: int) -> None:
+        with suppress(BlockingIOError, InterruptedError):
+            self._wakened.recv(4096)
+
+    # -- turning -------------------------------------------------------------------
+
+    def run(self, done: Callable[[], object], seconds: float | None = None) -> bool:
+        """
+        Turn until something is true, or the loop is stopped.
+
+        :param seconds: for how long at the most; None is without limit.
+        :returns: whether it is true.
+        """
+        deadline = None if seconds is None else monotonic() + seconds
+        with self._turning:
+            while not done() and not self.stopped:
+                left = None if deadline is None else deadline - monotonic()
+                self._turn(left)
+                if left is not None and left <= 0:
+                    break
+        return bool(done())
+
+    def flush(self) -> None:
+        """
+        Do what is to be done in the next turn, without looking at the network, or
+        only if that is some time ago.
+        """
+        if self._running is not None or self.stopped:
+            return
+        if monotonic() - self._looked_at > 0.01:
+            self.run(lambda: False, 0)
+        elif self._soon:
+            with self._turning:
+                self._run_soon()
+
+    @property
+    def _turning(self) -> _Turning:
+        return _Turning(self)
+
+    def _turn(self, left: float | None) -> None:
+        if self._soon or self._posted:
+            left = 0
+        elif self._later:
+            first = self._later[0][0] - monotonic()
+            left = first if left is None or first < left else left
+        if left is not None and left < 0:
+            left = 0
+        for key, mask in self._selector.select(left):
+            key.data(mask)
+        self._looked_at = now = monotonic()
+        while self._later and self._later[0][0] <= now:
+            time, _, call = heapq.heappop(self._later)
+            if call.time == time:  # or else it was put off
+                self._call(call.run)
+        self._run_soon()
+
+    def _run_soon(self) -> None:
+        for _ in range(len(self._posted)):
+            self._call(self._posted.popleft())
+        for _ in range(len(self._soon)):
+            self._call(self._soon.popleft().run)
+
+    def _call(self, function: Callable[[], object]) -> None:
         try:
-            async with asyncio.timeout(parameters.connection_timeout):
-                _, transport = await self._loop.create_connection(
-                    lambda: AsyncioTransport(factory),
-                    parameters.host,
-                    parameters.port_number,
-                    **options,
-                )
-        except OSError as problem:
-            raise why_not_connected(problem) from problem
-        return cast(IProtocol, transport.protocol)
+            function()
+        except Exception:
+            self._log.failure("A call by the loop failed")
+
+    def enter(self) -> None:
+        """
+        Begin to turn in this thread.
+        """
+        if self._running is not None:
+            where = "itself" if self._running == get_ident() else "another thread"
+            raise LocalProtocolError(
+                f"the connection is in use by {where}: from other threads, use "
+                "channel.threadsafe or add_callback_threadsafe"
+            )
+        self._running = get_ident()
+
+    def leave(self) -> None:
+        """
+        Turn no more, for now.
+        """
+        self._running = None
+
+    def stop(self) -> None:
+        """
+        Turn no more at all.  What other threads have asked for is still done.
+        """
+        with self._lock:
+            if self.stopped:
+                return
+            self.stopped = True
+        while self._posted:
+            self._call(self._posted.popleft())
+        self._selector.close()
+        self._wake.close()
+        self._wakened.close()
+
+    # -- sockets -------------------------------------------------------------------
+
+    def watch(
+        self, sock: socket.socket, events: int, ready: Callable[[int], object]
+    ) -> None:
+        """
+        Have a function called when a socket can be read from, or written to.
+
+        :param events: which of the two; 0 is neither.
+        """
+        if self.stopped:
+            return
+        known = sock.fileno() in self._selector.get_map()
+        if known and events:
+            self._selector.modify(sock, events, ready)
+        elif known:
+            self._selector.unregister(sock)
+        elif events:
+            self._selector.register(sock, events, ready)
+
+
+class _Turning:
+    """
+    A loop turns in this thread.
+    """
+
+    __slots__ = ("_loop",)
+
+    def __init__(self, loop: SelectorLoop) -> None:
+        self._loop = loop
+
+    def __enter__(self) -> None:
+        self._loop.enter()
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.leave()

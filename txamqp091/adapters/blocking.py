@@ -41,6 +41,7 @@ from twisted.python.failure import Failure
 from txamqp091 import parameters as settings
 from txamqp091.adapters._blocking_channel import BlockingChannel, Frame
 from txamqp091.adapters._driver import Driver, ThreadDriver
+from txamqp091.adapters._endpoints import SelectorEndpoint
 from txamqp091.adapters._pika import (
     BasicProperties,
     ConnectionParameters,
@@ -49,7 +50,6 @@ from txamqp091.adapters._pika import (
     URLParameters,
     exceptions,
 )
-from txamqp091.adapters._selector import SelectorEndpoint
 from txamqp091.adapters.threads import in_threads
 from txamqp091.endpoint import connect
 from txamqp091.errors import AMQPError, ConnectionClosed, LocalProtocolError
@@ -72,7 +72,7 @@ class BlockingConnection:
 
     It is for one thread, the one that calls it; others may use
     `add_callback_threadsafe`, and `BlockingChannel.threadsafe`.  When a Ctrl-C ends a
-    call, the connection is closed.
+    call, or a handler, the connection is closed.
 
     :ivar timeout: how long a call may wait, in seconds; None is without limit.  When
         the time is up it raises ``TimeoutError``, and channel and connection live on.
@@ -339,6 +339,11 @@ class BlockingConnection:
         self._dispatching = True
         try:
             yield
+        except Exception:
+            raise
+        except BaseException:
+            self._driver.interrupt()
+            raise
         finally:
             self._dispatching = False
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from functools import cache, partial
 from itertools import count
 from pathlib import Path
@@ -17,13 +18,23 @@ from urllib.parse import quote
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091.test.chaos import ChaosProxy
+from txamqp091.adapters.blocking import BlockingChannel, BlockingConnection
+from txamqp091.test.chaos import ChaosProxy, Cut, Direction, Frame, Link
 from txamqp091.test.installations import Broker, known_brokers
 from txamqp091.test.integration import installed, shared_node
 from txamqp091.test.processes import HOST, Process, free_ports, wait_for
 from txamqp091.test.rabbit import RabbitNode, speaks_amqp
+from txamqp091.wire.method import Method
 
-__all__ = ["CHECKOUT", "ServedTestCase", "every_served"]
+__all__ = [
+    "CHECKOUT",
+    "BlockingTestCase",
+    "ServedTestCase",
+    "cut_at",
+    "every_served",
+]
+
+FrameHook = Callable[[Frame | bytes, Direction, Link], Cut | None]
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -123,6 +134,61 @@ class ServedTestCase(SynchronousTestCase):
         proxy.start()
         self.addCleanup(proxy.stop)
         return proxy
+
+
+class BlockingTestCase(ServedTestCase):
+    """
+    A test case without any loop.
+    """
+
+    def connection(
+        self, uri: str | None = None, *, background: bool = False
+    ) -> BlockingConnection:
+        """
+        Connect, and close the connection when the test ends.
+        """
+        connection = BlockingConnection(
+            uri or self.uri, timeout=30.0, background=background
+        )
+        self.addCleanup(connection.close)
+        return connection
+
+    def channel_and_queue(
+        self, *, background: bool = False
+    ) -> tuple[BlockingChannel, str]:
+        """
+        Open a channel, on a connection of its own, and declare a queue.
+        """
+        channel = self.connection(background=background).channel()
+        queue = self.queue_name()
+        channel.queue_declare(queue, exclusive=True)
+        return channel, queue
+
+    def expect_depth(self, channel: BlockingChannel, queue: str, count: int) -> None:
+        """
+        Check how many messages are ready, by the broker's own count.  RabbitMQ's queues
+        may count before they have done what was said before.
+        """
+        ready = -1
+        for _ in range(200):
+            ready = channel.queue_declare(queue, passive=True).method.message_count
+            if ready == count:
+                return
+            channel.connection.sleep(0.01)
+        self.assertEqual(ready, count)
+
+
+def cut_at(kind: type[Method], how: str = "reset") -> FrameHook:
+    """
+    A frame hook for `ChaosProxy` that breaks the connection in place of a method.
+    """
+
+    def hook(unit: Frame | bytes, direction: Direction, link: Link) -> Cut | None:
+        if isinstance(unit, Frame) and unit.method is kind:
+            return Cut(how=how)
+        return None
+
+    return hook
 
 
 def every_served(scenario: type[ServedTestCase]) -> None:

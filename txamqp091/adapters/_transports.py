@@ -1,0 +1,307 @@
+# -*- test-case-name: txamqp091.test.test_aio -*-
+"""
+Transports of loops that are not Twisted's.
+
+`Transport` is what all of them have in common, and `AsyncioTransport` is over one of
+asyncio's; a socket by itself is in `txamqp091.adapters._sockets`.
+"""
+
+from __future__ import annotations
+
+__all__ = ["AsyncioTransport", "Transport", "address_of"]
+
+import asyncio
+import ssl
+from collections.abc import Iterable
+from typing import Any, cast
+
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import (
+    IAddress,
+    IConsumer,
+    IHandshakeListener,
+    IProtocolFactory,
+    IPushProducer,
+    ISSLTransport,
+    ITransport,
+)
+from twisted.python.failure import Failure
+from zope.interface import alsoProvides, implementer
+
+from txamqp091.adapters._ssl import explained, verify_names
+
+
+def address_of(name: object) -> IAddress:
+    """
+    An address as the socket module has it, as one of Twisted's.
+    """
+    if not isinstance(name, tuple):
+        return UNIXAddress(cast(Any, name) or None)
+    kind = IPv4Address if len(name) == 2 else IPv6Address
+    return kind("TCP", *name)
+
+
+def why_lost(problem: BaseException | None, aborted: bool) -> Exception:
+    """
+    What a protocol is told about the end of its transport.
+
+    :param problem: what the loop says; None if it was in order.
+    """
+    if aborted:
+        return ConnectionAborted()
+    if problem is None:
+        return ConnectionDone()
+    why: Exception
+    if isinstance(problem, ssl.SSLError):
+        why = explained(problem)
+    else:
+        why = ConnectionLost(str(problem))
+    why.__cause__ = problem
+    return why
+
+
+@implementer(ITransport, IConsumer, IPushProducer)
+class Transport:
+    """
+    The half of a transport that is the same everywhere: who produces, and who is told.
+
+    :ivar protocol: Twisted's protocol.
+    :ivar connected: whether the protocol has not been told the end.
+    :ivar disconnecting: whether the end was asked for.
+    """
+
+    connected = False
+    disconnecting = False
+
+    def __init__(self) -> None:
+        self.protocol: Any = None
+        self.aborted = False
+        self._producer: Any = None
+        self._ssl: ssl.SSLObject | ssl.SSLSocket | None = None
+
+    # -- what a loop's side calls --------------------------------------------------
+
+    def made(self, protocol: Any, tls: ssl.SSLObject | ssl.SSLSocket | None) -> None:
+        """
+        The connection is there, and so is TLS if it has any.
+        """
+        self.protocol = protocol
+        self.connected = True
+        self._ssl = tls
+        if tls is not None:
+            alsoProvides(self, ISSLTransport)
+        protocol.makeConnection(self)
+        if tls is not None and IHandshakeListener.providedBy(protocol):
+            protocol.handshakeCompleted()
+
+    def gone(self, problem: BaseException | None) -> None:
+        """
+        The connection has ended.
+        """
+        if self.connected:
+            self.connected = False
+            self._producer = None
+            self.protocol.connectionLost(Failure(why_lost(problem, self.aborted)))
+
+    def full(self) -> None:
+        """
+        There is more to be written than there should be.
+        """
+        if self._producer is not None:
+            self._producer.pauseProducing()
+
+    def drained(self) -> None:
+        """
+        There is room again.
+        """
+        if self._producer is not None:
+            self._producer.resumeProducing()
+
+    # -- what a protocol calls -----------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """
+        See ``ITransport``.
+        """
+        raise NotImplementedError
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:
+        """
+        See ``ITransport``.
+        """
+        self.write(b"".join(iovec))
+
+    def registerProducer(self, producer: object, streaming: bool) -> None:
+        """
+        See ``IConsumer``.
+        """
+        self._producer = producer
+
+    def unregisterProducer(self) -> None:
+        """
+        See ``IConsumer``.
+        """
+        self._producer = None
+
+    def stopProducing(self) -> None:
+        """
+        See ``IPushProducer``.
+        """
+        self.loseConnection()
+
+    def pauseProducing(self) -> None:
+        """
+        See ``IPushProducer``.
+        """
+        raise NotImplementedError
+
+    def resumeProducing(self) -> None:
+        """
+        See ``IPushProducer``.
+        """
+        raise NotImplementedError
+
+    def loseConnection(self) -> None:
+        """
+        See ``ITransport``.
+        """
+        raise NotImplementedError
+
+    def getPeer(self) -> IAddress:
+        """
+        See ``ITransport``.
+        """
+        raise NotImplementedError
+
+    def getHost(self) -> IAddress:
+        """
+        See ``ITransport``.
+        """
+        raise NotImplementedError
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """
+        See ``ITCPTransport``: it is, always.
+        """
+
+    def getPeerCertificate(self) -> dict[str, Any] | None:
+        """
+        The peer's certificate, as Python's ssl module has it.
+        """
+        return None if self._ssl is None else cast(Any, self._ssl).getpeercert()
+
+    def verify_names(self, hostname: str) -> None:
+        """
+        The second look at the certificate: see `txamqp091._tls.verify_peer`.
+
+        :raises TLSFailed: it is for somebody else.
+        """
+        verify_names(self.getPeerCertificate(), hostname)
+
+
+class AsyncioTransport(Transport, asyncio.Protocol):
+    """
+    An asyncio transport, seen from both sides: as asyncio's protocol, and as the
+    transport of Twisted's.
+    """
+
+    def __init__(self, factory: IProtocolFactory) -> None:
+        super().__init__()
+        self._factory = factory
+        self._transport: asyncio.Transport
+
+    # -- asyncio's side --------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """
+        See ``asyncio.Protocol``: TCP is there, and TLS if it was asked for.
+        """
+        self._transport = cast(asyncio.Transport, transport)
+        protocol = self._factory.buildProtocol(self.getPeer())
+        self.made(protocol, transport.get_extra_info("ssl_object"))
+
+    def data_received(self, data: bytes) -> None:
+        """
+        See ``asyncio.Protocol``.
+        """
+        self.protocol.dataReceived(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """
+        See ``asyncio.Protocol``.
+        """
+        self.gone(exc)
+
+    def pause_writing(self) -> None:
+        """
+        See ``asyncio.Protocol``.
+        """
+        self.full()
+
+    def resume_writing(self) -> None:
+        """
+        See ``asyncio.Protocol``.
+        """
+        self.drained()
+
+    # -- the protocol's side ---------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """
+        See ``ITransport``.
+        """
+        if self.connected and not self.disconnecting:
+            self._transport.write(data)
+
+    @property
+    def bufferSize(self) -> int:
+        """
+        How many bytes may wait to be written before the producer is paused.
+        """
+        return self._transport.get_write_buffer_limits()[1]
+
+    @bufferSize.setter
+    def bufferSize(self, size: int) -> None:
+        self._transport.set_write_buffer_limits(high=size)
+
+    def loseConnection(self) -> None:
+        """
+        See ``ITransport``.
+        """
+        self.disconnecting = True
+        self._transport.close()
+
+    def abortConnection(self) -> None:
+        """
+        See ``ITCPTransport``.
+        """
+        if self.connected:
+            self.disconnecting = self.aborted = True
+            self._transport.abort()
+
+    def pauseProducing(self) -> None:
+        """
+        See ``IPushProducer``.
+        """
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resumeProducing(self) -> None:
+        """
+        See ``IPushProducer``.
+        """
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def getPeer(self) -> IAddress:
+        """
+        See ``ITransport``.
+        """
+        return address_of(self._transport.get_extra_info("peername"))
+
+    def getHost(self) -> IAddress:
+        """
+        See ``ITransport``.
+        """
+        return address_of(self._transport.get_extra_info("sockname"))
