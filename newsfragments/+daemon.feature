@@ -1,1 +1,1 @@
-``twistd amqp-consumer`` runs a handler of yours for each message of a queue.
+``twistd amqp-consumer`` runs handlers of yours for the messages of queues, as a file in TOML says: with retries through delay queues (or by RabbitMQ 4.3 itself), a parking queue for what is dead, ordering by key, time limits, ``/live``, ``/ready`` and ``/metrics``, systemd's notifications, JSON logs and OpenTelemetry spans.

@@ -35,7 +35,6 @@ from txamqp091.errors import (
     AuthenticationFailed,
     ChannelClosed,
     Closed,
-    ConsumerCancelled,
     LocalProtocolError,
     NotFound,
     RemoteProtocolError,
@@ -79,12 +78,11 @@ class ExitStatus(IntEnum):
     USAGE = 64, "the command line cannot be understood"
     NO_QUEUE = 66, "the queue does not exist, and --declare was not given"
     NO_VHOST = 68, "the virtual host does not exist, or is not for this user"
-    UNAVAILABLE = 69, "no broker: nobody answers, or not in time, or it shuts down"
+    UNAVAILABLE = 69, "no broker, until --give-up-after had passed"
     SOFTWARE = 70, "an unexpected error; its traceback is in the log"
     NO_HANDLER = 72, "the handler is not there, or its module cannot be imported"
     REFUSED = 73, "the broker refuses to declare the queue, or to consume from it"
-    LOST = 74, "the connection or the channel was lost while consuming"
-    CANCELLED = 75, "the broker cancelled the consumer: its queue was deleted or moved"
+    LOST = 74, "the connection was lost, until --give-up-after had passed"
     PROTOCOL = 76, "the peer does not speak AMQP 0-9-1, or TLS failed"
     NO_PERMISSION = 77, "the password is wrong, or the user may not use the queue"
     CONFIG = 78, "the URI, the password file or another setting is wrong"
@@ -105,10 +103,9 @@ _BEFORE: tuple[tuple[type[Exception], ExitStatus], ...] = (
     (LocalProtocolError, ExitStatus.CONFIG),
 )
 
-#: And while it consumed.
+#: And while it consumed: the broker may change its mind about who we are.
 _WHILE: tuple[tuple[type[Exception], ExitStatus], ...] = (
-    (ConsumerCancelled, ExitStatus.CANCELLED),
-    (RemoteProtocolError, ExitStatus.PROTOCOL),
+    *_BEFORE[:4],
     (Closed, ExitStatus.LOST),
 )
 

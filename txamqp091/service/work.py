@@ -30,6 +30,7 @@ from twisted.python.failure import Failure
 from txamqp091.consumer import Handler
 from txamqp091.errors import LocalProtocolError, UndecodableProperty, printable
 from txamqp091.message import Delivery, Message
+from txamqp091.service.delays import RetryPlan
 from txamqp091.service.lanes import Lanes
 from txamqp091.service.policy import (
     Action,
@@ -44,7 +45,6 @@ from txamqp091.service.policy import (
     delivery_count,
     retry_count,
 )
-from txamqp091.service.delays import RetryPlan
 
 #: Publishes a message, and fires when the broker has confirmed it.
 Republish = Callable[[Message], Deferred[None]]

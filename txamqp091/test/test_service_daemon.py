@@ -25,7 +25,6 @@ from txamqp091.errors import (
     ConnectFailed,
     ConnectionForced,
     ConnectionLost,
-    ConsumerCancelled,
     DeliveryAckTimeout,
     FrameError,
     HandshakeTimeout,
@@ -88,7 +87,8 @@ class ExitStatusTests(SynchronousTestCase):
             ConnectionForced("shutdown"): 74,
             DeliveryAckTimeout("slow"): 74,
             NotFound("deleted"): 74,
-            ConsumerCancelled("tag", "queue"): 75,
+            AuthenticationFailed("no longer"): 77,
+            VhostAccessRefused("no longer"): 68,
             FrameError("garbage"): 76,
             ValueError("a bug"): 70,
         }.items():
