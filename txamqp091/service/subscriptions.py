@@ -380,8 +380,9 @@ class RecoveringConsumer:
                 self._subscribe_soon(channel)
         else:
             self.error = result.value
-            self._ended.fail(result.value)
+            # First of all it is over: whoever is told may cancel it.
             self._finish()
+            self._ended.fail(result.value)
 
     def _lost(self, reason: BaseException) -> None:
         self._cancel_subscribing()
