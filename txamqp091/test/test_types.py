@@ -32,6 +32,7 @@ from txamqp091.wire.types import (
     Float32,
     Int8,
     Int16,
+    Int64,
     UInt8,
     UInt16,
     UInt32,
@@ -147,6 +148,7 @@ ONE_WAY: list[tuple[Any, bytes, Any]] = [
     (Int16(-2), b"s\xff\xfe", -2),
     (UInt16(65535), b"u\xff\xff", 65535),
     (UInt32(2**32 - 1), b"i\xff\xff\xff\xff", 2**32 - 1),
+    (Int64(-2), b"l" + b"\xff" * 7 + b"\xfe", -2),
     (Float32(0.5), b"f\x3f\0\0\0", 0.5),
     (Float32(0.1), b"f\x3d\xcc\xcc\xcd", Float32(0.1)),
 ]
@@ -217,6 +219,7 @@ scalars = st.one_of(
     st.integers(-(2**15), 2**15 - 1).map(Int16),
     st.integers(0, 2**16 - 1).map(UInt16),
     st.integers(0, 2**32 - 1).map(UInt32),
+    st.integers(-(2**63), 2**63 - 1).map(Int64),
     st.floats(allow_nan=False, allow_infinity=False, width=32).map(Float32),
 )
 tables = st.dictionaries(
@@ -304,6 +307,7 @@ class TableTests(SynchronousTestCase):
             (UInt16, 2**16),
             (UInt32, 2**32),
             (UInt32, 10**5000),
+            (Int64, 2**63),
             (Float32, 1e39),
         ]:
             error = self.assertRaises(EncodeError, kind, value)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from txamqp091.testing.arguments import QueueSettings
 from txamqp091.testing.behaviour import Behaviour
 from txamqp091.testing.messages import Entry, Message, headers_of, with_properties
-from txamqp091.wire.types import FieldValue
+from txamqp091.wire.types import FieldValue, Int64
 
 __all__ = ["Death", "dead_letter", "is_cycle"]
 
@@ -46,7 +46,7 @@ class Death:
         It as a row of the header ``x-death``.
         """
         row: dict[str, FieldValue] = {
-            "count": self.count,
+            "count": Int64(self.count),
             "reason": self.reason,
             "queue": self.queue,
             "time": datetime.fromtimestamp(self.time, UTC),

@@ -28,8 +28,8 @@ class MemoryBroker(Broker):
     def endpoint(self) -> MemoryEndpoint:
         """
         An endpoint for clients in this process.  Its bytes move, its heartbeats beat
-        and its time limits end by the broker's ``clock``: with a ``task.Clock``, nothing
-        happens until the test lets time pass.
+        and its time limits end by the broker's ``clock``: with a ``task.Clock``,
+        nothing happens until the test lets time pass.
 
         Each endpoint knows its own connections alone, and what to do to them; several
         can lead to one broker.

@@ -16,7 +16,7 @@ from txamqp091.testing.messages import (
     with_properties,
 )
 from txamqp091.wire.properties import Properties
-from txamqp091.wire.types import FieldValue
+from txamqp091.wire.types import FieldValue, Int64
 
 if TYPE_CHECKING:
     from txamqp091.testing.vhosts import VirtualHost
@@ -73,10 +73,10 @@ class QuorumQueue(ClassicQueue):
     def properties_of(self, entry: Entry, fetched: bool = False) -> Properties:
         behaviour = self.vhost.behaviour
         counts: dict[str, FieldValue] = {}
-        if entry.failures or (fetched and behaviour.counts_from_zero):
-            counts["x-delivery-count"] = entry.failures
         if entry.returns and behaviour.counts_acquisitions:
-            counts["x-acquired-count"] = entry.returns
+            counts["x-acquired-count"] = Int64(entry.returns)
+        if entry.failures or (fetched and behaviour.counts_from_zero):
+            counts["x-delivery-count"] = Int64(entry.failures)
         properties = entry.message.properties
         if not counts:
             return properties

@@ -35,7 +35,7 @@ from txamqp091.testing.refusals import (
 )
 from txamqp091.wire import spec
 from txamqp091.wire.properties import Properties
-from txamqp091.wire.types import FieldValue
+from txamqp091.wire.types import FieldValue, Int64
 
 if TYPE_CHECKING:
     from txamqp091.testing.vhosts import VirtualHost
@@ -105,7 +105,7 @@ class Stream(AnyQueue):
 
     def properties_of(self, entry: Entry, fetched: bool = False) -> Properties:
         properties = entry.message.properties
-        headers = {**headers_of(properties), "x-stream-offset": entry.position}
+        headers = {**headers_of(properties), "x-stream-offset": Int64(entry.position)}
         changes: dict[str, object] = {"headers": headers}
         if self.vhost.behaviour.streams_add_mode and properties.delivery_mode is None:
             changes["delivery_mode"] = 1

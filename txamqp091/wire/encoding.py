@@ -27,6 +27,7 @@ from txamqp091.wire.values import (
     Float32,
     Int8,
     Int16,
+    Int64,
     UInt8,
     UInt16,
     UInt32,
@@ -253,6 +254,7 @@ _ENCODERS = _Encoders(
         Int16: _sized(b"s", "h"),
         UInt16: _sized(b"u", "H"),
         UInt32: _sized(b"i", "I"),
+        Int64: _sized(b"l", "q"),
         Float32: _encode_float32,
     }
 )

@@ -26,6 +26,7 @@ __all__ = [
     "Float32",
     "Int8",
     "Int16",
+    "Int64",
     "UInt8",
     "UInt16",
     "UInt32",
@@ -157,6 +158,15 @@ class UInt32(_SizedInt):
 
     __slots__ = ()
     low, high = 0, (1 << 32) - 1
+
+
+class Int64(_SizedInt):
+    """
+    A signed 64-bit number in a table (``l``).
+    """
+
+    __slots__ = ()
+    low, high = -(1 << 63), (1 << 63) - 1
 
 
 class Float32(float):

@@ -39,8 +39,6 @@ def _shown(value: Any) -> str:
         return f"{{{', '.join(items)}}}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_shown, value))}]"
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(int(value))
     if type(value).__name__ in ("datetime", "struct_time"):
         return "a time"
     return repr(value)
