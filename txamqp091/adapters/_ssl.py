@@ -54,6 +54,8 @@ def context_for(parameters: ConnectionParameters) -> ssl.SSLContext | None:
         raise InvalidURI(_unreadable("cafile", tls.cafile, problem)) from problem
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.hostname_checks_common_name = False
+    # Python 3.13 refuses authorities that Twisted, and older Pythons, trust.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if tls.certfile is not None:
         try:
             context.load_cert_chain(tls.certfile, tls.keyfile, _no_passphrase)
@@ -134,7 +136,7 @@ def explained(problem: ssl.SSLError) -> TLSFailed:
         words = printable(problem.verify_message)
         error = TLSFailed(f"the peer's certificate was refused: {words}")
     else:
-        reason = problem.reason or str(problem)
+        reason = getattr(problem, "reason", None) or str(problem)
         for part, words in _REASONS:
             if part in reason:
                 error = TLSFailed(f"{words} ({reason})")
