@@ -308,9 +308,9 @@ class _Round:
 
     def start(self) -> Deferred[tuple[AMQPProtocol, Address]]:
         """
-        Begin.
+        Begin, in a turn of its own: whoever is told of the first address may cancel it.
         """
-        self._try_next()
+        self._call = self._reactor.callLater(0, self._try_next)
         return self._result
 
     def _cancelled(self, _: object) -> None:
@@ -336,6 +336,8 @@ class _Round:
             seconds = self._policy.next_address_after
             self._call = self._reactor.callLater(seconds, self._try_next)
         self._trying(address)
+        if self._over:  # whoever was told does not want it
+            return
         attempt = address.connect(self._reactor)
         self._running[address] = attempt
         attempt.addCallbacks(

@@ -349,6 +349,9 @@ class Standing:
         """
         part = Topology.of(*entities)
         self.topology = self.topology.without(*part)
+        for known in (self._outcomes, self._costly):
+            for each in [each for each in known if each not in self.topology]:
+                del known[each]
         return Deferred.fromCoroutine(self._delete_when_open(part))
 
     async def _delete_when_open(self, part: Topology) -> list[Outcome]:

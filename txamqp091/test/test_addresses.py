@@ -124,6 +124,7 @@ class RoundTests(ServiceCase):
         places = [self.address(name, Wall()) for name in "abc"]
         addresses = self.addresses(*places, order=[0.3, 0.1, 0.2])
         connecting = self.connect(addresses)
+        self.turn()
         self.failureResultOf(connecting, ConnectFailed)
         self.assertEqual(self.tried, ["b", "c", "a"])
         self.assertEqual(
@@ -266,6 +267,19 @@ class RoundTests(ServiceCase):
         connecting = self.connect(addresses)
         self.turn()
         self.failureResultOf(connecting, AuthenticationFailed)
+
+    def test_cancelled_by_who_is_told(self) -> None:
+        """
+        Whoever is told of an address may have it all cancelled.
+        """
+        wall = Wall()
+        addresses = self.addresses(self.address("a", wall), order=[])
+        connecting = addresses.connect(self.reactor, lambda _: connecting.cancel())
+        self.turn()
+        self.assertEqual(wall.tries, 0)
+        self.failureResultOf(connecting, CancelledError)
+        self.turn()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_cancel(self) -> None:
         """
@@ -482,16 +496,19 @@ class RecordTests(SynchronousTestCase):
         Among other addresses, records that cannot be had cost nothing; alone, they are
         the reason.  The order of records is kept.
         """
-        clock = cast(IReactorTime, Clock())
+        clock = Clock()
         tried: list[str] = []
 
         def round_of(*places: Any) -> Deferred[Any]:
             tried.clear()
             policy = RetryPolicy(random=lambda: 0.5, next_address_after=0.1)
             addresses = Addresses(places, policy)
-            return addresses.connect(
-                clock, lambda address: tried.append(address.parameters.host)
+            connecting = addresses.connect(
+                cast(IReactorTime, clock),
+                lambda address: tried.append(address.parameters.host),
             )
+            clock.advance(0)
+            return connecting
 
         nothing = SRVRecords("example.org", resolver=Resolver())
         self.failureResultOf(round_of(nothing), ConnectFailed)

@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 
 from txamqp091.arguments import quorum_queue, stream_consumer, stream_queue
@@ -108,6 +107,8 @@ class ServiceTestCase(RabbitTestCase):
         """
         Have them, ready.
         """
+        from twisted.internet import reactor
+
         self.queue = self.queue_name()
         self.books = Books()
         self.events = Events()

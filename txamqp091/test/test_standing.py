@@ -438,6 +438,18 @@ class ChangeTests(ServiceCase):
             self.assertEqual(self.broker.queues(), [])
             self.assertReady(service)
 
+    def test_consumed_from_after_all(self) -> None:
+        """
+        A queue that was deleted, and is wanted again, is made at once.
+        """
+        service = self.service(topology=Topology.of(Q))
+        service.delete(Q)
+        self.turn()
+        consumer = service.consume(Q, Inbox())
+        self.turn()
+        self.assertTrue(consumer.is_subscribed)
+        self.assertReady(service)
+
     def test_name_of_a_queue(self) -> None:
         """
         A queue that the broker has yet to name has no name.
