@@ -24,13 +24,7 @@ from txamqp091.consumer import DEFAULT_PREFETCH, Handler
 from txamqp091.errors import printable
 from txamqp091.service.assembly import check_parts, load_handlers, make_daemon
 from txamqp091.service.checking import Problem
-from txamqp091.service.config import (
-    CONFIG_VARIABLE,
-    PREFIX,
-    Settings,
-    load,
-    unknown_variables,
-)
+from txamqp091.service.config import Settings
 from txamqp091.service.daemon import Daemon, ExitStatus
 from txamqp091.service.handlers import HandlerNotFound
 from txamqp091.service.logins import (
@@ -43,6 +37,7 @@ from txamqp091.service.logins import (
     connections,
 )
 from txamqp091.service.logs import choose_observer
+from txamqp091.service.merging import CONFIG_VARIABLE, PREFIX, load, unknown_variables
 
 _log = Logger()
 

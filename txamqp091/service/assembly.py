@@ -22,19 +22,14 @@ from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.backoff import RetryPolicy
 from txamqp091.service.checking import Problem
 from txamqp091.service.client import AMQPClientService
-from txamqp091.service.config import (
-    ConsumerSettings,
-    RetryMethod,
-    Settings,
-    differences,
-    reloaded,
-)
+from txamqp091.service.config import ConsumerSettings, RetryMethod, Settings
 from txamqp091.service.consumer import ConsumerService, Republisher
 from txamqp091.service.daemon import Daemon, ExitStatus
 from txamqp091.service.delays import broker_delays
 from txamqp091.service.handlers import HandlerNotFound, load_handler
 from txamqp091.service.health import AdminService, Health, admin_site
 from txamqp091.service.logs import set_threshold
+from txamqp091.service.merging import differences, reloaded
 from txamqp091.service.metrics import Metrics, NotInstalled
 from txamqp091.service.observing import ServiceObserver
 from txamqp091.service.systemd import Notifier, Watchdog, watchdog_seconds

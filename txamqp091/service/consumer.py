@@ -31,10 +31,11 @@ from txamqp091.service.client import AMQPClientService
 from txamqp091.service.delays import broker_delays
 from txamqp091.service.health import ConsumerHealth
 from txamqp091.service.observing import ServiceObserver
+from txamqp091.service.outcomes import Tally, Watch
 from txamqp091.service.policy import Halt
 from txamqp091.service.recovery import RecoveringChannel
 from txamqp091.service.subscriptions import RecoveringConsumer
-from txamqp091.service.work import Job, Republish, Tally, Watch, Work
+from txamqp091.service.work import Job, Republish, Work
 
 #: How many seconds the broker has to agree to the end of a consumer or a channel.
 _STEP = 5.0

@@ -19,7 +19,7 @@ from twisted.web.http import Request
 from twisted.web.resource import Resource
 
 from txamqp091.service.health import Health
-from txamqp091.service.work import Outcome, Watch
+from txamqp091.service.outcomes import Outcome, Watch
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry

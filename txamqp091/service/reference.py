@@ -21,12 +21,12 @@ from typing import Any
 
 from txamqp091.service.checking import settings_of
 from txamqp091.service.config import (
-    PREFIX,
     ConsumerSettings,
     LogSettings,
     RetrySettings,
     Settings,
 )
+from txamqp091.service.merging import PREFIX
 
 _TYPES = {str: "text", int: "whole number", float: "number", bool: "boolean"}
 

@@ -14,13 +14,12 @@ Where the messages come from is in `txamqp091.service.consumer`.
 
 from __future__ import annotations
 
-__all__ = ["Job", "Outcome", "Republish", "Tally", "Watch", "Work", "identity"]
+__all__ = ["Job", "Republish", "Work", "is_answerable"]
 
 import inspect
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, fields
-from enum import Enum
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -32,6 +31,13 @@ from txamqp091.errors import LocalProtocolError, UndecodableProperty, printable
 from txamqp091.message import Delivery, Message
 from txamqp091.service.delays import RetryPlan
 from txamqp091.service.lanes import Lanes
+from txamqp091.service.outcomes import (
+    Outcome,
+    Tally,
+    Watch,
+    identity,
+    message_id_of,
+)
 from txamqp091.service.policy import (
     Action,
     Decision,
@@ -55,93 +61,6 @@ _BRAKE = 5.0
 
 # What handlers raise in order to say something: no traceback is needed to see it.
 _SAID = (Reject, Requeue, Retry, Halt)
-
-
-class Outcome(Enum):
-    """
-    What became of one message.
-    """
-
-    ACKNOWLEDGED = "ack"
-    REQUEUED = "requeue"
-    REJECTED = "reject"
-    SETTLED = "settled"
-    STALE = "stale"
-    UNFINISHED = "unfinished"
-    RETRIED = "retry"
-    PARKED = "dead"
-
-
-@dataclass
-class Tally:
-    """
-    What became of the messages.
-
-    :ivar acknowledged: the handler succeeded.
-    :ivar requeued: it failed, and the message went back to its queue.
-    :ivar rejected: it failed, and the message was dropped, or went to the dead
-        letters.
-    :ivar settled: the handler has answered for the message itself.
-    :ivar stale: the handler ended after the channel had, so that there was nobody to
-        tell: the broker delivers the message again.
-    :ivar unfinished: the handler was given up, and the message went back.
-    :ivar retried: it failed, and the message will come again after a delay.
-    :ivar parked: it failed for the last time, and the message is in the parking queue.
-    """
-
-    acknowledged: int = 0
-    requeued: int = 0
-    rejected: int = 0
-    settled: int = 0
-    stale: int = 0
-    unfinished: int = 0
-    retried: int = 0
-    parked: int = 0
-
-    def count(self, outcome: Outcome) -> None:
-        """
-        One more.
-        """
-        name = outcome.name.lower()
-        setattr(self, name, getattr(self, name) + 1)
-
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(
-            *(
-                getattr(self, each.name) + getattr(other, each.name)
-                for each in fields(self)
-            )
-        )
-
-    def __str__(self) -> str:
-        counts = [f"{self.acknowledged} acknowledged", f"{self.requeued} requeued"]
-        if self.retried:
-            counts.append(f"{self.retried} to be retried")
-        counts.append(f"{self.rejected} rejected")
-        if self.parked:
-            counts.append(f"{self.parked} parked")
-        if self.settled:
-            counts.append(f"{self.settled} answered by the handler itself")
-        if self.stale:
-            counts.append(f"{self.stale} done but not acknowledged in time")
-        counts.append(f"{self.unfinished} unfinished")
-        return ", ".join(counts)
-
-
-class Watch(Protocol):
-    """
-    Who counts the work as it is done.
-    """
-
-    def began(self) -> None:
-        """
-        A handler begins.
-        """
-
-    def ended(self, outcome: Outcome, seconds: float) -> None:
-        """
-        A handler has ended, or was given up.
-        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -651,7 +570,7 @@ class Work:
             "queue": printable(self._queue),
             "consumer": self.job.consumer or self._queue,
             "delivery_tag": delivery.delivery_tag,
-            "message_id": _message_id(delivery),
+            "message_id": message_id_of(delivery),
             "duration": round(self._clock.seconds() - run.started, 6),
             "outcome": outcome.value,
             "identity": identity(delivery),
@@ -663,25 +582,3 @@ def is_answerable(delivery: Delivery) -> bool:
     Whether the broker would hear an answer: the channel is open that it came by.
     """
     return delivery._settler._machine.is_open
-
-
-def _message_id(delivery: Delivery) -> str | None:
-    try:
-        return delivery.properties.message_id
-    except UndecodableProperty:
-        return None
-
-
-def identity(delivery: Delivery) -> str:
-    """
-    Which message it is, for a log.  Of what is in it, nothing.
-    """
-    try:
-        message_id = repr(delivery.properties.message_id)
-    except UndecodableProperty:
-        message_id = "unreadable"
-    return (
-        f"delivery tag {delivery.delivery_tag}, message-id {printable(message_id)}, "
-        f"exchange {printable(repr(delivery.exchange))}, "
-        f"routing key {printable(repr(delivery.routing_key))}"
-    )

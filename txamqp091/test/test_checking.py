@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -88,6 +88,7 @@ class BuildTests(SynchronousTestCase):
             error = self.assertRaises(Problem, build, Outer, data)
             self.assertEqual(str(error), problem)
 
+    @settings(deadline=None)
     @given(
         st.dictionaries(
             st.sampled_from([each.name for each, _ in settings_of(Settings)]),

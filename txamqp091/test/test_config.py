@@ -12,14 +12,8 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091.service.checking import Problem
-from txamqp091.service.config import (
-    LogThreshold,
-    Settings,
-    differences,
-    load,
-    unknown_variables,
-    variables,
-)
+from txamqp091.service.config import LogThreshold, Settings
+from txamqp091.service.merging import differences, load, unknown_variables, variables
 from txamqp091.service.policy import OnError
 
 LEAST = """

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from txamqp091.channel import Channel
 from txamqp091.message import Message
 from txamqp091.service.daemon import ExitStatus
-from txamqp091.service.work import Tally
+from txamqp091.service.outcomes import Tally
 from txamqp091.test.daemons import DaemonProcess
 from txamqp091.test.integration import RabbitTestCase, every_broker
 from txamqp091.test.processes import free_ports

@@ -5,7 +5,7 @@ Who is next: the order of things that wait.
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -57,6 +57,7 @@ class LanesTests(SynchronousTestCase):
         lanes.put("b3", "b")
         self.assertEqual(lanes.take(), "b3")
 
+    @settings(deadline=None)
     @given(
         st.integers(0, 4),
         st.lists(

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from txamqp091.service.health import ConsumerHealth, Health, admin_site
 from txamqp091.service.metrics import Metrics, NotInstalled
-from txamqp091.service.work import Outcome
+from txamqp091.service.outcomes import Outcome
 from txamqp091.test.test_architecture import run
 from txamqp091.test.test_health import get
 

@@ -5,7 +5,7 @@ What is decided about a message whose handler has ended.
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -123,6 +123,7 @@ class DecisionTests(SynchronousTestCase):
                 decision = policy.decide(error, 1, False)
                 self.assertEqual(decision, Decision(Action.REJECT))
 
+    @settings(deadline=None)
     @given(
         st.sampled_from(OnError),
         st.integers(1, 9),

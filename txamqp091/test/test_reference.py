@@ -13,8 +13,8 @@ from shutil import which
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from txamqp091.service.config import load, variables
 from txamqp091.service.daemon import ExitStatus
+from txamqp091.service.merging import load, variables
 from txamqp091.service.reference import reference
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -18,9 +18,10 @@ from txamqp091.message import Delivery
 from txamqp091.service.client import AMQPClientService
 from txamqp091.service.config import ConsumerSettings, LogSettings, RetrySettings
 from txamqp091.service.consumer import ConsumerService
+from txamqp091.service.outcomes import Tally
 from txamqp091.service.policy import Halt, OnError, Policy
 from txamqp091.service.topology import Topology
-from txamqp091.service.work import Job, Tally
+from txamqp091.service.work import Job
 from txamqp091.test.service_case import Place, ServiceCase
 from txamqp091.testing.memory import MemoryBroker
 
