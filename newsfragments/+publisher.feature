@@ -1,0 +1,1 @@
+``Publisher`` publishes over an ``AMQPClientService`` with one outcome for each message: what was lost on its way is sent again, marked, or fails, as you choose; nacks are sent again on a new channel; and memory is bounded while the broker is away or blocks.
