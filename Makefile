@@ -11,15 +11,19 @@ VENV := .venv
 BIN := $(VENV)/bin
 # More for pytest: make test PYTEST="-k consumer"
 PYTEST ?=
+# The tests that have sizes for the night.
+NIGHTLY := $(addprefix txamqp091/test/,test_chaos_service.py test_cluster.py \
+	test_scale.py test_day.py)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test unit lint format types docs package bench clean
+.PHONY: help demo test unit nightly lint format types docs package bench clean
 
 help:
 	@echo "make demo      see it at work for ten seconds; needs no server"
 	@echo "make test      run all the tests, against RabbitMQ too"
 	@echo "make unit      run the tests that need no broker"
+	@echo "make nightly   run the tests of reliability in their large sizes: hours"
 	@echo "make lint      ruff, and the news fragments"
 	@echo "make format    let ruff format the code"
 	@echo "make types     mypy, strict"
@@ -39,6 +43,13 @@ test: $(VENV)/.with-test
 
 unit: $(VENV)/.with-test
 	TXAMQP091_BROKERS=/nonexistent $(BIN)/python -m pytest $(PYTEST)
+
+# What the numbers were goes to the end of nightly.txt.
+nightly: $(VENV)/.with-test
+	@.ci/get-brokers
+	TXAMQP091_NIGHTLY=1 TXAMQP091_REPORT=$(CURDIR)/nightly.txt \
+		$(BIN)/python -m pytest $(PYTEST) $(NIGHTLY)
+	cat nightly.txt
 
 lint: $(VENV)/.with-dev
 	$(BIN)/ruff check
@@ -66,7 +77,7 @@ clean:
 	rm -rf $(VENV) build dist docs/_build *.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis _trial_temp* .coverage* txamqp091.test.*/
 	find txamqp091 twisted docs -name __pycache__ -prune -exec rm -rf {} +
-	rm -f twisted/plugins/dropin.cache
+	rm -f twisted/plugins/dropin.cache nightly.txt
 
 # The stamps: a virtual environment, and one for each extra installed in it.
 
