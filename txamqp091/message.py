@@ -105,6 +105,13 @@ class Settler:
         self._reactor = reactor
         self._thread = get_ident()
 
+    @property
+    def is_open(self) -> bool:
+        """
+        Whether the channel can still bring an answer to the broker.
+        """
+        return self._machine.is_open
+
     def settle(self, method: type[Method], delivery_tag: int, bits: int) -> None:
         """
         Send the answer for a delivery, from whichever thread.
@@ -217,6 +224,14 @@ class Delivery:
         Whether it has been answered for, or needs no answer.
         """
         return self._settled or self.delivery_tag <= self._settler.up_to
+
+    @property
+    def is_stale(self) -> bool:
+        """
+        Whether the channel that it came on has ended: the broker has the message
+        again, and an answer would not be sent.
+        """
+        return not self._settler.is_open
 
     def ack(self, multiple: bool = False) -> None:
         """

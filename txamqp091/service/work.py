@@ -581,4 +581,4 @@ def is_answerable(delivery: Delivery) -> bool:
     """
     Whether the broker would hear an answer: the channel is open that it came by.
     """
-    return delivery._settler._machine.is_open
+    return not delivery.is_stale

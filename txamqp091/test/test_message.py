@@ -101,6 +101,16 @@ class ReadTests(DeliveryCase):
         self.assertEqual(delivery.headers, {"a": 1})
         self.assertIs(delivery.properties, delivery.properties)
 
+    def test_stale(self) -> None:
+        """
+        A delivery tells whether an answer for it can still reach the broker.
+        """
+        delivery = self.one()
+        self.assertFalse(delivery.is_stale)
+        self.channel.close()
+        self.assertTrue(delivery.is_stale)
+        self.assertFalse(delivery.settled)
+
     def test_nothing_said(self) -> None:
         """
         A message with no properties has empty headers.
