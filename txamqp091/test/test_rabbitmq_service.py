@@ -6,8 +6,8 @@ fault it is ready again, with one subscription for each consumer, and the books 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sized
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -165,7 +165,7 @@ class ServiceTestCase(RabbitTestCase):
         Whether the queue has no messages, neither ready nor unacknowledged.
         """
         # A node that is busy may not let the question in.
-        with suppress(RabbitError):
+        with contextlib.suppress(RabbitError):
             unacknowledged = self.node.unacknowledged(self.queue, self.vhost)
             depth = self.node.queue_depth(self.queue, self.vhost)
             return not (unacknowledged or depth)
