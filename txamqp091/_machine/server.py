@@ -126,16 +126,24 @@ class ServerMachine(ConnectionMachine):
     """
 
     def __init__(
-        self, write: Callable[[bytes], None], sink: ServerSink, limits: Limits
+        self,
+        write: Callable[[bytes], None],
+        sink: ServerSink,
+        limits: Limits,
+        least_frame_max: int = spec.FRAME_MIN_SIZE,
     ) -> None:
         """
         :param write: sends bytes, after all those before.
         :param sink: is told what happens.
+        :param least_frame_max: the smallest ``frame_max`` that a client may choose;
+            before it has chosen, no frame may be larger.
         """
         # What a client alone is told, the table of states keeps from happening here.
         super().__init__(Role.SERVER, write, cast(ConnectionSink, sink), limits)
         self._server_sink = sink
         self._greeting = b""
+        self._least_frame_max = least_frame_max
+        self._reader.max_payload = least_frame_max - FRAME_OVERHEAD
         self._open: dict[int, ServerChannel] = {}
         self._routes = self._reader.routes = _Channels(self)
 
@@ -202,7 +210,9 @@ class ServerMachine(ConnectionMachine):
     def _tune_ok(self, method: spec.ConnectionTuneOk) -> None:
         ours = self.limits
         _check_limit("channel_max", 1, method.channel_max, ours.channel_max)
-        _check_limit("frame_max", spec.FRAME_MIN_SIZE, method.frame_max, ours.frame_max)
+        _check_limit(
+            "frame_max", self._least_frame_max, method.frame_max, ours.frame_max
+        )
         self.limits = Limits(
             frame_max=method.frame_max or Limits.frame_max,
             channel_max=method.channel_max,

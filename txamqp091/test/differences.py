@@ -108,6 +108,31 @@ DIFFERENCES: tuple[Difference, ...] = (
     Difference(
         "",
         ("3.10", "4.3"),
+        "A client that breaks the rules before it was let in is dropped after three "
+        "seconds, without a word.",
+        "So it is, at once; and limits in ``connection.tune-ok`` that are out of "
+        "bounds are refused with 530.",
+        "Nobody wants to wait in a test; and it helps whoever writes a client.",
+    ),
+    Difference(
+        "",
+        ("3.10", "4.3"),
+        "A frame that comes where none may be ends the connection with 505, a "
+        "heartbeat on a channel too.",
+        "For the heartbeat, the code is 503.",
+        "AMQP 0-9-1 has it; the client answers so, too.",
+    ),
+    Difference(
+        "",
+        ("3.10", "4.3"),
+        "A refusal names the type of an argument as it was sent, such as ``byte``; and "
+        "headers keep their types when a message is dead-lettered.",
+        "An integer is a ``signedint`` or, over 32 bits, a ``long``.",
+        "Types of integers are not kept when a table is decoded.",
+    ),
+    Difference(
+        "",
+        ("3.10", "4.3"),
         "Names that it makes up are random.",
         "They are counted: ``amq.gen-0000000000000000000001`` is the first.",
         "What happens in a test happens again.",

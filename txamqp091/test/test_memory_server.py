@@ -261,6 +261,21 @@ class LoginTests(MemoryCase):
         self.assertEqual(client.data, spec.PROTOCOL_HEADER)
         self.assertIsNotNone(client.ended)
 
+    def test_limits(self) -> None:
+        """
+        Frames may not be smaller than RabbitMQ lets them be.
+        """
+        agreed = frames(0, spec.ConnectionTuneOk(2047, 131072, 0))
+        for size, opens in ((8192, True), (8191, False)):
+            smaller = frames(0, spec.ConnectionTuneOk(2047, size, 0))
+            client = self.raw(HANDSHAKE.replace(agreed, smaller), opened=opens)
+            self.assertEqual(client.ended is None, opens)
+        close = client.heard_one(spec.ConnectionClose)
+        self.assertEqual((close.reply_code, close.class_id), (530, 10))
+        large = {"token": "x" * 6000, "capabilities": {}}
+        data = frames(0, spec.ConnectionStartOk(large, "PLAIN", b"\0guest\0guest"))
+        self.raw(spec.PROTOCOL_HEADER + data + HANDSHAKE[HANDSHAKE.index(agreed) :])
+
     def test_secret(self) -> None:
         """
         A new secret is taken.
@@ -274,7 +289,7 @@ class LoginTests(MemoryCase):
 
 class OldLoginTests(MemoryCase):
     """
-    Tests for an older RabbitMQ.
+    Tests for an older RabbitMQ, with smaller frames.
     """
 
     version = "3.10.8"
@@ -288,6 +303,14 @@ class OldLoginTests(MemoryCase):
         start = client.heard_one(spec.ConnectionStart)
         self.assertEqual(start.mechanisms, b"PLAIN AMQPLAIN")
         self.assertIsNotNone(client.ended)
+
+    def test_limits(self) -> None:
+        """
+        Its smallest frames are those of AMQP.
+        """
+        agreed = frames(0, spec.ConnectionTuneOk(2047, 131072, 0))
+        smaller = frames(0, spec.ConnectionTuneOk(2047, 4096, 0))
+        self.raw(HANDSHAKE.replace(agreed, smaller))
 
 
 class TimeTests(MemoryCase):

@@ -77,6 +77,8 @@ class Behaviour:
     :ivar anonymous: a client may log in as nobody, and is guest.
     :ivar log_exchange: there is an internal exchange ``amq.rabbitmq.log``.
     :ivar max_message_size: in bytes.
+    :ivar least_frame_max: the smallest frames that a client may agree to, in bytes;
+        before that, none may be larger.
     :ivar consumer_arguments: by type of queue, the arguments that its consumers may
         have, of those that any may.
     """
@@ -106,6 +108,7 @@ class Behaviour:
     anonymous: bool
     log_exchange: bool
     max_message_size: int
+    least_frame_max: int
     consumer_arguments: Mapping[str, frozenset[str]]
 
     @classmethod
@@ -148,5 +151,6 @@ class Behaviour:
             anonymous=four,
             log_exchange=latest,
             max_message_size=16_777_216 if four else 134_217_728,
+            least_frame_max=8192 if number >= (4, 1) else 4096,
             consumer_arguments=_CONSUMER_ARGUMENTS[latest],
         )

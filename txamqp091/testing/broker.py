@@ -451,7 +451,3 @@ class Broker:
         ``basic.nack``.
         """
         self._refusals = count
-
-
-# Until all have moved on.
-MemoryBroker = Broker

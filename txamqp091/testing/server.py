@@ -158,7 +158,9 @@ class BrokerProtocol(Protocol):
         self._broker = broker
         self._clock = clock
         self._outgoing = Outgoing(clock, self._write)
-        self._machine = ServerMachine(self._outgoing.write, self, limits)
+        self._machine = ServerMachine(
+            self._outgoing.write, self, limits, broker.behaviour.least_frame_max
+        )
         self._heartbeats: Heartbeats | None = None
         self._limit_call: IDelayedCall | None = None
         self._user: User | None = None
