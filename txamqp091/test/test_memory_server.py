@@ -272,7 +272,7 @@ class LoginTests(MemoryCase):
             self.assertEqual(client.ended is None, opens)
         close = client.heard_one(spec.ConnectionClose)
         self.assertEqual((close.reply_code, close.class_id), (530, 10))
-        large = {"token": "x" * 6000, "capabilities": {}}
+        large: dict[str, Any] = {"token": "x" * 6000, "capabilities": {}}
         data = frames(0, spec.ConnectionStartOk(large, "PLAIN", b"\0guest\0guest"))
         self.raw(spec.PROTOCOL_HEADER + data + HANDSHAKE[HANDSHAKE.index(agreed) :])
 
