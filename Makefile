@@ -11,6 +11,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # More for pytest: make test PYTEST="-k consumer"
 PYTEST ?=
+# More for the benchmarks: see python -m benchmarks --help
+BENCH ?=
 # The tests that have sizes for the night.
 NIGHTLY := $(addprefix txamqp091/test/,test_chaos_service.py test_cluster.py \
 	test_scale.py test_day.py)
@@ -29,7 +31,7 @@ help:
 	@echo "make types     mypy, strict"
 	@echo "make docs      the documentation, into docs/_build"
 	@echo "make package   build, check and install the sdist and the wheel"
-	@echo "make bench     measure the client's CPU per message"
+	@echo "make bench     measure what this client costs, and the others"
 	@echo "make clean     remove what the commands above made"
 
 # On a RabbitMQ: make demo URI=amqp://user:password@host
@@ -69,9 +71,10 @@ docs: $(VENV)/.with-docs
 package: $(VENV)/.with-dev
 	.ci/package $(BIN)/python
 
+# All of it takes a quarter of an hour; a first look: make bench BENCH="--quick"
 bench: $(VENV)/.with-bench
 	@.ci/get-brokers --any
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
 	rm -rf $(VENV) build dist docs/_build *.egg-info
