@@ -122,9 +122,10 @@ class Heartbeats:
         self._calls[0] = self._clock.callLater(delay, self._speak)
 
     def _speak(self) -> None:
-        quiet = self._clock.seconds() - self._outgoing.flushed_at
-        if quiet < self._pause:
-            self._speak_after(self._pause - quiet)
+        # Of two near times the difference is exact, and so leads to the later one.
+        now, due = self._clock.seconds(), self._outgoing.flushed_at + self._pause
+        if now < due:
+            self._speak_after(due - now)
         else:
             self._speak_after(self._pause)
             self._send()
@@ -136,10 +137,10 @@ class Heartbeats:
         now = self._clock.seconds()
         if self.deaf:
             self.heard_at = now
-        quiet = now - self.heard_at
-        if quiet < self._limit:
+        due = self.heard_at + self._limit
+        if now < due:
             self._last_turn = False
-            self._listen_for(self._limit - quiet)
+            self._listen_for(due - now)
         elif not self._last_turn:
             # If the reactor was busy, what has come meanwhile is read in this turn.
             self._last_turn = True
