@@ -196,6 +196,13 @@ def twisted() -> Iterator[Layer]:
             numbers["confirmed"] += BATCH
             inside.receive(frame(2, spec.BasicAck(numbers["confirmed"], True)))
 
+    def confirm_many() -> None:
+        for _ in range(COUNT // BATCH):
+            confirming.publish_many(Message("", "work", BODY) for _ in range(BATCH))
+            inside.turn()
+            numbers["confirmed"] += BATCH
+            inside.receive(frame(2, spec.BasicAck(numbers["confirmed"], True)))
+
     def publish_many() -> None:
         channel.publish_many(Message("", "work", BODY) for _ in range(COUNT))
         inside.turn()
@@ -246,6 +253,7 @@ def twisted() -> Iterator[Layer]:
     yield "Twisted", "write a piece, 100 to a turn", write, COUNT
     yield "Twisted", "basic_publish", lambda: publish(channel), COUNT
     yield "Twisted", "basic_publish, confirmed 100 at once", confirm, COUNT
+    yield "Twisted", "publish_many, confirmed 100 at once", confirm_many, COUNT
     yield "Twisted", "publish_many", publish_many, COUNT
     yield "Twisted", "a delivery to its handler", receive, COUNT
     acked_layer = "a delivery to its handler, which acks it"
