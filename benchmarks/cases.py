@@ -60,6 +60,9 @@ class Case:
     :ivar peers: against whom it is measured.
     :ivar figure: what is made of a measurement.
     :ivar once: whether the same number is right for all, and one round enough.
+    :ivar window: how many may be unconfirmed.
+    :ivar prefetch: how many may be unacknowledged.
+    :ivar choice: what a user of ours chooses; the others are not measured then.
     :ivar like: the case of other clients that it is compared with, if they have none.
     :ivar target: the ratio to rabbitmq-c that is aimed at.
     """
@@ -72,6 +75,9 @@ class Case:
     peers: tuple[str, ...] = (RABBITMQ, SINK)
     figure: Callable[[Run], float] = cpu
     once: bool = False
+    window: int = 1000
+    prefetch: int = 200
+    choice: str = ""
     like: str = ""
     target: float | None = None
 
@@ -135,8 +141,24 @@ CASES = {
             figure=trips,
             once=True,
         ),
+        *(
+            Case(f"window {window}", "confirm", count, peers=(RABBITMQ,),
+                 window=window, choice=f"confirm, a window of {window:,}")
+            for window, count in (
+                (1, 1000), (10, 5000), (100, 10000), (1000, 20000), (10000, 20000)
+            )
+        ),
+        *(
+            Case(f"prefetch {prefetch}", "ack", count, full=True, peers=(RABBITMQ,),
+                 prefetch=prefetch, choice=f"ack each, a prefetch of {prefetch:,}")
+            for prefetch, count in (
+                (1, 1000), (10, 5000), (50, 10000), (200, 20000), (1000, 20000)
+            )
+        ),
+        Case("ack_multiple", "ack_multiple", 20000, full=True, peers=(RABBITMQ,),
+             choice="ack(multiple=True) for every 50th, a prefetch of 200"),
     )
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ from benchmarks.cases import (
     CASES,
     CLIENTS,
     LINK,
+    OURS,
     RABBITMQ,
     ROUND_TRIP,
     SINK,
@@ -177,12 +178,17 @@ def measure(
     Run one case with one client.
     """
     count = case.count
+    if case.choice and client.name != OURS:
+        return None
     if not case.once:
         count = max(20, int(count * client.share * (0.1 if quick else 1)) // 100 * 100)
     if client.name == "AMQPStorm" and case.function in ("get", "declare", "connect"):
         count = min(count, 50)  # it sleeps for 10 ms between asking and looking
     queue = f"bench-{count}-{case.size}"
-    task = Task(peer.uri, queue, case.function, count, case.size, lag=case.lag)
+    task = Task(
+        peer.uri, queue, case.function, count, case.size, case.window, case.prefetch,
+        case.lag,
+    )  # fmt: skip
     peer.prepare(task, count if case.full else 0)
     if client.name == C:
         if case.lag:

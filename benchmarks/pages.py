@@ -79,6 +79,7 @@ def write(results: Results, output: Path) -> str:
                 rates = figures_of(results["runs"], rate)
                 pages[f"rates-{peer}"] = list(matrix(rates, peer, MESSAGES, "{:,.0f}"))
                 draw_bars(figures, peer, output)
+        pages["choices"] = list(choices(results["runs"], figures))
         pages["memory"] = list(memory_and_lag(results["runs"], figures))
     if results.get("layers"):
         pages["layers"] = list(
@@ -175,7 +176,7 @@ def ratios(figures: Figures, peer: str) -> Iterator[str]:
     ]  # fmt: skip
     for case in CASES.values():
         ours = figures.get((peer, case.name, OURS))
-        if not ours or case.figure is not cpu:
+        if not ours or case.figure is not cpu or case.choice:
             continue
         theirs = figures.get((peer, case.like or case.name, C), {})
         same = figures.get((peer, case.name, C), {}) or theirs
@@ -236,6 +237,19 @@ def memory_and_lag(runs: list[Run], figures: Figures) -> Iterator[str]:
         cells.append(show(peaks.get((RABBITMQ, "consume", client), {}), "{:.0f}"))
         if set(cells) != {"\\-"}:
             rows.append([client, *cells])
+    yield from table(rows)
+
+
+def choices(runs: list[Run], figures: Figures) -> Iterator[str]:
+    """
+    What a user of ours chooses, and what it is worth.
+    """
+    rates = figures_of(runs, rate)
+    rows = [["choice", "us of CPU for a message", "messages/s"]]
+    for case in CASES.values():
+        key = (RABBITMQ, case.name, OURS)
+        if case.choice and key in figures:
+            rows.append([case.choice, show(figures[key]), show(rates[key], "{:,.0f}")])
     yield from table(rows)
 
 

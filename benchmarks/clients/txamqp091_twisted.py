@@ -123,6 +123,29 @@ async def ack(channel: Channel, task: Task, meter: Meter) -> None:
     meter.stop()
 
 
+async def ack_multiple(channel: Channel, task: Task, meter: Meter) -> None:
+    """
+    A handler is called with each message, and acknowledges every 50th, with all that
+    came before it.
+    """
+    count = task.count
+    done: Deferred[None] = Deferred()
+
+    def handle(delivery: Delivery) -> None:
+        nonlocal count
+        count -= 1
+        if count % 50 == 0:
+            delivery.ack(multiple=True)
+        if not count:
+            done.callback(None)
+
+    meter.start()
+    await channel.basic_consume(task.queue, handle, prefetch=task.prefetch)
+    await done
+    await channel.queue_declare(task.queue, passive=True)
+    meter.stop()
+
+
 async def keep(channel: Channel, task: Task, meter: Meter) -> None:
     """
     All messages are kept.
@@ -199,7 +222,8 @@ async def channels(channel: Channel, task: Task, meter: Meter) -> None:
 
 CASES = {
     each.__name__: each
-    for each in (publish, publish_many, confirm, confirm_many, consume, ack, keep, get,
+    for each in (publish, publish_many, confirm, confirm_many, consume, ack,
+                 ack_multiple, keep, get,
                  declare, declare_pipelined, connect, channels)
 }  # fmt: skip
 
