@@ -45,6 +45,9 @@ from txamqp091.wire.spec import BasicDeliver
 POLICY = RetryPolicy(initial_delay=0.1, max_delay=0.5)
 
 
+PERSISTENT = Properties(delivery_mode=2)
+
+
 class Books:
     """
     What was confirmed, what was delivered, and what was acknowledged.
@@ -77,18 +80,18 @@ class Books:
             self._count += 1
             body = b"%d" % self._count
             published = channel.call(
-                Channel.basic_publish, "", queue, body, Properties(delivery_mode=2)
+                Channel.basic_publish, "", queue, body, PERSISTENT, mandatory=True
             )
             published.addCallbacks(
                 lambda _, body=body: self.confirmed.add(body), lambda _: None
             )
 
     @property
-    def balanced(self) -> bool:
+    def missing(self) -> list[int]:
         """
-        Whether all that was confirmed has come.
+        What was confirmed and has not come.
         """
-        return self.confirmed <= set(self.delivered)
+        return sorted(int(each) for each in self.confirmed - set(self.delivered))
 
 
 def longer(things: Sized, count: int) -> bool:
@@ -155,7 +158,9 @@ class ServiceTestCase(RabbitTestCase):
         self.assertEqual(declared.consumer_count, 1)
         self.books.publish(self.channel, self.queue, 10)
         await self.channel.when_idle()
-        await until(lambda: self.books.balanced)
+        with contextlib.suppress(AssertionError):
+            await until(lambda: not self.books.missing, 20)
+        self.assertEqual(self.books.missing, [], repr(self.consumer))
         self.assertGreaterEqual(len(self.books.confirmed), 10)
         self.assertEqual(self.books.unmarked, 0)
         await until(self.is_empty)
