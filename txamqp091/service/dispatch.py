@@ -453,16 +453,21 @@ class Dispatcher:
         if self._blocked_for is None or timeout is None or not self.queue:
             return
         if call is None or not call.active():
-            since = max(self._blocked_since, next(iter(self.queue)).queued_at)
-            delay = max(since + timeout - self._reactor.seconds(), 0.0)
+            delay = max(self._blocked_until(timeout) - self._reactor.seconds(), 0.0)
             self._blocked_call = self._reactor.callLater(delay, self._blocked_too_long)
+
+    def _blocked_until(self, timeout: float) -> float:
+        """
+        How long the first letter of the queue waits for the broker.
+        """
+        return max(self._blocked_since, next(iter(self.queue)).queued_at) + timeout
 
     def _blocked_too_long(self) -> None:
         reason, timeout = self._blocked_for, self._blocked_timeout
         assert reason is not None and timeout is not None
-        since = self._reactor.seconds() - timeout
+        now = self._reactor.seconds()
         late = []
-        while self.queue and next(iter(self.queue)).queued_at <= since:
+        while self.queue and self._blocked_until(timeout) <= now:
             late.append(self.queue.popitem(last=False)[0])
         for letter in late:
             self._sink.settled(letter, ConnectionBlocked(reason, False))
