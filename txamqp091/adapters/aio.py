@@ -13,11 +13,11 @@ __all__ = ["Answer", "Channel", "Connection", "Deliveries", "Subscription", "con
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
-from functools import wraps
+from functools import partial, wraps
 from inspect import iscoroutine
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.python.failure import Failure
 
 from txamqp091 import channel as verbs
@@ -28,16 +28,18 @@ from txamqp091.adapters.threads import ThreadsafeChannel
 from txamqp091.consumer import DEFAULT_PREFETCH, Consumer
 from txamqp091.endpoint import connect as open_connection
 from txamqp091.interfaces import ICredentials
-from txamqp091.message import Delivery, Message
+from txamqp091.message import Body, Delivery, Message
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
+from txamqp091.wire.properties import Properties
 
 P = ParamSpec("P")
 T = TypeVar("T")
-V = TypeVar("V")
+
+_ONCE = "an answer is awaited once; keep what it gives"
 
 
-class Answer(Coroutine[Any, Any, T], Generic[T]):
+class Answer(Coroutine[Any, Any, T]):
     """
     What a verb returns: the answer that is to come, to be awaited once.
 
@@ -47,53 +49,34 @@ class Answer(Coroutine[Any, Any, T], Generic[T]):
     awaits is logged, as Twisted does.
     """
 
-    __slots__ = ("_awaited", "_deferred", "_lost", "_steps")
+    __slots__ = ("_deferred", "_steps")
 
-    def __init__(
-        self, deferred: Deferred[T], lost: Callable[[T], object] | None = None
-    ) -> None:
-        """
-        :param lost: told of an answer that came just when the task was cancelled.
-        """
-        self._deferred = deferred
-        self._lost = lost
-        self._awaited = False
-        self._steps: Generator[Any, Any, T] | None = None
+    def __init__(self, deferred: Deferred[T]) -> None:
+        self._deferred: Deferred[T] | None = deferred
+        self._steps: Generator[Any, None, T] | None = None
 
-    def __await__(self) -> Generator[Any, Any, T]:
-        if self._awaited:
-            raise RuntimeError("an answer is awaited once; keep what it gives")
-        self._awaited = True
-        deferred = self._deferred
-        future: asyncio.Future[None] | None = None
-        done = False
-        result: Any = None
+    def __await__(self) -> Generator[Any, None, T]:
+        # This is once per message: no closure, and what fires is C.
+        deferred, self._deferred = self._deferred, None
+        if deferred is None:
+            raise RuntimeError(_ONCE)
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        deferred.addCallbacks(future.set_result, partial(_fail, future))
+        if future.done():
+            return future.result()
+        try:
+            return (yield from future)
+        except asyncio.CancelledError:
+            # It may have fired meanwhile, and the future would not have it.
+            deferred.addErrback(_ignore)
+            deferred.cancel()
+            raise
 
-        def fired(value: Any) -> None:
-            nonlocal done, result
-            done, result = True, value
-            if future is not None and not future.done():
-                future.set_result(None)
-
-        deferred.addBoth(fired)
-        if not done:
-            future = asyncio.get_running_loop().create_future()
-            try:
-                yield from future
-            except BaseException:
-                if not done:
-                    deferred.cancel()
-                elif self._lost is not None and not isinstance(result, Failure):
-                    self._lost(result)
-                raise
-        if isinstance(result, Failure):
-            error = result.value
-            if isinstance(error, CancelledError):
-                raise asyncio.CancelledError from None
-            assert error is not None
-            # Its stack is Twisted's; the one of who awaits says more.
-            raise error.with_traceback(None)
-        return result  # type: ignore[no-any-return]
+    def _taken(self) -> Deferred[T]:
+        deferred, self._deferred = self._deferred, None
+        if deferred is None:
+            raise RuntimeError(_ONCE)
+        return deferred
 
     def send(self, value: Any) -> Any:
         """
@@ -109,10 +92,17 @@ class Answer(Coroutine[Any, Any, T], Generic[T]):
         """
         if self._steps is None:
             # Cancelled before its task has begun.
-            self._deferred.addCallbacks(self._lost or _ignore, _ignore)
-            self._deferred.cancel()
+            self._abandon()
             self._steps = self.__await__()
         return self._steps.throw(*reason)
+
+    def _abandon(self) -> None:
+        """
+        Nobody will wait for it.
+        """
+        deferred = self._taken()
+        deferred.addErrback(_ignore)
+        deferred.cancel()
 
     def close(self) -> None:
         """
@@ -122,10 +112,111 @@ class Answer(Coroutine[Any, Any, T], Generic[T]):
             self._steps.close()
 
 
-def _ignore(_: object) -> None:
+class _Precious(Answer[T]):
     """
-    The one who has cancelled knows.
+    An answer that has to be dealt with, also when it comes just as the task that awaits
+    it is cancelled.
     """
+
+    __slots__ = ("_lost",)
+
+    def __init__(self, deferred: Deferred[T], lost: Callable[[T], object]) -> None:
+        """
+        :param lost: deals with an answer that nobody gets.
+        """
+        super().__init__(deferred)
+        self._lost = lost
+
+    def __await__(self) -> Generator[Any, None, T]:
+        deferred = self._taken()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def fired(value: T) -> None:
+            if future.done():
+                self._lost(value)
+            else:
+                future.set_result(value)
+
+        deferred.addCallbacks(fired, partial(_fail, future))
+        try:
+            return (yield from future)
+        except asyncio.CancelledError:
+            if not future.cancelled() and future.exception() is None:
+                self._lost(future.result())
+            deferred.cancel()
+            raise
+
+    def _abandon(self) -> None:
+        deferred = self._taken()
+        deferred.addCallbacks(self._lost, _ignore)
+        deferred.cancel()
+
+
+class _Confirm(Answer[None]):
+    """
+    The answer for one message that has left.  A Deferred that is awaited costs as much
+    as all the rest of publishing.
+    """
+
+    __slots__ = ("_error", "_fired", "_future")
+
+    def __init__(self) -> None:
+        self._deferred = None
+        self._steps = None
+        self._error: BaseException | None = None
+        self._fired = False
+        self._future: asyncio.Future[None] | None = None
+
+    def callback(self, _: object) -> None:
+        """
+        The broker has it.
+        """
+        self._fired = True
+        future = self._future
+        if future is not None and not future.done():
+            future.set_result(None)
+
+    def errback(self, error: BaseException) -> None:
+        """
+        The broker has it not.
+        """
+        self._fired = True
+        self._error = error
+        future = self._future
+        if future is None:
+            self._deferred = fail(error)  # if nobody awaits it, that is logged
+        elif not future.done():
+            future.set_exception(error.with_traceback(None))
+
+    def __await__(self) -> Generator[Any, None, None]:
+        if not self._fired:
+            future = self._future = asyncio.get_running_loop().create_future()
+            yield from future
+        elif self._error is not None:
+            self._abandon()
+            raise self._error.with_traceback(None)
+
+    def _abandon(self) -> None:
+        if self._deferred is not None:
+            self._deferred.addErrback(_ignore)
+
+
+# To the publisher it is as good as a Deferred.
+_confirm = cast("Callable[[], Deferred[None]]", _Confirm)
+
+
+def _fail(future: asyncio.Future[Any], failure: Failure) -> None:
+    """
+    Pass a failure on.
+    """
+    if not future.done():
+        error = failure.value
+        assert error is not None
+        if isinstance(error, CancelledError):
+            future.cancel()
+        else:
+            # Its stack is Twisted's; the one of who awaits says more.
+            future.set_exception(error.with_traceback(None))
 
 
 def _answered(
@@ -155,6 +246,7 @@ class Channel:
     def __init__(self, connection: Connection, native: verbs.Channel) -> None:
         self.connection = connection
         self.native = native
+        self._publish = native._publisher.publish
 
     def __repr__(self) -> str:
         return repr(self.native)
@@ -197,7 +289,6 @@ class Channel:
     queue_unbind = _answered(verbs.Channel.queue_unbind)
     queue_purge = _answered(verbs.Channel.queue_purge)
     queue_delete = _answered(verbs.Channel.queue_delete)
-    basic_publish = _answered(verbs.Channel.basic_publish)
     confirm_select = _answered(verbs.Channel.confirm_select)
     basic_cancel = _answered(verbs.Channel.basic_cancel)
     basic_qos = _answered(verbs.Channel.basic_qos)
@@ -211,6 +302,24 @@ class Channel:
     tx_rollback = _answered(verbs.Channel.tx_rollback)
     flow = _answered(verbs.Channel.flow)
     access_request = _answered(verbs.Channel.access_request)
+
+    def basic_publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: Body,
+        properties: Properties | None = None,
+        mandatory: bool = False,
+    ) -> Answer[None]:
+        """
+        See `txamqp091.channel.Channel.basic_publish`.
+        """
+        waiting: Any = self._publish(
+            exchange, routing_key, body, properties, mandatory, _confirm
+        )
+        if type(waiting) is _Confirm:
+            return waiting
+        return Answer(waiting)
 
     def publish_many(self, messages: Iterable[Message]) -> Answer[None]:
         """
@@ -228,7 +337,7 @@ class Channel:
         """
         See `txamqp091.channel.Channel.basic_get`.
         """
-        return Answer(self.native.basic_get(queue, auto_ack), _give_back)
+        return _Precious(self.native.basic_get(queue, auto_ack), _give_back)
 
     def basic_consume(
         self,
@@ -260,7 +369,7 @@ class Channel:
             no_local=no_local,
             no_wait=no_wait,
         )
-        return Answer(started.addCallback(Subscription), Subscription.cancel)
+        return _Precious(started.addCallback(Subscription), _end)
 
     def consume(
         self,
@@ -283,12 +392,22 @@ class Channel:
             prefetch=prefetch,
             consumer_tag=consumer_tag,
         )
-        return Answer(started.addCallback(Deliveries), Deliveries.cancel)
+        return _Precious(started.addCallback(Deliveries), _end)
 
 
 def _give_back(delivery: Delivery | None) -> None:
     if delivery is not None and not delivery.settled:
         delivery.nack()
+
+
+def _end(consuming: Subscription | Deliveries) -> None:
+    consuming.native.cancel().addErrback(_ignore)
+
+
+def _ignore(_: object) -> None:
+    """
+    It is over, however it ended.
+    """
 
 
 def _in_tasks(handler: consumers.Handler) -> consumers.Handler:
@@ -409,7 +528,7 @@ class Deliveries:
         """
         See `txamqp091.consumer.Deliveries.get`.
         """
-        return Answer(self.native.get(), self._put_back)
+        return _Precious(self.native.get(), self._put_back)
 
     def _put_back(self, delivery: Delivery) -> None:
         """
@@ -492,7 +611,7 @@ class Connection:
         """
         opening = self.native.open_channel()
         opened = opening.addCallback(lambda native: Channel(self, native))
-        return Answer(opened, Channel.close)
+        return _Precious(opened, lambda channel: channel.native.close())
 
     def close(self, reply_code: int = 200, reply_text: str = "") -> Answer[None]:
         """
@@ -548,4 +667,4 @@ async def connect(
         credentials=credentials,
         endpoint=AsyncioEndpoint(loop, parameters),
     )
-    return Connection(await Answer(opening, AMQPProtocol.close))
+    return Connection(await _Precious(opening, AMQPProtocol.close))

@@ -6,14 +6,23 @@ Connections and channels on asyncio's loop, against every broker.
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091.adapters.aio import Answer, Channel, Connection, connect
+from txamqp091.adapters.aio import (
+    Answer,
+    Channel,
+    Connection,
+    _Confirm,
+    _Precious,
+    connect,
+)
 from txamqp091.errors import (
     AMQPError,
     AuthenticationFailed,
@@ -22,6 +31,7 @@ from txamqp091.errors import (
     ConsumerCancelled,
     HeartbeatTimeout,
     InvalidURI,
+    Nacked,
     NotFound,
     Returned,
     TLSFailed,
@@ -530,6 +540,25 @@ class AnswerTests(SynchronousTestCase):
 
         asyncio.run(main())
 
+    def test_error(self) -> None:
+        """
+        An error is raised by whoever awaits; a Deferred that somebody else has
+        cancelled cancels.
+        """
+
+        async def main() -> None:
+            failed: Deferred[int] = Deferred()
+            failed.errback(NotFound("gone"))
+            with self.assertRaises(NotFound):
+                await Answer(failed)
+            coming: Deferred[int] = Deferred()
+            answer = Answer(coming)
+            coming.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await answer
+
+        asyncio.run(main())
+
     def test_once(self) -> None:
         """
         An answer is awaited once.
@@ -545,6 +574,59 @@ class AnswerTests(SynchronousTestCase):
 
         asyncio.run(main())
 
+    def test_cancelled_as_it_comes(self) -> None:
+        """
+        An answer, or an error, that comes when its task has been cancelled is nobody's.
+        """
+
+        async def main() -> None:
+            for outcome in (1, Failure(NotFound("gone"))):
+                coming: Deferred[int] = Deferred()
+                task = asyncio.create_task(Answer(coming))
+                await asyncio.sleep(0)
+                task.cancel()
+                coming.callback(outcome)
+                with self.assertRaises(asyncio.CancelledError):
+                    await task
+
+        asyncio.run(main())
+
+    def test_confirm(self) -> None:
+        """
+        What waits for a message's fate can be awaited before and after it is known, and
+        need not be; an error that nobody awaits is logged.
+        """
+
+        async def main() -> None:
+            known = _Confirm()
+            known.callback(None)
+            await known
+            refused = _Confirm()
+            refused.errback(Nacked())
+            with self.assertRaises(Nacked):
+                await refused
+            coming, failing, never = _Confirm(), _Confirm(), _Confirm()
+            tasks = [asyncio.create_task(each) for each in (coming, failing, never)]
+            await asyncio.sleep(0)
+            coming.callback(None)
+            failing.errback(Nacked())
+            tasks[2].cancel()
+            never.callback(None)
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            kinds = [type(each) for each in outcomes]
+            self.assertEqual(kinds, [type(None), Nacked, asyncio.CancelledError])
+            cancelled = _Confirm()
+            cancelled.errback(Nacked())
+            begun = asyncio.create_task(cancelled)
+            begun.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await begun
+            _Confirm().errback(Nacked())
+
+        asyncio.run(main())
+        gc.collect()
+        self.assertEqual(len(self.flushLoggedErrors(Nacked)), 1)
+
     def test_lost(self) -> None:
         """
         An answer that comes when its task has been cancelled is given to who deals
@@ -554,18 +636,25 @@ class AnswerTests(SynchronousTestCase):
 
         async def main() -> None:
             coming: Deferred[int] = Deferred()
-            task = asyncio.create_task(Answer(coming, lost.append))
+            task = asyncio.create_task(_Precious(coming, lost.append))
             await asyncio.sleep(0)
             coming.callback(5)
             task.cancel()
             with self.assertRaises(asyncio.CancelledError):
                 await task
+            late: Deferred[int] = Deferred(lambda _: None)
+            waiting = asyncio.create_task(_Precious(late, lost.append))
+            await asyncio.sleep(0)
+            waiting.cancel()
+            late.callback(7)
+            with self.assertRaises(asyncio.CancelledError):
+                await waiting
             there: Deferred[int] = Deferred()
             there.callback(6)
-            begun = asyncio.create_task(Answer(there, lost.append))
+            begun = asyncio.create_task(_Precious(there, lost.append))
             begun.cancel()
             with self.assertRaises(asyncio.CancelledError):
                 await begun
 
         asyncio.run(main())
-        self.assertEqual(lost, [5, 6])
+        self.assertEqual(lost, [5, 7, 6])
