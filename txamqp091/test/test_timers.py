@@ -6,10 +6,13 @@ alone.  What a connection makes of heartbeats is tested in `test_heartbeats`.
 
 from __future__ import annotations
 
+import random
+
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091._timers import Heartbeats, Outgoing
+from txamqp091.testing.reactor import SteppingClock
 
 
 class OutgoingTests(SynchronousTestCase):
@@ -125,11 +128,11 @@ class HeartbeatTests(SynchronousTestCase):
     When to speak, and when to give up.
     """
 
-    def make(self, interval: int) -> Heartbeats:
+    def make(self, interval: int, clock: Clock | None = None) -> Heartbeats:
         """
         Heartbeats that note when they were sent, and when the peer was given up.
         """
-        self.clock = Clock()
+        self.clock = clock or Clock()
         self.sent: list[float] = []
         self.expired: list[tuple[float, int]] = []
         self.outgoing = Outgoing(self.clock, lambda _: None)
@@ -176,6 +179,21 @@ class HeartbeatTests(SynchronousTestCase):
         self.pass_time(6)
         self.assertEqual(self.sent, [17])
         heartbeats.stop()
+
+    def test_any_time(self) -> None:
+        """
+        However the times are rounded, a heartbeat comes up when it is due, and not
+        again and again before.
+        """
+        clock = SteppingClock()
+        clock.limit = 100
+        chance = random.Random(1)
+        heartbeats = self.make(1, clock)
+        for _ in range(1000):
+            clock.advance(chance.random() / 10)
+            self.outgoing.flushed_at = heartbeats.heard_at = clock.seconds()
+            clock.advance(0.25)
+            clock.advance(0.25)
 
     def test_expired(self) -> None:
         """
