@@ -326,9 +326,7 @@ class CallTests(PublisherTestCase):
         """
         queue = Queue(name="calls", exclusive=False)
         # Those who wait for ever do not matter when it is stopped.
-        server_service = self.service(
-            topology=Topology.of(queue), shutdown_timeout=0.1
-        )
+        server_service = self.service(topology=Topology.of(queue), shutdown_timeout=0.1)
         client_service = self.service()
 
         def handler(request: Delivery) -> Any:
