@@ -75,7 +75,10 @@ def documents() -> list[Path]:
     """
     The documents of a checkout that show programs.
     """
-    return [CHECKOUT / "README.rst", *sorted((CHECKOUT / "docs").glob("*.rst"))]
+    docs = CHECKOUT / "docs"
+    folders = [docs, docs / "adapters"]
+    guides = [path for folder in folders for path in sorted(folder.glob("*.rst"))]
+    return [CHECKOUT / "README.rst", *guides]
 
 
 class DocumentTests(RabbitTestCase):
