@@ -296,8 +296,10 @@ class TextTests(SynchronousTestCase):
             ),
             (
                 errors.ConnectionBlocked("low on memory", True),
-                "the broker takes no messages: low on memory; it may take the "
-                "message later",
+                (
+                    "the broker takes no messages: low on memory; it may take the "
+                    "message later"
+                ),
             ),
             (errors.CallFailed("KeyError"), "the server has failed: KeyError"),
         ):
