@@ -25,7 +25,6 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import react
 
 from benchmarks.inside import Inside, clock, frame
-from benchmarks.measure import resident
 from txamqp091 import connect
 from txamqp091.channel import Channel
 from txamqp091.message import Delivery, Message
@@ -103,11 +102,9 @@ def channels(count: int) -> dict[str, float]:
     """
     inside = Inside()
     opened: list[Channel] = []
-    before = resident()
     opening = clock(
         lambda: opened.extend(inside.open_channel() for _ in range(count)), count
     )
-    grown = resident() - before
     for channel in opened:
         channel.basic_consume("work", Delivery.ack, consumer_tag="tag")
     inside.serve()
@@ -145,15 +142,12 @@ def channels(count: int) -> dict[str, float]:
             number = next(iter(reversed(inside.client._machine._channels)))
             inside.receive(frame(number, spec.ChannelOpenOk()))
 
-    result = {
+    return {
         "publish": clock(publish, total) / 1e3,
         "deliver and ack": clock(receive, total) / 1e3,
         "open": opening / 1e3,
         "close one, open another": clock(replace, min(count, 50)) / 1e3,
     }
-    if count >= 100:
-        result["KiB of memory each"] = grown / count / KIB
-    return result
 
 
 def confirms(count: int) -> dict[str, float]:
@@ -345,7 +339,6 @@ async def connections(port: int, count: int) -> dict[str, float]:
     from twisted.internet import reactor
 
     opened: list[Any] = []
-    before = resident()
 
     async def open_all() -> None:
         for first in range(0, count, 50):
@@ -358,7 +351,6 @@ async def connections(port: int, count: int) -> dict[str, float]:
 
     opening = await spend(open_all)
     each = [await connection.open_channel() for connection in opened]
-    grown = resident() - before
     total = 20 * max(100, count)
 
     async def publish() -> None:
@@ -370,14 +362,11 @@ async def connections(port: int, count: int) -> dict[str, float]:
 
     publishing = await spend(publish)
     closing = await spend(lambda: gatherResults(each.close() for each in opened))
-    result = {
+    return {
         "open": opening / count * 1e6,
         "publish": publishing / total * 1e6,
         "close": closing / count * 1e6,
     }
-    if count >= 10:
-        result["KiB of memory each"] = grown / count / KIB
-    return result
 
 
 async def spend(work: Callable[[], Awaitable[object]]) -> float:
@@ -403,7 +392,7 @@ INSIDE: tuple[tuple[Growth, Point], ...] = (
         consumers,
     ),
     (
-        Growth("channels", "channels of a connection", "us (or KiB) for each",
+        Growth("channels", "channels of a connection", "us for each",
                [1, 10, 100, 500, 1000, 2000]),
         channels,
     ),
@@ -458,7 +447,7 @@ async def run(reactor: IReactorTime) -> None:
             sizes,
         ),
         (
-            Growth("connections", "connections", "us (or KiB) for each",
+            Growth("connections", "connections", "us for each",
                    [1, 10, 100, 300, 1000]),
             connections,
         ),

@@ -265,14 +265,14 @@ def draw_bars(figures: Figures, peer: str, output: Path) -> None:
             values = figures.get((peer, case, client))
             if values:
                 group.append((client, median(values.values())))
-        if batch:
-            group.append((f"{OURS}, a batch", median(batch.values())))
+            if batch and client == OURS:
+                group.append((f"{OURS}, a batch", median(batch.values())))
         if group:
             groups.append((case, group))
     if groups:
         against = "RabbitMQ" if peer == RABBITMQ else "the sink"
-        title = f"Client's processor time, us for a message of 128 bytes, {against}"
-        (output / f"cpu-{peer}.svg").write_text(plots.bars(title, groups))
+        title = f"CPU of the client, us for 128 bytes, {against} (logarithmic)"
+        (output / f"cpu-{peer}.svg").write_text(plots.bars(title, groups, OURS))
 
 
 # -- growth ---------------------------------------------------------------------------

@@ -12,7 +12,7 @@ __all__ = ["bars", "lines"]
 
 COLOURS = ("#0b6bcb", "#c0392b", "#2e8b57", "#b8860b", "#7d3c98")
 WIDTH = 680
-LEFT, RIGHT, TOP, BOTTOM = 64, 190, 34, 44
+LEFT, RIGHT, TOP, BOTTOM = 64, 190, 56, 44
 
 
 def _document(height: int, title: str, parts: Sequence[str]) -> str:
@@ -48,11 +48,14 @@ def _short(value: float) -> str:
     return f"{value:,g}"
 
 
-def bars(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]]]]) -> str:
+def bars(
+    title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]]]], ours: str
+) -> str:
     """
     Horizontal bars, on a logarithmic scale.
 
     :param groups: a heading, and under it names and values.
+    :param ours: the names that begin so are ours.
     """
     values = [value for _, group in groups for _, value in group]
     low, high = _decades(values)
@@ -62,10 +65,10 @@ def bars(title: str, groups: Sequence[tuple[str, Sequence[tuple[str, float]]]]) 
     y = 44
     for heading, group in groups:
         parts.append(f'<g font-weight="bold">{_text(12, y, heading)}</g>')
-        for place, (name, value) in enumerate(group):
+        for name, value in group:
             y += 17
             length = max(1.0, unit * math.log10(value / low))
-            colour = COLOURS[place] if place < 2 else "#aab2bd"
+            colour = COLOURS[0] if name.startswith(ours) else "#aab2bd"
             parts.append(_text(left - 6, y, name, "end"))
             parts.append(
                 f'<rect x="{left}" y="{y - 10}" width="{length:.1f}" height="12" '
@@ -104,7 +107,7 @@ def lines(
         share = math.log(max(value, low) / low) / math.log(high / low)
         return height - BOTTOM - share * (height - TOP - BOTTOM)
 
-    parts = [_text(WIDTH - RIGHT, height - 8, title, "end"), _text(LEFT, 33, unit)]
+    parts = [_text(WIDTH - RIGHT, height - 8, title, "end"), _text(LEFT, 44, unit)]
     step = low
     while step <= high * 1.001:
         parts.append(_line(LEFT, up(step), WIDTH - RIGHT, up(step), "#ddd"))
