@@ -19,13 +19,14 @@ NIGHTLY := $(addprefix txamqp091/test/,test_chaos_service.py test_cluster.py \
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test unit nightly lint format types docs package bench clean
+.PHONY: help demo test unit reactors nightly lint format types docs package bench clean
 
 help:
 	@echo "make demo      see it at work for ten seconds; needs no server"
 	@echo "make test      run all the tests, against RabbitMQ too"
 	@echo "make unit      run the tests that need no broker"
 	@echo "make nightly   run the tests of reliability in their large sizes: hours"
+	@echo "make reactors  the tests against RabbitMQ, under Twisted's other reactors"
 	@echo "make lint      ruff, and the news fragments"
 	@echo "make format    let ruff format the code"
 	@echo "make types     mypy, strict"
@@ -52,6 +53,10 @@ nightly: $(VENV)/.with-test
 	TXAMQP091_NIGHTLY=1 TXAMQP091_REPORT=$(CURDIR)/nightly.txt \
 		$(BIN)/python -m pytest $(PYTEST) $(NIGHTLY)
 	cat nightly.txt
+
+reactors: $(VENV)/.with-test
+	@.ci/get-brokers
+	.ci/reactors $(BIN)/python
 
 lint: $(VENV)/.with-dev
 	$(BIN)/ruff check
