@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from threading import Condition, Thread, current_thread
 from typing import Any, ParamSpec, TypeVar
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from txamqp091.adapters._loops import SelectorLoop
@@ -168,8 +168,11 @@ class ThreadDriver(Driver):
         try:
             outcome = answered.result(seconds)
         except TimeoutError:
-            self.loop.callFromThread(give_up)
-            raise _too_long(seconds) from None
+            self.do(give_up)
+            outcome = answered.result() if answered.done() else None
+            # Unless it came just now: then it would be lost.
+            if outcome is None or _was_cancelled(outcome):
+                raise _too_long(seconds) from None
         except BaseException:
             self.loop.callFromThread(give_up)
             self.interrupt()
@@ -230,6 +233,10 @@ def _value(outcome: Any) -> Any:
         # Its stack is the loop's; the caller's says more.
         raise error.with_traceback(None)
     return outcome
+
+
+def _was_cancelled(outcome: object) -> bool:
+    return isinstance(outcome, Failure) and outcome.check(CancelledError) is not None
 
 
 def _too_long(seconds: float | None) -> TimeoutError:

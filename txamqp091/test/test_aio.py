@@ -356,7 +356,7 @@ class AioTests(AioTestCase):
         try:
             import uvloop
         except ImportError:
-            return
+            self.skipTest("uvloop is not installed")
 
         async def main() -> None:
             async with await connect(self.uri) as connection:
