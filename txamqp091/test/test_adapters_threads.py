@@ -8,8 +8,10 @@ from __future__ import annotations
 import threading
 from concurrent.futures import CancelledError, Future
 from contextvars import ContextVar
+from typing import cast
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
@@ -151,15 +153,19 @@ class InThreadsTests(ThreadsTestCase):
         together = threading.Barrier(2, timeout=10)
         done: Deferred[None] = Deferred()
 
+        reactor = cast(IReactorFromThreads, channel.connection.reactor)
+
+        def note(name: str, context: str) -> None:
+            seen.append((name, context))
+            if len(seen) == 6:
+                done.callback(None)
+
         def work(delivery: Delivery) -> None:
             together.wait()
-            seen.append((threading.current_thread().name, color.get()))
+            name = threading.current_thread().name
+            reactor.callFromThread(note, name, color.get())
             color.set("blue")
             delivery.ack()
-            if len(seen) == 6:
-                channel.connection.reactor.callFromThread(  # type: ignore[attr-defined]
-                    done.callback, None
-                )
 
         color.set("red")
         handler = in_threads(work, 2, "worker")
@@ -180,12 +186,12 @@ class InThreadsTests(ThreadsTestCase):
         seen: list[bool] = []
         twice: Deferred[None] = Deferred()
 
+        reactor = cast(IReactorFromThreads, channel.connection.reactor)
+
         def work(delivery: Delivery) -> None:
             seen.append(delivery.redelivered)
             if delivery.redelivered:
-                channel.connection.reactor.callFromThread(  # type: ignore[attr-defined]
-                    twice.callback, None
-                )
+                reactor.callFromThread(twice.callback, None)
             raise RuntimeError("it failed")
 
         handler = in_threads(work, 1)
