@@ -135,6 +135,51 @@ class AioTests(AioTestCase):
 
         self.run_with_channel(scenario)
 
+    def test_back_pressure(self) -> None:
+        """
+        Of what is not asked for, no more is read than a bound, and nothing is lost.
+        """
+
+        async def scenario(channel: Channel, queue: str) -> None:
+            await channel.confirm_select()
+            body = "x" * 2000
+            await channel.publish_many(Message("", queue, body) for _ in range(1000))
+            deliveries = await channel.consume(queue, auto_ack=True)
+            await asyncio.sleep(0.1)
+            self.assertLess(deliveries.buffered, 1000)
+            for _ in range(1000):
+                await deliveries.get()
+            self.assertIsNone(await channel.basic_get(queue))
+
+        self.run_with_channel(scenario)
+
+    def test_blocked(self) -> None:
+        """
+        The program is told when the broker blocks publishing, and a message that waits
+        can be given up.
+        """
+
+        async def scenario(channel: Channel, queue: str) -> None:
+            assert self.node is not None
+            connection = channel.connection
+            seen: asyncio.Queue[str | None] = asyncio.Queue()
+            connection.observe_blocked(seen.put_nowait)
+            self.node.set_memory_alarm(True)
+            try:
+                await channel.basic_publish("", queue, "x")
+                self.assertIsNotNone(await seen.get())
+                self.assertIsNotNone(connection.blocked)
+                with self.assertRaises(TimeoutError):
+                    await asyncio.wait_for(channel.basic_publish("", queue, "y"), 0.05)
+            finally:
+                self.node.set_memory_alarm(False)
+            await connection.when_unblocked()
+            await self.expect_depth(channel, queue, 1)
+
+        if self.node is None:
+            self.skipTest("the in-memory broker cannot be reached from here")
+        self.run_with_channel(scenario)
+
     def test_returned(self) -> None:
         """
         A message that no queue takes raises.

@@ -438,13 +438,19 @@ class TLSTests(BlockingTestCase):
 
     def talk(self, channel: BlockingChannel) -> None:
         """
-        Send a message to and fro.
+        Send messages to and fro; the small ones come faster than they are asked for.
         """
         queue = self.queue_name()
         channel.queue_declare(queue, exclusive=True)
         body = bytes(range(256)) * 8192
         channel.basic_publish("", queue, body)
         self.assertEqual(channel.basic_get(queue, auto_ack=True)[2], body)
+        channel.publish_many(Message("", queue, body[:2000]) for _ in range(1000))
+        messages = channel.consume(queue, auto_ack=True)
+        next(messages)
+        channel.connection.sleep(0.1)
+        for _ in range(999):
+            self.assertEqual(next(messages)[2], body[:2000])
 
     def test_wrong_name(self) -> None:
         """

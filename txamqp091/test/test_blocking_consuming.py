@@ -16,7 +16,7 @@ from txamqp091.errors import (
     LocalProtocolError,
     NotFound,
 )
-from txamqp091.message import Delivery
+from txamqp091.message import Delivery, Message
 from txamqp091.test.served import BlockingTestCase, every_served
 from txamqp091.wire.properties import Properties
 
@@ -129,6 +129,22 @@ class IteratorTests(ConsumingTestCase):
         self.wait_for_messages(channel, 9)
         self.assertEqual(channel.cancel(), 0)
         self.assertEqual([body for _, _, body in messages][-1], b"9")
+
+    def test_back_pressure(self) -> None:
+        """
+        Of what is not asked for, no more is read than a bound, and nothing is lost.
+        """
+        channel, queue = self.channel_and_queue()
+        channel.confirm_delivery()
+        body = "x" * 2000
+        channel.publish_many(Message("", queue, body) for _ in range(1000))
+        messages = channel.consume(queue, auto_ack=True)
+        next(messages)
+        channel.connection.sleep(0.1)
+        self.assertLess(channel.get_waiting_message_count(), 999)
+        for _ in range(999):
+            next(messages)
+        self.assertEqual(channel.cancel(), 0)
 
     def test_inactivity(self) -> None:
         """
