@@ -24,6 +24,14 @@ BLOCKING_OTHERWISE = {
     "when_closed": "there is nobody to tell: calls raise",
 }
 
+# What pika has, and what there is instead.
+PIKA_OTHERWISE = {
+    "add_on_cancel_callback": "ConsumerCancelled is raised",
+    "add_on_return_callback": "observe_returns",
+    "add_on_connection_blocked_callback": "observe_blocked",
+    "add_on_connection_unblocked_callback": "observe_blocked",
+}
+
 
 def public_methods(of: type[Any]) -> dict[str, Callable[..., Any]]:
     """
@@ -91,6 +99,31 @@ class SignatureTests(SynchronousTestCase):
         """
         otherwise = frozenset(BLOCKING_OTHERWISE)
         self.compare(blocking.BlockingChannel, Channel, otherwise)
+
+    def test_pika(self) -> None:
+        """
+        The blocking channel and connection have pika's methods, with pika's arguments,
+        but for those that are listed.
+        """
+        try:
+            from pika.adapters import blocking_connection as pika
+        except ImportError:
+            self.skipTest("pika is not installed")
+        for ours, theirs in (
+            (blocking.BlockingChannel, pika.BlockingChannel),
+            (blocking.BlockingConnection, pika.BlockingConnection),
+        ):
+            offered = public_methods(ours)
+            for name, method in public_methods(theirs).items():
+                if name not in PIKA_OTHERWISE:
+                    self.assertIn(name, offered)
+                    names = [
+                        each
+                        for each, kind, _ in arguments(offered[name])
+                        if kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+                    ]
+                    expected = [each for each, _, _ in arguments(method)]
+                    self.assertEqual(names, expected, name)
 
     def test_threadsafe(self) -> None:
         """
