@@ -95,7 +95,8 @@ class DocumentTests(RabbitTestCase):
         """
         folder = Path(tempfile.mkdtemp(prefix="txamqp091-"))
         self.addCleanup(shutil.rmtree, folder)
-        script = folder / document.name.replace(".rst", ".py")
+        # Not by the name of the document, which may be that of a module.
+        script = folder / f"program_of_{document.stem}.py".replace("-", "_")
         # The lines above it are left empty: a traceback has the document's lines.
         script.write_text("\n" * (program.line - 1) + program.source)
         runner = ["-m", "twisted.trial"] if program.is_test else []
