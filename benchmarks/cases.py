@@ -179,6 +179,8 @@ CLIENTS = {
     client.name: client
     for client in (
         Client(OURS, "txamqp091_twisted", 1),
+        Client(f"{OURS} asyncio", "txamqp091_aio", 1),
+        Client(f"{OURS} blocking", "txamqp091_blocking"),
         Client(C, "rabbitmqc", 1),
         Client("pika select", "pika_select"),
         Client("pika Twisted", "pika_twisted"),

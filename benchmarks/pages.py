@@ -204,7 +204,7 @@ def best_peer(figures: Figures, peer: str, case: Case) -> tuple[str, dict[int, f
     """
     found: list[tuple[float, str, dict[int, float]]] = []
     for name in CLIENTS:
-        if name not in (OURS, C):
+        if name != C and not name.startswith(OURS):
             values = figures.get((peer, case.name, name)) or figures.get(
                 (peer, case.like, name), {}
             )

@@ -10,6 +10,7 @@ __all__ = ["SelectorTransport"]
 
 import socket
 import ssl
+from collections import deque
 from contextlib import suppress
 from typing import cast
 
@@ -43,7 +44,8 @@ class SelectorTransport(Transport):
         super().__init__()
         self._loop = loop
         self._sock = sock
-        self._buffer = bytearray()
+        self._pieces: deque[memoryview] = deque()
+        self._size = 0
         self._reading = True
         self._paused = False
         self._events = 0
@@ -63,7 +65,7 @@ class SelectorTransport(Transport):
     def _watch(self) -> None:
         events = 0
         if self.connected:
-            events = (READ if self._reading else 0) | (WRITE if self._buffer else 0)
+            events = (READ if self._reading else 0) | (WRITE if self._pieces else 0)
         if events != self._events:
             self._events = events
             self._loop.watch(self._sock, events, self._ready)
@@ -97,18 +99,22 @@ class SelectorTransport(Transport):
                 return
 
     def _write(self) -> None:
-        buffer = self._buffer
+        pieces = self._pieces
         try:
-            while buffer:
-                with memoryview(buffer) as view:
-                    sent = self._sock.send(view[:_WRITE_SIZE])
-                del buffer[:sent]
+            while pieces:
+                piece = pieces[0]
+                sent = self._sock.send(piece[:_WRITE_SIZE])
+                self._size -= sent
+                if sent == len(piece):
+                    pieces.popleft()
+                else:
+                    pieces[0] = piece[sent:]
         except _WOULD_BLOCK:
             pass
         except OSError as problem:
             self._end(problem)
             return
-        if not buffer:
+        if not pieces:
             if self.disconnecting:
                 self._end(None)
             elif self._paused:
@@ -123,7 +129,7 @@ class SelectorTransport(Transport):
         if not self._over:
             self._over = self.disconnecting = True
             self._reading = False
-            self._buffer.clear()
+            self._pieces.clear()
             self._events = 0
             self._loop.watch(self._sock, 0, self._ready)
             if isinstance(self._sock, ssl.SSLSocket) and not self.aborted:
@@ -140,21 +146,21 @@ class SelectorTransport(Transport):
         """
         if self.disconnecting or not data:
             return
-        buffer = self._buffer
-        if not buffer:
+        sent = 0
+        if not self._pieces:
             try:
                 sent = self._sock.send(data)
             except _WOULD_BLOCK:
-                sent = 0
+                pass
             except OSError as problem:
                 self._end(problem)
                 return
             if sent == len(data):
                 return
-            data = data[sent:]
-        buffer += data
+        self._pieces.append(memoryview(data)[sent:])
+        self._size += len(data) - sent
         self._watch()
-        if len(buffer) > self.bufferSize and not self._paused:
+        if self._size > self.bufferSize and not self._paused:
             self._paused = True
             self.full()
 
@@ -164,7 +170,7 @@ class SelectorTransport(Transport):
         """
         if not self.disconnecting:
             self.disconnecting = True
-            if not self._buffer:
+            if not self._pieces:
                 self._end(None)
 
     def abortConnection(self) -> None:
