@@ -5,6 +5,7 @@ From settings to a daemon, with a broker in memory.
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -153,6 +154,8 @@ class DaemonTests(AssemblyCase):
         """
         A daemon that runs.
         """
+        # Its exit status is not to become that of the tests.
+        self.patch(atexit, "register", lambda function: function)
         self.process = Reactor()
         settings = self.settings(text)
         handlers = dict.fromkeys((each.label for each in settings.consumers), handler)
