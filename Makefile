@@ -13,18 +13,23 @@ BIN := $(VENV)/bin
 PYTEST ?=
 # More for the benchmarks: see python -m benchmarks --help
 BENCH ?=
+# The tests that take brokers down.
+CHAOS := $(addprefix txamqp091/test/,test_chaos_service.py test_cluster.py \
+	test_rabbitmq_publisher.py test_rabbitmq_publisher_cluster.py \
+	test_rabbitmq_service.py)
 # The tests that have sizes for the night.
 NIGHTLY := $(addprefix txamqp091/test/,test_chaos_service.py test_cluster.py \
 	test_scale.py test_day.py)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test unit reactors nightly lint format types docs package bench clean
+.PHONY: help demo test unit chaos reactors nightly lint format types docs package bench clean
 
 help:
 	@echo "make demo      see it at work for ten seconds; needs no server"
 	@echo "make test      run all the tests, against RabbitMQ too"
 	@echo "make unit      run the tests that need no broker"
+	@echo "make chaos     run the tests that kill and freeze brokers under load"
 	@echo "make nightly   run the tests of reliability in their large sizes: hours"
 	@echo "make reactors  the tests against RabbitMQ, under Twisted's other reactors"
 	@echo "make lint      ruff, and the news fragments"
@@ -46,6 +51,10 @@ test: $(VENV)/.with-test
 
 unit: $(VENV)/.with-test
 	TXAMQP091_BROKERS=/nonexistent $(BIN)/python -m pytest $(PYTEST)
+
+chaos: $(VENV)/.with-test
+	@.ci/get-brokers
+	TXAMQP091_CHAOS=1 $(BIN)/python -m pytest $(PYTEST) $(CHAOS)
 
 # What the numbers were goes to the end of nightly.txt.
 nightly: $(VENV)/.with-test
