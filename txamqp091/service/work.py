@@ -14,7 +14,7 @@ Where the messages come from is in `txamqp091.service.consumer`.
 
 from __future__ import annotations
 
-__all__ = ["Job", "Republish", "Work", "is_answerable"]
+__all__ = ["Job", "Republish", "Work"]
 
 import inspect
 from collections.abc import Callable, Hashable
@@ -393,7 +393,7 @@ class Work:
         if delivery.settled:
             self._settled(run, failure, Outcome.SETTLED, "it had been answered for")
             return
-        if not is_answerable(delivery):
+        if delivery.is_stale:
             problem = "its channel has gone, so it will come again"
             self._settled(run, failure, Outcome.STALE, problem)
             if failure is not None and isinstance(failure.value, Halt):
@@ -484,7 +484,7 @@ class Work:
     def _sent_on(
         self, _: None, run: _Run, failure: Failure, outcome: Outcome, words: str
     ) -> None:
-        if not run.delivery.settled and is_answerable(run.delivery):
+        if not (run.delivery.settled or run.delivery.is_stale):
             run.delivery.ack()
         if not run.abandoned:
             self._settled(run, failure, outcome, words)
@@ -494,7 +494,7 @@ class Work:
         delivery = run.delivery
         if run.abandoned:
             self._release(run)
-        elif delivery.settled or not is_answerable(delivery):
+        elif delivery.settled or delivery.is_stale:
             self._settled(run, failure, Outcome.STALE, "it will come again")
             self._release(run)
         elif problem.check(LocalProtocolError):
@@ -575,10 +575,3 @@ class Work:
             "outcome": outcome.value,
             "identity": identity(delivery),
         }
-
-
-def is_answerable(delivery: Delivery) -> bool:
-    """
-    Whether the broker would hear an answer: the channel is open that it came by.
-    """
-    return not delivery.is_stale
