@@ -17,6 +17,8 @@ Several nodes as one cluster are in `txamqp091.test.cluster`.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import re
 import shutil
 import signal
@@ -40,6 +42,8 @@ from txamqp091.test.processes import (
 from txamqp091.wire.spec import PROTOCOL_HEADER, ConnectionStart
 
 __all__ = ["RabbitNode", "speaks_amqp"]
+
+_calls = itertools.count(1)
 
 
 def speaks_amqp(port: int, timeout: float = 5.0) -> bool:
@@ -339,9 +343,11 @@ class RabbitNode:
         ``rabbitmqctl`` takes half a second.
         """
         # The system's erl_call serves every version.  The one in a chroot without
-        # /etc/hosts crashes: it reads no inetrc.
+        # /etc/hosts crashes: it reads no inetrc.  Each call has a name of its own: a
+        # node refuses the name of a caller whose end it has not noticed yet.
+        name = f"caller{os.getpid()}x{next(_calls)}"
         done = subprocess.run(
-            ["erl_call", "-address", f"{HOST}:{self._dist_port}", "-e"],
+            ["erl_call", "-h", name, "-address", f"{HOST}:{self._dist_port}", "-e"],
             env=self.environment | {"HOME": str(self.directory)},
             input=expression.encode() + b"\n",
             capture_output=True,
