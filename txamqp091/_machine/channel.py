@@ -91,14 +91,15 @@ class ChannelMachine(Assembler):
         self,
         number: int,
         write: Callable[[bytes], None],
-        release: Callable[[int], None],
+        release: Callable[[int, bool], None],
         *,
         max_payload: int,
         max_body: int,
     ) -> None:
         """
         :param write: sends bytes.
-        :param release: called with the number when it can be used again.
+        :param release: called with the number when it can be used again, and with
+            whether the peer has ended the channel.
         """
         super().__init__(max_body)
         self.number = number
@@ -404,18 +405,18 @@ class ChannelMachine(Assembler):
             self.fail(reason)
             self.expect = self._await_close_ok
         else:
-            self._release(self.number)
+            self._release(self.number, True)
             self.fail(reason)
 
     def _await_close_ok(self, kind: int, payload: bytes) -> None:
         if kind == spec.FRAME_METHOD and payload[:4] == spec.ChannelCloseOk.prefix:
             self.ignore_all()
-            self._release(self.number)
+            self._release(self.number, True)
 
     def _close_ok(self, payload: bytes) -> None:
         method = spec.ChannelCloseOk.decode(payload)
         handle = self._replies.take(method)
-        self._release(self.number)
+        self._release(self.number, False)
         self.fail(self._refusal())
         handle.callback(method)
 

@@ -22,6 +22,7 @@ from txamqp091._machine.sinks import ConnectionSink, ReplyHandle
 from txamqp091._machine.states import Role, State, received, sent
 from txamqp091.errors import (
     AMQPError,
+    ChannelError,
     ChannelsExhausted,
     ConnectionClosed,
     DecodeError,
@@ -35,6 +36,7 @@ from txamqp091.wire import spec
 from txamqp091.wire.frames import (
     FRAME_OVERHEAD,
     HEARTBEAT,
+    MESSAGE,
     FrameReader,
     frame_name,
     method_frame,
@@ -245,7 +247,11 @@ class ConnectionMachine:
         )
         attach(channel)
         self._channels[number] = channel
-        self._routes[number] = channel
+        ended = self._routes.get(number)
+        if isinstance(ended, _Ended):
+            ended.successor = channel
+        else:
+            self._routes[number] = channel
         channel.call(spec.ChannelOpen(), handle)
         return channel
 
@@ -262,12 +268,15 @@ class ConnectionMachine:
         self._next_number = number + 1
         return number
 
-    def _release(self, number: int) -> None:
+    def _release(self, number: int, by_peer: bool) -> None:
         """
         A channel has ended: its number is free.
         """
         self._channels.pop(number, None)
-        self._routes.pop(number, None)
+        if by_peer:
+            self._routes[number] = _Ended(number, self._routes)
+        else:
+            self._routes.pop(number, None)
 
     def _blocked(self, method: spec.ConnectionBlocked) -> None:
         self._sink.blocked_by(method.reason)
@@ -401,6 +410,58 @@ def _short(text: str) -> str:
     As much of a text as a close has room for.
     """
     return text.encode("utf-8", "replace")[:255].decode("utf-8", "ignore")
+
+
+class _Ended:
+    """
+    Takes what the peer still says on a channel that it has closed: until RabbitMQ has
+    read our ``close-ok``, it delivers, confirms and returns there (rabbitmq-server
+    issue 13384).  All of that comes before the number's next channel is open.
+
+    :ivar successor: that channel, once there is one.
+    """
+
+    __slots__ = ("_number", "_routes", "successor")
+
+    def __init__(self, number: int, routes: dict[int, Route]) -> None:
+        """
+        :param routes: where the successor takes our place.
+        """
+        self.successor: ChannelMachine | None = None
+        self._number = number
+        self._routes = routes
+
+    def expect(self, kind: int, payload: Any, /) -> None:
+        """
+        Drop what comes too late: the broker has it again.
+        """
+        if kind == MESSAGE:
+            kind, payload = spec.FRAME_METHOD, payload[0]
+        if kind != spec.FRAME_METHOD:
+            return
+        prefix = payload[:4]
+        if self.successor is not None and prefix in _FIRST_ANSWERS:
+            self._routes[self._number] = self.successor
+            self.successor.expect(kind, payload)
+        elif prefix not in _LATE:
+            raise ChannelError(
+                f"a method frame for channel {self._number}, which is not open"
+            )
+
+
+#: What answers a ``channel.open``.
+_FIRST_ANSWERS = (spec.ChannelOpenOk.prefix, spec.ChannelClose.prefix)
+
+#: What RabbitMQ may say on a channel that it has closed: what its queues make it say.
+_LATE = (
+    spec.BasicDeliver.prefix,
+    spec.BasicReturn.prefix,
+    spec.BasicAck.prefix,
+    spec.BasicNack.prefix,
+    spec.BasicCancel.prefix,
+    spec.BasicConsumeOk.prefix,
+    spec.BasicCancelOk.prefix,
+)
 
 
 class _Deaf:

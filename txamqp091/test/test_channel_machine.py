@@ -23,9 +23,11 @@ from txamqp091.errors import (
 )
 from txamqp091.test.recording import (
     ChannelCase,
+    Recorder,
     RecordingConsumer,
     content,
     frames,
+    octets,
 )
 from txamqp091.wire import spec
 
@@ -375,9 +377,58 @@ class CloseTests(ChannelCase):
         self.assertEqual(self.recorder.kinds(), [("open", "errback"), (2, "closed")])
         self.assertIsNotNone(channel.reason)
 
+    def test_late_frames(self) -> None:
+        """
+        What RabbitMQ's queues make it say on a channel that it has closed, until it has
+        read that we know, is dropped; also when it comes in pieces.
+        """
+        self.recorder.consume(self.channel)
+        self.say(spec.ChannelClose(406, ""))
+        self.recorder.forget()
+        late = content(1, spec.BasicDeliver("tag", 1), b"late")
+        late += content(1, spec.BasicDeliver("tag", 2), b"")
+        late += content(1, spec.BasicReturn(312, "", "x", "y"), bytes(10_000))
+        late += frames(1, spec.BasicAck(1), spec.BasicNack(2), spec.BasicCancel("tag"))
+        late += frames(1, spec.BasicConsumeOk("tag"), spec.BasicCancelOk("tag"))
+        self.recorder.receive(late, *octets(late))
+        self.assertEqual(self.recorder.take(), [])
+        self.assertEqual(bytes(self.recorder.written), b"")
+
+    def test_late_frames_for_the_next(self) -> None:
+        """
+        A channel that has the number of one that the broker has closed takes what comes
+        after its own opening, and nothing that came before.
+        """
+        recorder = Recorder().open(spec.ConnectionTune(1, 0, 0))
+        recorder.consume(recorder.open_channel(confirms=True))
+        late = content(1, spec.BasicDeliver("tag", 1), b"late")
+        late += frames(1, spec.BasicAck(1))
+        for answer in (spec.ChannelOpenOk(), spec.ChannelClose(504, "no")):
+            recorder.say(1, spec.ChannelClose(406, ""))
+            channel = recorder.begin_channel()
+            recorder.forget()
+            recorder.receive(late + frames(1, answer))
+            self.assertEqual(recorder.kinds()[0][0], "open")
+            self.assertEqual(channel.reason is None, answer == spec.ChannelOpenOk())
+        channel = recorder.open_channel()
+        recorder.consume(channel)
+        recorder.receive(late[: -len(frames(1, spec.BasicAck(1)))])
+        self.assertEqual(recorder.kinds(), [("tag", "delivered")])
+
+    def test_late_frames_after_crossing(self) -> None:
+        """
+        They may come after the answer to our own close, too.
+        """
+        self.recorder.consume(self.channel)
+        self.channel.close(200, "", self.recorder.handle("close"))
+        self.say(spec.ChannelClose(406, ""), spec.ChannelCloseOk())
+        self.recorder.forget()
+        self.recorder.receive(content(1, spec.BasicDeliver("tag", 9), b"late"))
+        self.assertEqual(self.recorder.take(), [])
+
     def test_frames_after_the_end(self) -> None:
         """
-        A frame for a channel that has ended is an error, 504.
+        Any other frame for a channel that has ended is an error, 504.
         """
         self.say(spec.ChannelClose(404, ""))
         self.refused(
