@@ -123,3 +123,29 @@ class IServiceObserver(Interface):
 
         :param reason: why the last attempt has failed.
         """
+
+    def subscribed(consumer: Any) -> None:
+        """
+        The broker gives a consumer messages: for the first time, or again.
+
+        :param consumer: the `txamqp091.service.subscriptions.RecoveringConsumer`.
+        """
+
+    def unsubscribed(consumer: Any, reason: BaseException, delay: float | None) -> None:
+        """
+        It does not, or not any more, though there is a connection; that may pass by
+        itself.
+
+        :param reason: why.
+        :param delay: in how many seconds there will be another attempt, at the least;
+            None, if there will be none.
+        """
+
+    def refused(consumer: Any, reason: BaseException, delay: float | None) -> None:
+        """
+        It does not, and will not until somebody changes something: there is no such
+        queue, or it is not for this user, or not to be consumed from like that.
+
+        :param reason: why.
+        :param delay: as in `unsubscribed`.
+        """

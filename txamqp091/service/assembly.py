@@ -157,6 +157,7 @@ def make_daemon(
                 prefetch=consumer.prefetch,
                 exclusive=consumer.exclusive,
                 arguments=queue_consumer(priority=consumer.priority or None),
+                on_refused=consumer.on_refused,
                 leave_to_broker=consumer.may_leave_it_to_the_broker(),
                 shutdown_timeout=settings.shutdown_timeout,
                 republish=republish,

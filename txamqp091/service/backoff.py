@@ -5,14 +5,17 @@ How long to wait before the next try: `RetryPolicy` says it, `Backoff` counts.
 
 from __future__ import annotations
 
-__all__ = ["Backoff", "RetryPolicy", "is_permanent"]
+__all__ = ["Backoff", "RetryPolicy", "is_permanent", "is_refusal"]
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from txamqp091.errors import AMQPError
+from txamqp091.errors import AMQPError, Closed, EncodeError, NotFound
+
+# What RabbitMQ says of a queue that is only absent: its node is down, or it crashed.
+_ABSENT = ("down or inaccessible", "stopped by supervisor", "has crashed")
 
 
 def is_permanent(error: BaseException | None) -> bool:
@@ -21,6 +24,19 @@ def is_permanent(error: BaseException | None) -> bool:
     the password, the virtual host, the certificate, the queue.
     """
     return isinstance(error, AMQPError) and not error.retriable
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """
+    Whether the broker has refused an operation, and will again, unless somebody changes
+    something: the permissions, the queue, or what was asked for.
+    """
+    if isinstance(error, EncodeError):
+        return True
+    if not isinstance(error, Closed) or error.by_us or not is_permanent(error):
+        return False
+    text = error.reply_text
+    return not (isinstance(error, NotFound) and any(each in text for each in _ABSENT))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -243,6 +243,7 @@ class AMQPClientService(Service):
         consumer_tag: str = "",
         channel: RecoveringChannel | None = None,
         on_cancelled: Literal["resubscribe", "end"] = "resubscribe",
+        on_refused: Literal["resubscribe", "end"] = "resubscribe",
     ) -> RecoveringConsumer:
         """
         Have the messages of a queue given to a function, now and after reconnects.
@@ -256,6 +257,8 @@ class AMQPClientService(Service):
             other consumer suffers when the broker closes it.
         :param on_cancelled: what to do when the broker ends the consumer, as its queue
             was deleted: try to subscribe again, and again; or end.
+        :param on_refused: what to do when the broker refuses the consumer, and will
+            until somebody changes something: the same.
         :raises TypeError: the handler is none.
         :raises ValueError: there is no such prefetch limit.
         """
@@ -277,6 +280,7 @@ class AMQPClientService(Service):
             arguments=arguments,
             owns_channel=channel is None,
             on_cancelled=on_cancelled,
+            on_refused=on_refused,
         )
         self._consumers.append(consumer)
         return consumer
@@ -304,6 +308,12 @@ class AMQPClientService(Service):
             self._consumers.remove(member)
         else:
             self._channels.remove(member)
+
+    def tell(self, what: str, *details: object) -> None:
+        """
+        See `txamqp091.service.recovery.Host`.
+        """
+        self._observers.tell(what, *details)
 
     # -- starting and stopping -----------------------------------------------------
 

@@ -31,7 +31,7 @@ from txamqp091.service.checking import (
     setting,
 )
 from txamqp091.service.delays import RetryPlan
-from txamqp091.service.policy import OnError, Policy
+from txamqp091.service.policy import OnError, OnRefused, Policy
 from txamqp091.service.topology import Entity, Queue, Topology
 from txamqp091.service.work import Job
 
@@ -234,6 +234,15 @@ class ConsumerSettings:
     exclusive: bool = setting("Let nobody else consume from the queue.", False)
     priority: int = setting(
         "The consumer's priority: those with a higher one get messages first.", 0
+    )
+    on_refused: OnRefused = setting(
+        "What it means that the broker refuses the consumer: there is no such queue, "
+        "or it is not for this user, or not to be consumed from like that.  ``end``: "
+        "the daemon ends, with an exit status that says why.  ``wait``: it tries "
+        "again, after delays of up to 30 s, and is not ready meanwhile.  "
+        "``end-at-start``: the first, until it has consumed once, and the second from "
+        "then on.",
+        OnRefused.END_AT_START,
     )
 
     @property

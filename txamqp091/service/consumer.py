@@ -4,9 +4,9 @@ A service that works on the messages of one queue, and stops without losing anyt
 
 Theory.  A `ConsumerService` is a subscription of an `AMQPClientService`, which brings
 it back when the connection or the queue was lost, and a `Work`, which outlives both.
-It ends by itself in two cases only: before it has ever consumed, when the broker says
-what will not pass by waiting (there is no such queue, or it is not for us); and when a
-handler says `Halt`.
+It ends by itself in two cases only: when the broker says what will not pass by waiting
+(there is no such queue, or it is not for us), as far as its `OnRefused` has it so; and
+when a handler says `Halt`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from txamqp091._observer import OneShot
 from txamqp091.channel import Channel
 from txamqp091.consumer import DEFAULT_PREFETCH, Handler
-from txamqp091.errors import AMQPError, ChannelClosed, NotFound, printable
+from txamqp091.errors import AMQPError, ChannelClosed, printable
 from txamqp091.message import Message
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.client import AMQPClientService
@@ -32,7 +32,7 @@ from txamqp091.service.delays import broker_delays
 from txamqp091.service.health import ConsumerHealth
 from txamqp091.service.observing import ServiceObserver
 from txamqp091.service.outcomes import Tally, Watch
-from txamqp091.service.policy import Halt
+from txamqp091.service.policy import Halt, OnRefused
 from txamqp091.service.recovery import RecoveringChannel
 from txamqp091.service.subscriptions import RecoveringConsumer
 from txamqp091.service.work import Job, Republish, Work
@@ -100,6 +100,7 @@ class ConsumerService(Service):
         prefetch: int = DEFAULT_PREFETCH,
         exclusive: bool = False,
         arguments: Mapping[str, Any] | None = None,
+        on_refused: OnRefused = OnRefused.END_AT_START,
         leave_to_broker: bool = False,
         shutdown_timeout: float = 30.0,
         republish: Republish | None = None,
@@ -112,6 +113,7 @@ class ConsumerService(Service):
         :param prefetch: how many messages may be here at a time.
         :param exclusive: nobody else may consume from the queue.
         :param arguments: see `txamqp091.arguments.queue_consumer`.
+        :param on_refused: what to do when the broker refuses the consumer.
         :param leave_to_broker: whether the queue delays what is to be retried by
             itself, where the broker can.
         :param shutdown_timeout: how many seconds running handlers have to finish when
@@ -128,6 +130,7 @@ class ConsumerService(Service):
         self._prefetch = prefetch
         self._exclusive = exclusive
         self._arguments = arguments
+        self._on_refused = on_refused
         self._leave_to_broker = leave_to_broker
         self._shutdown_timeout = shutdown_timeout
         self.work = Work(
@@ -189,10 +192,17 @@ class ConsumerService(Service):
             name=self.label,
             queue=self.queue,
             subscribed=self.subscribed,
+            refused=self._refusal(),
             running=work.running,
             waiting=work.waiting,
             stalled=idle if full and 0 < stalled_after < idle else 0.0,
         )
+
+    def _refusal(self) -> str:
+        consumer = self._consumers[-1] if self._consumers else None
+        if consumer is None or not consumer.is_refused:
+            return ""
+        return printable(str(consumer.error), 500)
 
     def when_ready(self) -> Deferred[None]:
         """
@@ -205,10 +215,10 @@ class ConsumerService(Service):
     def when_ended(self) -> Deferred[None]:
         """
         :returns: fires once `stopService` has done its work; fails with the reason as
-            soon as the service ends by itself: with a `ChannelClosed`, if it has never
-            consumed, or with `Halt`.  It is to be stopped even then, as handlers may be
-            running.  Each caller has a Deferred of their own; cancelling it does
-            nothing else.
+            soon as the service ends by itself: with what the broker has refused the
+            consumer with, or with `Halt`.  It is to be stopped even then, as handlers
+            may be running.  Each caller has a Deferred of their own; cancelling it
+            does nothing else.
         """
         return self._ended.when_fired()
 
@@ -249,7 +259,6 @@ class ConsumerService(Service):
             consumer_tag=self.label,
         )
         self._consumers.append(consumer)
-        consumer.channel.observe(_ignore, self._channel_closed)
         consumer.when_subscribed().addCallbacks(self._is_subscribed, _ignore)
 
     def _is_subscribed(self, _: None) -> None:
@@ -314,10 +323,13 @@ class ConsumerService(Service):
 
     # -- its own end -------------------------------------------------------------------
 
-    def _channel_closed(self, reason: BaseException) -> None:
-        if self.consumed or not isinstance(reason, ChannelClosed) or reason.by_us:
+    def refused(self, consumer: RecoveringConsumer, reason: BaseException) -> None:
+        """
+        The broker refuses a consumer of the client, which may be ours.
+        """
+        if consumer not in self._consumers or self._on_refused is OnRefused.WAIT:
             return
-        if isinstance(reason, NotFound) or not reason.retriable:
+        if self._on_refused is OnRefused.END or not self.consumed:
             self._fail(reason)
 
     def _halted(self, halt: Halt) -> None:
@@ -338,6 +350,11 @@ class _Observer(ServiceObserver):
 
     def ready(self, connection: AMQPProtocol, outcomes: Sequence[Any]) -> None:
         self._consumer.connected(connection)
+
+    def refused(
+        self, consumer: RecoveringConsumer, reason: BaseException, delay: float | None
+    ) -> None:
+        self._consumer.refused(consumer, reason)
 
 
 class _Drain:

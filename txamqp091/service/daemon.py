@@ -36,7 +36,9 @@ from txamqp091.errors import (
     ChannelClosed,
     Closed,
     LocalProtocolError,
+    NotAllowed,
     NotFound,
+    NotImplementedByBroker,
     RemoteProtocolError,
     TLSFailed,
     TopologyFailed,
@@ -44,7 +46,7 @@ from txamqp091.errors import (
     printable,
 )
 from txamqp091.protocol import AMQPProtocol
-from txamqp091.service.backoff import is_permanent
+from txamqp091.service.backoff import is_permanent, is_refusal
 from txamqp091.service.client import AMQPClientService
 from txamqp091.service.consumer import ConsumerService
 from txamqp091.service.health import Health
@@ -121,6 +123,13 @@ def exit_status(error: BaseException | None, consuming: bool) -> ExitStatus:
         errors = [each for _, each in error.failures]
         error = next((each for each in errors if is_permanent(each)), errors[0])
         consuming = False
+    if is_refusal(error):
+        consuming = False  # it is as if it never had
+    if isinstance(error, NotAllowed | NotImplementedByBroker) and error.operation in (
+        "basic.consume",
+        "queue.declare",
+    ):
+        return ExitStatus.REFUSED  # though it has cost the connection
     for kind, status in _WHILE if consuming else _BEFORE:
         if isinstance(error, kind):
             return status

@@ -32,6 +32,8 @@ class ConsumerHealth:
     How one consumer is.
 
     :ivar subscribed: whether the broker gives it messages.
+    :ivar refused: why the broker does not, and will not, unless somebody changes
+        something; "" if that is not so.
     :ivar running: how many handlers run.
     :ivar waiting: how many messages wait for a handler.
     :ivar stalled: for how many seconds no handler has begun or ended, if that is too
@@ -41,6 +43,7 @@ class ConsumerHealth:
     name: str
     queue: str
     subscribed: bool
+    refused: str = ""
     running: int = 0
     waiting: int = 0
     stalled: float = 0.0
@@ -50,6 +53,8 @@ class ConsumerHealth:
         """
         Why it is not ready; "" if it is.
         """
+        if self.refused:
+            return f"the broker refuses it: {self.refused}"
         if not self.subscribed:
             return "not subscribed"
         if self.stalled:

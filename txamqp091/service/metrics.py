@@ -88,6 +88,12 @@ class Metrics:
             labels,
             registry=registry,
         )
+        self._refused = Gauge(
+            "txamqp091_refused",
+            "Whether it does not, and will not, unless somebody changes something.",
+            labels,
+            registry=registry,
+        )
         self._waiting = Gauge(
             "txamqp091_messages_waiting",
             "How many messages have come and wait for a handler.",
@@ -137,6 +143,7 @@ class Metrics:
         self._ready.set(now.ready)
         for each in now.consumers:
             self._subscribed.labels(each.name, each.queue).set(each.subscribed)
+            self._refused.labels(each.name, each.queue).set(bool(each.refused))
             self._waiting.labels(each.name, each.queue).set(each.waiting)
         return generate_latest(self.registry)
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 __all__ = ["Observers", "ServiceObserver"]
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from txamqp091.interfaces import IServiceObserver
 from txamqp091.protocol import AMQPProtocol
+
+if TYPE_CHECKING:
+    from txamqp091.service.subscriptions import RecoveringConsumer
 
 
 @implementer(IServiceObserver)
@@ -55,6 +58,25 @@ class ServiceObserver:
         """
 
     def failed(self, reason: BaseException) -> None:
+        """
+        See `IServiceObserver`.
+        """
+
+    def subscribed(self, consumer: RecoveringConsumer) -> None:
+        """
+        See `IServiceObserver`.
+        """
+
+    def unsubscribed(
+        self, consumer: RecoveringConsumer, reason: BaseException, delay: float | None
+    ) -> None:
+        """
+        See `IServiceObserver`.
+        """
+
+    def refused(
+        self, consumer: RecoveringConsumer, reason: BaseException, delay: float | None
+    ) -> None:
         """
         See `IServiceObserver`.
         """

@@ -15,6 +15,7 @@ __all__ = [
     "Halt",
     "HandlerTimeout",
     "OnError",
+    "OnRefused",
     "Policy",
     "Reject",
     "Requeue",
@@ -154,6 +155,20 @@ class OnError(Enum):
     REJECT = "reject"
     #: It goes back, and the daemon ends.
     HALT = "halt"
+
+
+class OnRefused(Enum):
+    """
+    What it means that the broker does not let a consumer consume, and will not until
+    somebody changes something.
+    """
+
+    #: The daemon ends if the consumer has never consumed; later on it waits.
+    END_AT_START = "end-at-start"
+    #: The daemon ends.
+    END = "end"
+    #: It is not ready, and tries again and again.
+    WAIT = "wait"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -66,6 +66,11 @@ class Host(Protocol):
         A channel, or a consumer, is not to come back.
         """
 
+    def tell(self, what: str, *details: object) -> None:
+        """
+        Tell the observers of the service.
+        """
+
 
 def together(steps: Sequence[Deferred[Any]]) -> Deferred[None]:
     """

@@ -4,7 +4,8 @@ A consumer that comes back: `RecoveringConsumer`.
 
 Theory.  It observes a `RecoveringChannel`: whenever there is a new channel, it
 subscribes on it.  When it cannot, or when the broker ends the subscription alone, it
-tries again, after a delay that grows.  It ends when it is cancelled by us.
+tries again, after a delay that grows.  It ends when it is cancelled by us, or when it
+was told to end instead of trying again.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from typing import Any, Literal
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
 from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from txamqp091._observer import OneShot
 from txamqp091.channel import Channel
 from txamqp091.consumer import Consumer, Handler
 from txamqp091.errors import (
+    ChannelClosed,
+    Closed,
     ConnectionClosed,
     ConsumerCancelled,
     NotFound,
@@ -30,7 +33,7 @@ from txamqp091.errors import (
     printable,
 )
 from txamqp091.message import Delivery
-from txamqp091.service.backoff import Backoff
+from txamqp091.service.backoff import Backoff, is_refusal
 from txamqp091.service.recovery import (
     STEP_TIMEOUT,
     Host,
@@ -82,6 +85,7 @@ class RecoveringConsumer:
         arguments: Mapping[str, Any] | None = None,
         owns_channel: bool = True,
         on_cancelled: Literal["resubscribe", "end"] = "resubscribe",
+        on_refused: Literal["resubscribe", "end"] = "resubscribe",
     ) -> None:
         self.queue = queue
         self.consumer_tag = consumer_tag
@@ -98,6 +102,8 @@ class RecoveringConsumer:
         self._arguments = dict(arguments or {})
         self._owns_channel = owns_channel
         self._resubscribes = on_cancelled == "resubscribe"
+        self._insists = on_refused == "resubscribe"
+        self._refused = False
         self._backoff = Backoff(host.policy)
         self._position: Position | None = None
         if _OFFSET in self._arguments or (isinstance(queue, Queue) and queue.is_stream):
@@ -133,6 +139,14 @@ class RecoveringConsumer:
         return self._consumer is not None and self._consumer.is_active
 
     @property
+    def is_refused(self) -> bool:
+        """
+        Whether it is not subscribed, and `error` is of a kind that does not pass by
+        itself: there is no such queue, or it is not for us.
+        """
+        return self._refused
+
+    @property
     def running(self) -> int:
         """
         How many handlers have begun and not ended, also those whose channel has gone.
@@ -150,17 +164,19 @@ class RecoveringConsumer:
         """
         :returns: fires when the broker gives us messages, which may be at once; fails
             with the reason when it never will, as this was cancelled, or the service
-            was stopped or has given up.  Each caller has a Deferred of their own;
-            cancelling it does nothing else.
+            was stopped or has given up, or the broker has refused it and it was not to
+            try again.  Each caller has a Deferred of their own; cancelling it does
+            nothing else.
         """
         return self._ready.when_fired()
 
     def when_ended(self) -> Deferred[None]:
         """
         :returns: fires once it was cancelled by us.  It fails with `ConsumerCancelled`
-            when the broker has ended it and it was not to resubscribe.  A service that
-            is stopped does not end it: started again, it goes on.  Each caller has a
-            Deferred of their own; cancelling it does nothing else.
+            when the broker has ended it and it was not to resubscribe, and with the
+            reason when the broker has refused it and it was not to try again.  A
+            service that is stopped does not end it: started again, it goes on.  Each
+            caller has a Deferred of their own; cancelling it does nothing else.
         """
         return self._ended.when_fired()
 
@@ -179,15 +195,15 @@ class RecoveringConsumer:
             with 0 when there is no subscription, or its channel ends first.
         """
         if not self._over:
-            self._finish()
+            self._finish(CancelledError("the consumer was cancelled"))
             self._ended.fire(None)
         return self._cancelled.when_fired()
 
-    def _finish(self) -> None:
+    def _finish(self, reason: BaseException) -> None:
         self._over = True
         self._host.forget(self)
         self._stop_observing()
-        self.stop(CancelledError("the consumer was cancelled"))
+        self.stop(reason)
         stopped = self.unsubscribe()
         stopped.addCallback(self._cancelled.fire)
         if self._owns_channel:
@@ -296,12 +312,14 @@ class RecoveringConsumer:
         consumer.when_ended().addBoth(self._has_ended, consumer)
         if self.is_subscribed:
             self.error = None
+            self._refused = False
             self._log.info(
                 "The consumer {tag} is subscribed to the queue {queue}",
                 tag=self.consumer_tag,
                 queue=printable(name),
             )
             self._ready.fire(None)
+            self._host.tell("subscribed", self)
 
     def _take(self, delivery: Delivery) -> object:
         self.received += 1
@@ -336,26 +354,60 @@ class RecoveringConsumer:
             return
         if isinstance(error, NotFound):
             self._queue_gone = self._queue_missed = True
-        self._retry(error)
+        self._refused = _is_refusal(error)
+        if self._refused and not self._insists:
+            self._log.error(
+                "The broker refuses the consumer {tag} of {queue}, which ends: {error}",
+                tag=self.consumer_tag,
+                queue=str(self.queue),
+                error=printable(str(error)),
+            )
+            self._give_up(error, error)
+            return
+        delay = self._put_off(error)
         if channel.is_open:
             if failure.check(TimeoutError):
                 channel.close()  # and another one will be opened
             else:
                 self._subscribe_soon(channel)
+        self._tell(error, delay)
 
-    def _retry(self, error: BaseException) -> None:
+    def _put_off(self, error: BaseException) -> float:
+        """
+        There will be another attempt, but not at once.
+        """
         self.error = error
+        refused = self._refused
         now = self._host.reactor.seconds()
         delay = self._backoff.next(now)
         self._not_before = now + delay
-        self._log.warn(
-            "The consumer {tag} of {queue} is not subscribed, and tries again in "
+        problem = "is refused by the broker" if refused else "is not subscribed"
+        self._log.emit(
+            LogLevel.error if refused else LogLevel.warn,
+            "The consumer {tag} of {queue} {problem}, and tries again in "
             "{delay:.2f} s: {error}",
+            problem=problem,
             tag=self.consumer_tag,
             queue=str(self.queue),
             delay=delay,
             error=printable(str(error)),
         )
+        return delay
+
+    def _tell(self, error: BaseException, delay: float | None) -> None:
+        # The last thing to do each time: whoever is told may cancel this.
+        what = "refused" if self._refused else "unsubscribed"
+        self._host.tell(what, self, error, delay)
+
+    def _give_up(self, error: BaseException, reason: BaseException) -> None:
+        """
+        There will be no other attempt.
+        """
+        self.error = error
+        # First of all it is over: whoever is told may cancel it.
+        self._finish(reason)
+        self._ended.fail(error)
+        self._tell(error, None)
 
     def _has_ended(self, result: Failure | None, consumer: Consumer) -> None:
         """
@@ -370,21 +422,35 @@ class RecoveringConsumer:
             consumer.when_idle().addCallback(lambda _: self._past.pop(consumer, None))
         if not isinstance(result, Failure) or result.value is None or self._over:
             return
-        if result.check(ConsumerCancelled) is None:
-            self.error = result.value  # its channel has ended, and will come back
+        error = result.value
+        if not isinstance(error, ConsumerCancelled):
+            self.error = error  # its channel has ended, and will come back
+            if isinstance(error, ChannelClosed) and not error.by_us:
+                self._tell(error, 0.0)
         elif self._resubscribes:
             self._queue_gone = True
-            self._retry(result.value)
+            delay = self._put_off(error)
             channel = self.channel.channel
             if channel is not None and channel.is_open:
                 self._subscribe_soon(channel)
+            self._tell(error, delay)
         else:
-            self.error = result.value
-            # First of all it is over: whoever is told may cancel it.
-            self._finish()
-            self._ended.fail(result.value)
+            self._give_up(error, CancelledError("the consumer was cancelled"))
 
     def _lost(self, reason: BaseException) -> None:
         self._cancel_subscribing()
         if self.error is None:
             self.error = reason
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """
+    Whether the attempt to subscribe was refused for good.
+    """
+    # If others share its channel, it is closed for what they do, too.
+    if isinstance(error, Closed) and (
+        not error.operation
+        or (error.operation.startswith("basic.") and error.operation != "basic.consume")
+    ):
+        return False
+    return is_refusal(error)

@@ -19,6 +19,7 @@ from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.backoff import RetryPolicy
 from txamqp091.service.client import AMQPClientService
 from txamqp091.service.observing import ServiceObserver
+from txamqp091.service.subscriptions import RecoveringConsumer
 from txamqp091.testing.memory import MemoryBroker
 from txamqp091.testing.network import Link, MemoryEndpoint
 from txamqp091.testing.server import BrokerFactory
@@ -62,6 +63,19 @@ class Events(ServiceObserver):
 
     def failed(self, reason: BaseException) -> None:
         self._note("failed", reason)
+
+    def subscribed(self, consumer: RecoveringConsumer) -> None:
+        self._note("subscribed", consumer)
+
+    def unsubscribed(
+        self, consumer: RecoveringConsumer, reason: BaseException, delay: float | None
+    ) -> None:
+        self._note("unsubscribed", consumer, reason, delay)
+
+    def refused(
+        self, consumer: RecoveringConsumer, reason: BaseException, delay: float | None
+    ) -> None:
+        self._note("refused", consumer, reason, delay)
 
 
 class Inbox:

@@ -12,8 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091.errors import AuthenticationFailed, ConnectionLost
-from txamqp091.service.backoff import Backoff, RetryPolicy, is_permanent
+from txamqp091.errors import (
+    AccessRefused,
+    AuthenticationFailed,
+    ChannelClosed,
+    ConnectionLost,
+    EncodeError,
+    NotFound,
+    PreconditionFailed,
+    RemoteProtocolError,
+    ResourceLocked,
+)
+from txamqp091.service.backoff import Backoff, RetryPolicy, is_permanent, is_refusal
 
 PLAIN = RetryPolicy(initial_delay=1, max_delay=30, jitter=0)
 
@@ -106,3 +116,28 @@ class BackoffTests(SynchronousTestCase):
         self.assertEqual(backoff.next(0, ConnectionLost()), 2)
         backoff.succeeded(0)
         self.assertEqual(backoff.next(100, AuthenticationFailed()), 1)
+
+
+class RefusalTests(SynchronousTestCase):
+    """
+    Tests for `is_refusal`.
+    """
+
+    def test_refusals(self) -> None:
+        """
+        What the broker will say again is one; what passes, or is our own doing, is not.
+        """
+        for error, expected in (
+            (AccessRefused("no"), True),
+            (PreconditionFailed("no"), True),
+            (NotFound("no queue 'q' in vhost '/'"), True),
+            (EncodeError("arguments['x']", "is a set"), True),
+            (NotFound("home node of queue 'q' is down or inaccessible"), False),
+            (NotFound("queue 'q' process is stopped by supervisor"), False),
+            (ResourceLocked("exclusive"), False),
+            (ConnectionLost("gone"), False),
+            (ChannelClosed("closed", by_us=True), False),
+            (RemoteProtocolError("garbage"), False),
+            (TimeoutError("late"), False),
+        ):
+            self.assertIs(is_refusal(error), expected, repr(error))

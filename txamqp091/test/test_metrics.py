@@ -28,7 +28,7 @@ class MetricsTests(SynchronousTestCase):
         except ImportError:
             raise SkipTest("prometheus_client is not here") from None
         consumer = ConsumerHealth(
-            name="shop", queue="orders", subscribed=True, waiting=3
+            name="shop", queue="orders", subscribed=False, refused="403", waiting=3
         )
         self.health = Health(consumers=[consumer])
         self.metrics = Metrics(lambda: self.health)
@@ -60,8 +60,9 @@ class MetricsTests(SynchronousTestCase):
         How the daemon is stands there too.
         """
         shop = {"consumer": "shop", "queue": "orders"}
-        self.assertEqual(self.value("ready"), 1)
-        self.assertEqual(self.value("subscribed", **shop), 1)
+        self.assertEqual(self.value("ready"), 0)
+        self.assertEqual(self.value("subscribed", **shop), 0)
+        self.assertEqual(self.value("refused", **shop), 1)
         self.assertEqual(self.value("messages_waiting", **shop), 3)
         self.health = Health(connected=False, blocked="low on memory")
         self.assertEqual(self.value("ready"), 0)

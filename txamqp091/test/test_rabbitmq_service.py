@@ -18,11 +18,13 @@ from txamqp091.arguments import quorum_queue, stream_consumer, stream_queue
 from txamqp091.channel import Channel
 from txamqp091.credentials import PlainCredentials
 from txamqp091.errors import (
+    AccessRefused,
     AuthenticationFailed,
     ConnectionForced,
     ConnectionLost,
     ConsumerCancelled,
     HeartbeatTimeout,
+    NotFound,
     PreconditionFailed,
     TopologyFailed,
 )
@@ -379,6 +381,76 @@ class BrokerTests(ServiceTestCase):
             "rabbit_auth_backend_internal:change_password("
             f'<<"{user}">>, <<"new">>, <<"t">>).'
         )
+        await self.whole()
+
+
+@every_broker
+class RefusedTests(ServiceTestCase):
+    """
+    Consumers that are refused.
+    """
+
+    async def test_refused(self) -> None:
+        """
+        Each reason that does not pass by itself is told apart, and the others work; it
+        is well once somebody has put it right (criteria 19 and 20).
+        """
+        user = self.queue_name()
+
+        def permit(read: str) -> None:
+            rights = f'<<".*">>, <<".*">>, <<"{read}">>'
+            self.node.eval(
+                "rabbit_auth_backend_internal:set_permissions("
+                f'<<"{user}">>, <<"{self.vhost}">>, {rights}, <<"t">>).'
+            )
+
+        self.node.eval(
+            f'rabbit_auth_backend_internal:add_user(<<"{user}">>, <<"p">>, <<"t">>).'
+        )
+        permit("test_refused.*")
+        await self.begin(credentials=[PlainCredentials(user, "p")])
+        await self.whole()
+        other = await self.open_channel()
+        await other.queue_declare("secret")
+        taken: list[bytes] = []
+
+        def take(delivery: Delivery) -> None:
+            taken.append(delivery.body)
+            delivery.ack()
+
+        consumers = [
+            (self.client.consume("secret", take), AccessRefused),
+            (self.client.consume(f"{user}-later", take), NotFound),
+            (
+                self.client.consume(self.queue, take, arguments={"x-priority": "high"}),
+                PreconditionFailed,
+            ),
+        ]
+        for consumer, kind in consumers:
+            await until(partial(getattr, consumer, "is_refused"))
+            self.assertIsInstance(consumer.error, kind)
+        self.assertNotIn("unsubscribed", self.events.names)
+        await self.whole()
+        permit(".*")
+        await other.queue_declare(f"{user}-later")
+        for consumer, _ in consumers[:2]:
+            await consumer.when_subscribed()
+            self.assertFalse(consumer.is_refused)
+        await self.whole()
+        self.assertNotIn("lost", self.events.names)
+
+    async def test_ends(self) -> None:
+        """
+        It ends with the reason, if it is to.
+        """
+        await self.begin()
+        await self.whole()
+        consumer = self.client.consume(
+            self.queue_name(), self.books.handle, on_refused="end"
+        )
+        with self.assertRaises(NotFound):
+            await consumer.when_ended()
+        self.assertEqual(self.client.consumers, [self.consumer])
         await self.whole()
 
 

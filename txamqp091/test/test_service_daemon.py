@@ -31,6 +31,7 @@ from txamqp091.errors import (
     HeartbeatTimeout,
     InvalidURI,
     MechanismNotOffered,
+    NotAllowed,
     NotFound,
     PreconditionFailed,
     ResourceLocked,
@@ -43,7 +44,7 @@ from txamqp091.service.backoff import RetryPolicy
 from txamqp091.service.consumer import ConsumerService
 from txamqp091.service.daemon import Daemon, ExitStatus, exit_status
 from txamqp091.service.outcomes import Tally
-from txamqp091.service.policy import Halt
+from txamqp091.service.policy import Halt, OnRefused
 from txamqp091.service.systemd import Notifier
 from txamqp091.service.topology import Queue, Topology
 from txamqp091.test.service_case import ServiceCase
@@ -86,7 +87,8 @@ class ExitStatusTests(SynchronousTestCase):
             HeartbeatTimeout("silent"): 74,
             ConnectionForced("shutdown"): 74,
             DeliveryAckTimeout("slow"): 74,
-            NotFound("deleted"): 74,
+            NotFound("deleted"): 66,
+            NotAllowed("reused", operation="basic.consume"): 73,
             AuthenticationFailed("no longer"): 77,
             VhostAccessRefused("no longer"): 68,
             FrameError("garbage"): 76,
@@ -209,9 +211,12 @@ class DaemonCase(ServiceCase):
         client = self.service(
             start=False, policy=policy, topology=options.pop("topology", None)
         )
+        on_refused = options.pop("on_refused", OnRefused.END_AT_START)
         daemon = Daemon(self.process, client, notifier=self.notifier, **options)
         for queue in queues or ["work"]:
-            daemon.add(ConsumerService(client, queue, self.handle))
+            daemon.add(
+                ConsumerService(client, queue, self.handle, on_refused=on_refused)
+            )
         daemon.startService()
         self.turn()
         return daemon

@@ -1,0 +1,1 @@
+A consumer that the broker refuses for good (403, 404, 406) is told apart: observers of ``AMQPClientService`` hear ``refused`` (and ``subscribed`` and ``unsubscribed`` of all else), ``on_refused="end"`` has it end with the reason, and the daemon says so in ``/ready`` and ``/metrics``, and ends with its exit status where ``on_refused`` of its settings says so.
