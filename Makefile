@@ -19,7 +19,7 @@ CHAOS := $(addprefix txamqp091/test/,test_chaos_service.py test_cluster.py \
 	test_rabbitmq_service.py)
 # The tests that have sizes for the night.
 NIGHTLY := $(addprefix txamqp091/test/,test_chaos_service.py test_cluster.py \
-	test_scale.py test_day.py)
+	test_scale.py test_day.py test_nemesis.py)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
