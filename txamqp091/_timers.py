@@ -10,10 +10,12 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from txamqp091.wire.frames import Piece
+
 __all__ = ["Heartbeats", "Outgoing"]
 
 #: Bytes that wait for the end of the turn, at the most.
-_FLUSH_SIZE = 65536
+_FLUSH_SIZE = 131072
 
 
 class Outgoing:
@@ -22,24 +24,28 @@ class Outgoing:
     TLS, one record) for many frames.
 
     :ivar in_turn: set by whoever will flush without being asked.
+    :ivar paused: set while there is no room for more; what is written waits here.
     :ivar flushed_at: when something was last handed on, in the clock's seconds.
     """
 
     __slots__ = ("_call", "_clock", "_pieces", "_size", "_write", "flushed_at",
-                 "in_turn")  # fmt: skip
+                 "in_turn", "paused")  # fmt: skip
 
     def __init__(self, clock: IReactorTime, write: Callable[[bytes], object]) -> None:
         self.in_turn = False
+        self.paused = False
         self.flushed_at = 0.0
         self._clock = clock
         self._write = write
-        self._pieces: list[bytes] = []
+        self._pieces: list[Piece] = []
         self._size = 0
         self._call: IDelayedCall | None = None
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Piece) -> None:
         """
         Send bytes, after all those before.
+
+        :param data: immutable, as it may wait here.
         """
         self._pieces.append(data)
         self._size += len(data)
@@ -54,14 +60,32 @@ class Outgoing:
 
     def flush(self) -> None:
         """
-        Hand on what waits for the end of the turn.
+        Hand on what waits for the end of the turn, as far as there is room.
         """
-        pieces = self._pieces
-        if pieces:
-            self._pieces = []
-            self._size = 0
+        while self._pieces and not self.paused:
+            pieces = self._pieces
+            if self._size < 2 * _FLUSH_SIZE:
+                self._pieces = []
+                self._size = 0
+            else:
+                pieces = self._next_pieces()
             self.flushed_at = self._clock.seconds()
-            self._write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            self._write(b"".join(pieces))
+
+    def _next_pieces(self) -> list[Piece]:
+        """
+        As many of the pieces as should leave together.
+        """
+        size = count = 0
+        for piece in self._pieces:
+            size += len(piece)
+            count += 1
+            if size >= _FLUSH_SIZE:
+                break
+        pieces = self._pieces[:count]
+        del self._pieces[:count]
+        self._size -= size
+        return pieces
 
     def stop(self) -> None:
         """

@@ -279,6 +279,8 @@ class AMQPProtocol(Protocol):
         # Or else one write of `Outgoing` would fill the transport, and stop publishing
         # until the next turn: 15 % of the cost of a publish, for 192 KiB at the most.
         transport.bufferSize = _TRANSPORT_BUFFER
+        # And so that all of it leaves by one system call: a fifth of that of 1 MiB.
+        transport.SEND_LIMIT = 2 * _TRANSPORT_BUFFER
         transport.registerProducer(self, True)
         if ITCPTransport.providedBy(transport):
             # `Outgoing` joins what belongs together.  Without this, a small write waits
@@ -424,13 +426,14 @@ class AMQPProtocol(Protocol):
         """
         Close the transport, once what we have to say has left; and not much later.
         """
+        transport = self._transport()
+        # TLS waits for its producer to be done, and for the peer's last word.
+        transport.unregisterProducer()
+        self._outgoing.paused = False
         self._outgoing.flush()
         if self._gone:  # transports in memory can go while they are written to
             return
         self._set_limit(self.parameters.close_timeout, self._abort)
-        transport = self._transport()
-        # TLS waits for its producer to be done, and for the peer's last word.
-        transport.unregisterProducer()
         transport.resumeProducing()
         transport.loseConnection()
 
@@ -453,6 +456,7 @@ class AMQPProtocol(Protocol):
         Twisted: the transport is full.
         """
         self._writable = False
+        self._outgoing.paused = True
         self._flow.allow(False)
 
     def resumeProducing(self) -> None:
@@ -460,6 +464,8 @@ class AMQPProtocol(Protocol):
         Twisted: the transport has room again.
         """
         self._writable = True
+        self._outgoing.paused = False
+        self._outgoing.flush()
         self._allow_publishing()
 
     def stopProducing(self) -> None:

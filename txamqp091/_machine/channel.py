@@ -34,7 +34,12 @@ from txamqp091.errors import (
     channel_closed,
 )
 from txamqp091.wire import spec
-from txamqp091.wire.frames import content_frames, method_frame
+from txamqp091.wire.frames import (
+    Piece,
+    content_frames,
+    method_frame,
+    three_frames,
+)
 from txamqp091.wire.method import Method, decode_method, operation_name
 from txamqp091.wire.types import encode_short_string
 
@@ -90,18 +95,20 @@ class ChannelMachine(Assembler):
     def __init__(
         self,
         number: int,
-        write: Callable[[bytes], None],
+        write: Callable[[Piece], None],
         release: Callable[[int, bool], None],
         *,
         max_payload: int,
         max_body: int,
+        spares: list[bytearray],
     ) -> None:
         """
         :param write: sends bytes.
         :param release: called with the number when it can be used again, and with
             whether the peer has ended the channel.
+        :param spares: where a buffer for large bodies is kept, for all channels.
         """
-        super().__init__(max_body)
+        super().__init__(max_body, spares)
         self.number = number
         self.sink: ChannelSink
         self.consumers: dict[bytes, ConsumerSink] = {}
@@ -196,13 +203,17 @@ class ChannelMachine(Assembler):
                 f"{len(properties)} octets, in a frame of {self._max_payload}: the "
                 "frame_max of the connection is too low",
             )
-        if mandatory and len(body) > self._max_returned:
-            self._max_returned = len(body)
+        size = len(body)
+        if mandatory and size > self._max_returned:
+            self._max_returned = size
         if self.confirms is not None:
             if mandatory:
                 self.confirms.publish_mandatory(handle, exchange, routing_key, body)
             else:
-                self.confirms.publish(handle, len(body))
+                self.confirms.publish(handle, size)
+        if 0 < size <= self._max_payload:
+            self._write(three_frames(self.number, method, properties, body))
+            return
         for data in content_frames(
             self.number, method, properties, body, self._max_payload
         ):

@@ -38,6 +38,7 @@ from txamqp091.wire.frames import (
     HEARTBEAT,
     MESSAGE,
     FrameReader,
+    Piece,
     frame_name,
     method_frame,
 )
@@ -95,7 +96,7 @@ class ConnectionMachine:
     def __init__(
         self,
         role: Role,
-        write: Callable[[bytes], None],
+        write: Callable[[Piece], None],
         sink: ConnectionSink,
         limits: Limits,
     ) -> None:
@@ -115,6 +116,7 @@ class ConnectionMachine:
         self._routes: dict[int, Route] = {0: self}
         self._reader: FrameReader[Route] = FrameReader(self._routes)
         self._virtual_host = "/"
+        self._spares: list[bytearray] = []
 
     # -- bytes in --------------------------------------------------------------
 
@@ -244,6 +246,7 @@ class ConnectionMachine:
             self._release,
             max_payload=self.limits.frame_max - FRAME_OVERHEAD,
             max_body=self.limits.max_body,
+            spares=self._spares,
         )
         attach(channel)
         self._channels[number] = channel

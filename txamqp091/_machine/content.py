@@ -23,6 +23,9 @@ __all__ = ["Assembler", "Finish"]
 _UNPACK_HEADER = Struct(">HHQH").unpack_from
 _CONTENT_CLASS = spec.BasicDeliver.identity[0]
 
+#: The largest buffer that is kept for the next large body.
+_SPARE_SIZE = 4 << 20
+
 #: What is done with a content: it is given what `Assembler.begin` was, the payload of
 #: the header frame, and the body, or None for a body that was not kept.
 Finish = Callable[[Any, bytes, bytes | None], None]
@@ -46,17 +49,22 @@ class Assembler:
         "_keep",
         "_left",
         "_size",
+        "_spares",
         "expect",
         "max_body",
     )
 
-    def __init__(self, max_body: int) -> None:
+    def __init__(self, max_body: int, spares: list[bytearray] | None = None) -> None:
+        """
+        :param spares: where a buffer for large bodies is kept, for whoever shares it.
+        """
         self.max_body = max_body
         self.expect: Callable[[int, Any], None] = self._expect_method
         # The content that is being received: its method, who takes it, the largest
         # body that is kept, its header, the size of its body, what is missing of
         # that, whether it is kept, and what is there (one object, as a peer may send
-        # many frames of an octet each).
+        # many frames of an octet each; and it is used again, as fresh memory costs more
+        # than to fill it).
         self._content: Any = None
         self._finish: Finish = _nothing
         self._keep = 0
@@ -65,6 +73,7 @@ class Assembler:
         self._left = 0
         self._kept = False
         self._body = bytearray()
+        self._spares = [] if spares is None else spares
 
     def receive_method(self, payload: bytes) -> None:
         """
@@ -135,20 +144,32 @@ class Assembler:
             raise UnexpectedFrame(
                 f"a {frame_name(kind)} frame, where a content body was due"
             )
+        start = self._size - self._left
         self._left = left = self._left - len(payload)
         if left > 0:
             if self._kept:
-                self._body += payload
+                if not start and self._spares:
+                    self._body = self._spares.pop()
+                self._body[start : start + len(payload)] = payload
         elif left < 0:
             raise FrameError(f"a body of {self._size - left} octets, not {self._size}")
         elif not self._kept:
             self._complete(None)
-        elif self._body:
-            body, self._body = self._body, bytearray()
-            body += payload
-            self._complete(bytes(body))
+        elif start:
+            self._body[start : self._size] = payload
+            self._complete(self._whole_body())
         else:
             self._complete(payload)
+
+    def _whole_body(self) -> bytes:
+        """
+        The body that was put together; the buffer is kept for the next one.
+        """
+        buffer, self._body = self._body, bytearray()
+        body = bytes(memoryview(buffer)[: self._size])
+        if len(buffer) <= _SPARE_SIZE:
+            self._spares[:] = [buffer]
+        return body
 
     def _complete(self, body: bytes | None) -> None:
         content, header = self._content, self._header

@@ -33,6 +33,7 @@ from txamqp091.wire import spec
 from txamqp091.wire.frames import (
     FRAME_OVERHEAD,
     MESSAGE,
+    Piece,
     content_frames,
     frame_name,
     method_frame,
@@ -127,7 +128,7 @@ class ServerMachine(ConnectionMachine):
 
     def __init__(
         self,
-        write: Callable[[bytes], None],
+        write: Callable[[Piece], None],
         sink: ServerSink,
         limits: Limits,
         least_frame_max: int = spec.FRAME_MIN_SIZE,
@@ -283,6 +284,7 @@ class ServerMachine(ConnectionMachine):
             self._released,
             max_payload=self.limits.frame_max - FRAME_OVERHEAD,
             max_body=self.limits.max_body,
+            spares=self._spares,
         )
         self._open[number] = self._routes[number] = channel
         self._write(method_frame(number, spec.ChannelOpenOk().encode()))
@@ -410,17 +412,19 @@ class ServerChannel(Assembler):
     def __init__(
         self,
         number: int,
-        write: Callable[[bytes], None],
+        write: Callable[[Piece], None],
         release: Callable[[int], None],
         *,
         max_payload: int,
         max_body: int,
+        spares: list[bytearray],
     ) -> None:
         """
         :param write: sends bytes.
         :param release: called with the number when it can be used again.
+        :param spares: where a buffer for large bodies is kept, for all channels.
         """
-        super().__init__(max_body)
+        super().__init__(max_body, spares)
         self.number = number
         self.is_open = True
         self.sink: ServerChannelSink

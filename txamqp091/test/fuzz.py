@@ -44,7 +44,7 @@ from txamqp091.test.fuzz_server import ServerSession, server_sessions
 from txamqp091.test.recording import octets, random_cuts, split_frames
 from txamqp091.test.violations import VIOLATIONS, raw
 from txamqp091.wire import spec
-from txamqp091.wire.frames import FRAME_OVERHEAD
+from txamqp091.wire.frames import FRAME_OVERHEAD, Piece
 from txamqp091.wire.method import METHODS
 from txamqp091.wire.properties import PROPERTY_TYPES, Properties
 
@@ -89,7 +89,7 @@ class Sink:
     :ivar waiting: how many handles were made and not told anything.
     """
 
-    def __init__(self, session: Session, write: Callable[[bytes], None]) -> None:
+    def __init__(self, session: Session, write: Callable[[Piece], None]) -> None:
         self.session = session
         self.events: list[tuple[Any, ...]] = []
         self.waiting = 0
@@ -373,7 +373,7 @@ class Session(NamedTuple):
         """
         sent = 0
 
-        def write(data: bytes) -> None:
+        def write(data: Piece) -> None:
             nonlocal sent
             sent += len(data)
 

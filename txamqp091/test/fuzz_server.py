@@ -22,7 +22,7 @@ from txamqp091.errors import (
 from txamqp091.test.recording import content, frames, split_frames
 from txamqp091.test.violations import raw
 from txamqp091.wire import spec
-from txamqp091.wire.frames import FRAME_OVERHEAD, HEARTBEAT
+from txamqp091.wire.frames import FRAME_OVERHEAD, HEARTBEAT, Piece
 from txamqp091.wire.method import Method
 from txamqp091.wire.properties import Properties
 
@@ -46,7 +46,7 @@ class ServerSink:
         self.open = 0
         self.machine = ServerMachine(self._write, self, _LIMITS)
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: Piece) -> None:
         self.sent += len(data)
 
     def closed(self, reason: AMQPError | None) -> None:

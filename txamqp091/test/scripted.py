@@ -108,7 +108,7 @@ class FrameSocket:
         """
         self.send(method_frame(channel, method.encode()))
 
-    def read(self, timeout: float = 30.0) -> Frame | bytes:
+    def read(self, timeout: float = 60.0) -> Frame | bytes:
         """
         The next frame, or protocol header.
 
@@ -144,7 +144,7 @@ class FrameSocket:
         self.send_method(question, channel)
         return decode_method(self.read_frame(*question.replies).payload)
 
-    def drain(self, seconds: float = 30.0) -> str:
+    def drain(self, seconds: float = 60.0) -> str:
         """
         Read on for a while, and tell how it ended.
         """
@@ -232,7 +232,8 @@ class Peer(FrameSocket):
             consumer_tag = self.consumer_tag()
         method = BasicDeliver(consumer_tag, delivery_tag, routing_key=routing_key)
         frame = method_frame(channel, method.encode())
-        self.send(*content_frames(channel, frame, properties.encode(), body, 131064))
+        pieces = content_frames(channel, frame, properties.encode(), body, 131064)
+        self.send(b"".join(pieces))
 
     def consumer_tag(self) -> str:
         """

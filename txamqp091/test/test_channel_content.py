@@ -62,6 +62,29 @@ class ContentTests(ChannelCase):
                     [("tag", "delivered", 1, False, b"\1x\3key", header, body)],
                 )
 
+    def test_one_buffer(self) -> None:
+        """
+        Bodies of several frames are put together in one buffer, which is kept, and
+        shared by the channels; no body has anything of the one before.
+        """
+        spares = self.recorder.machine._spares
+        kept = None
+        for size in (20_000, 9_000, 4_089, 20_000):
+            body = bytes([size % 251]) * size
+            self.recorder.receive(self.deliver(body))
+            self.assertEqual(self.recorder.take()[0][-1], body)
+            kept = kept or spares[0]
+            self.assertEqual([id(each) for each in spares], [id(kept)])
+
+    def test_a_large_buffer(self) -> None:
+        """
+        A buffer of more than 4 MiB is not kept.
+        """
+        self.channel.max_body = 5 << 20
+        self.recorder.receive(self.deliver(bytes(5 << 20)))
+        self.assertEqual(len(self.recorder.take()[0][-1]), 5 << 20)
+        self.assertEqual(self.recorder.machine._spares, [])
+
     def test_fields(self) -> None:
         """
         The tag, the flag and the properties of a delivery come as they were sent.

@@ -28,7 +28,7 @@ from txamqp091.wire.frames import method_frame
 BODY = b"x" * 128
 
 #: What one write may carry before the next one begins.
-WRITE = 65536
+WRITE = 131072
 
 
 class CountCase(ChannelCase):
@@ -105,7 +105,7 @@ def frames(data: bytes) -> list[int]:
 
 class WriteTests(CountCase):
     """
-    A turn of the reactor is one write, or one for each 64 KiB: a write of its own for
+    A turn of the reactor is one write, or one for each 128 KiB: a write of its own for
     each frame is a system call each, which costs as much as the rest of a publish.
     """
 
@@ -125,9 +125,9 @@ class WriteTests(CountCase):
 
     def test_more_than_a_write(self) -> None:
         """
-        Thousands of messages are a write for each 64 KiB.
+        Thousands of messages are a write for each 128 KiB.
         """
-        self.publish(3000)
+        self.publish(5000)
         writes = self.written()
         size = sum(map(len, writes))
         self.assertEqual(len(writes), -(-size // WRITE))

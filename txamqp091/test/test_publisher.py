@@ -64,7 +64,7 @@ class BodyTests(ChannelCase):
             self.channel.basic_publish("", "work", body)
             self.assertEqual(self.peer.hear().body, body)
         longest = max(map(len, self.peer.transport.writes))
-        self.assertLess(longest, 65536 + 2 * 8192)
+        self.assertLess(longest, 131072 + 2 * 8192)
 
     def test_a_body_that_changes_later(self) -> None:
         """

@@ -60,7 +60,7 @@ def logged_in(
 
     :param response: what PLAIN sends; `None` to log in by EXTERNAL.
     """
-    with socket.create_connection((HOST, port), 10) as raw:
+    with socket.create_connection((HOST, port), 60) as raw:
         sock = raw
         if tls is not None:
             sock = tls.wrap_socket(raw, server_hostname="localhost")
@@ -91,7 +91,7 @@ def publish(client: FrameSocket, queue: str) -> None:
     """
     frame = method_frame(1, BasicPublish(routing_key=queue).encode())
     persistent = Properties(delivery_mode=2).encode()
-    client.send(*content_frames(1, frame, persistent, b"hello", 4096))
+    client.send(b"".join(content_frames(1, frame, persistent, b"hello", 4096)))
 
 
 class InstallationTests(SynchronousTestCase):
@@ -288,7 +288,7 @@ class NodeTests(RabbitTestCase):
         self.addCleanup(self.node.resume)
         self.assertFalse(speaks_amqp(self.node.port, 0.2))
         self.node.resume()
-        self.assertTrue(speaks_amqp(self.node.port))
+        self.assertTrue(wait_for(lambda: speaks_amqp(self.node.port), 60))
 
 
 @every_broker
@@ -369,7 +369,7 @@ class LifeTests(RabbitTestCase):
         self.assertEqual(done.returncode, -signal.SIGKILL, done.stderr)
         pid, directory = done.stdout.split()
         remains = [Path("/proc", pid), Path(directory)]
-        self.assertTrue(wait_for(lambda: not any(map(Path.exists, remains)), 10))
+        self.assertTrue(wait_for(lambda: not any(map(Path.exists, remains)), 60))
 
 
 @every_broker
@@ -378,7 +378,7 @@ class ClusterTests(RabbitTestCase):
     Nodes form a cluster.
     """
 
-    timeout = 180.0
+    timeout = 480.0
 
     async def test_leader_killed(self) -> None:
         """

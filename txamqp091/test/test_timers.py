@@ -13,6 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091._timers import Heartbeats, Outgoing
 from txamqp091.testing.reactor import SteppingClock
+from txamqp091.wire.frames import Piece
 
 
 class OutgoingTests(SynchronousTestCase):
@@ -50,16 +51,45 @@ class OutgoingTests(SynchronousTestCase):
 
     def test_large(self) -> None:
         """
-        64 KiB do not wait for the end of the turn, and what comes after them does
+        128 KiB do not wait for the end of the turn, and what comes after them does
         not overtake them.
         """
-        self.outgoing.write(b"a" * 65535)
+        self.outgoing.write(b"a" * 131071)
         self.assertEqual(self.written, [])
         self.outgoing.write(b"b")
-        self.assertEqual([len(each) for each in self.written], [65536])
+        self.assertEqual([len(each) for each in self.written], [131072])
         self.outgoing.write(b"c")
         self.clock.advance(0)
-        self.assertEqual(b"".join(self.written), b"a" * 65535 + b"bc")
+        self.assertEqual(b"".join(self.written), b"a" * 131071 + b"bc")
+
+    def test_paused(self) -> None:
+        """
+        While there is no room, what is written waits, uncopied; then it leaves in
+        order, in pieces of about 128 KiB, up to the next pause.
+        """
+        room = 2
+
+        def take(data: bytes) -> None:
+            nonlocal room
+            self.written.append(data)
+            room -= 1
+            outgoing.paused = not room
+
+        outgoing = Outgoing(self.clock, take)
+        body = bytes(range(256)) * 3000
+        pieces: list[Piece] = [b"head", *[memoryview(body)[i : i + 100000] for i in
+                             range(0, len(body), 100000)], b"end"]  # fmt: skip
+        for piece in pieces:
+            outgoing.write(piece)
+        self.clock.advance(0)
+        self.assertEqual(len(self.written), 2)
+        for more in (1, 2, 9):
+            room = more
+            outgoing.paused = False
+            outgoing.flush()
+        self.assertEqual(b"".join(self.written), b"head" + body + b"end")
+        self.assertLess(max(map(len, self.written)), 131072 + 100000)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_flush(self) -> None:
         """

@@ -37,12 +37,17 @@ __all__ = [
     "HEARTBEAT",
     "MESSAGE",
     "FrameReader",
+    "Piece",
     "content_frames",
     "frame_name",
     "method_frame",
+    "three_frames",
 ]
 
 Route = TypeVar("Route")
+
+#: Bytes to be written: or a part of them, not copied.
+Piece = bytes | memoryview
 
 #: The octets of a frame that are not payload.
 FRAME_OVERHEAD = 8
@@ -50,9 +55,14 @@ FRAME_OVERHEAD = 8
 _HEAD = Struct(">BHI")
 # The head of a header frame, and the class, the weight and the body's size in it.
 _HEADER = Struct(">BHIHHQ")
-# The end of a header frame, and the head of a body frame.
+# The end of a frame, and the head of the body frame behind it.
 _BODY = Struct(">BBHI")
+_PACK_HEADER, _PACK_BODY = _HEADER.pack, _BODY.pack
 _HEAD_SIZE = _HEAD.size
+
+#: The octets of a large body frame that are given out at once, at the least.
+_PART = 16384
+
 _END = bytes([FRAME_END])
 _BASIC = 60
 
@@ -92,7 +102,9 @@ class FrameReader(Generic[Route]):
     Cuts a stream of bytes into frames, however the stream was split.
 
     An incomplete frame waits as a list of pieces, joined once it is complete, so
-    the cost of a byte does not depend on the size of the pieces.
+    the cost of a byte does not depend on the size of the pieces.  A large body frame
+    does not wait: it is given out in parts, as if it were several frames, which saves
+    to copy it twice.
 
     :ivar routes: who takes the frames of each open channel.  A frame for any
         other channel is an error.
@@ -108,6 +120,10 @@ class FrameReader(Generic[Route]):
         self._pieces: list[bytes] = []
         self._have = 0
         self._need = 0
+        # The body frame that is being given out in parts: who takes it, and how many of
+        # its octets are still to come.
+        self._taker: Route | None = None
+        self._left = 0
 
     def feed(self, data: bytes) -> Iterator[tuple[Route, int, Any]]:
         """
@@ -128,8 +144,15 @@ class FrameReader(Generic[Route]):
             pieces.clear()
         unpack, unpack_header = _HEAD.unpack_from, _HEADER.unpack_from
         unpack_body = _BODY.unpack_from
-        position, size, need = 0, len(data), _HEAD_SIZE
-        while size - position >= _HEAD_SIZE and not self.paused:
+        position, size = 0, len(data)
+        need = min(self._left + 1, _PART) if self._left else _HEAD_SIZE
+        while size - position >= need and not self.paused:
+            if self._left:
+                part, position = self._part(data, position)
+                need = min(self._left + 1, _PART) if self._left else _HEAD_SIZE
+                assert self._taker is not None
+                yield self._taker, FRAME_BODY, part
+                continue
             kind, channel, length = unpack(data, position)
             start = position + _HEAD_SIZE
             end = start + length
@@ -141,12 +164,14 @@ class FrameReader(Generic[Route]):
                     break
                 self._judge(kind, channel, length, head)
             if end >= size:
+                if kind == FRAME_BODY and length > _PART:
+                    self._taker, self._left = route, length
+                    position, need = start, _PART
+                    continue
                 need = length + FRAME_OVERHEAD
                 break
             if data[end] != FRAME_END:
-                raise FrameError(
-                    f"a frame ends with the octet {data[end]} instead of {FRAME_END}"
-                )
+                raise _bad_end(data[end])
             position = end + 1
             if kind == FRAME_HEARTBEAT:
                 continue
@@ -191,6 +216,21 @@ class FrameReader(Generic[Route]):
             self._have = size - position
             self._need = need
 
+    def _part(self, data: bytes, position: int) -> tuple[bytes, int]:
+        """
+        The next part of a large body frame, and the position after it.
+        """
+        start, end = position, position + self._left
+        if end < len(data):
+            if data[end] != FRAME_END:
+                raise _bad_end(data[end])
+            self._left = 0
+            return data[start:end], end + 1
+        # The last octet waits for the one that shows it to be the last.
+        end = min(end - 1, len(data))
+        self._left -= end - start
+        return data[start:end], end
+
     def _judge(self, kind: int, channel: int, length: int, head: bytes) -> None:
         """
         Raise what is wrong with a frame, going by its first octets alone.
@@ -219,6 +259,10 @@ class FrameReader(Generic[Route]):
             )
 
 
+def _bad_end(octet: int) -> FrameError:
+    return FrameError(f"a frame ends with the octet {octet} instead of {FRAME_END}")
+
+
 #: What sort of server begins its answer with an octet that no frame begins with.
 _FIRST_OCTETS = {
     0x15: "the peer answers in TLS: use amqps://",
@@ -237,27 +281,42 @@ def method_frame(channel: int, payload: bytes) -> bytes:
 
 def content_frames(
     channel: int, method: bytes, properties: bytes, body: bytes, max_payload: int
-) -> Sequence[bytes]:
+) -> Sequence[Piece]:
     """
-    The frames of a method with content, in pieces fit for writing: the first has
-    the method, the header and as much of the body as one frame holds.
+    The frames of a method with content, in pieces fit for writing: one, unless the
+    body needs several frames.  Then it is not copied: some pieces are parts of it.
 
     :param method: the whole frame of the method.
     :param properties: flags and values, as `Properties.encode` gives them.
     """
     size = len(body)
+    if 0 < size <= max_payload:
+        return [three_frames(channel, method, properties, body)]
     header = _HEADER.pack(FRAME_HEADER, channel, 12 + len(properties), _BASIC, 0, size)
-    if not size:
-        return (b"".join((method, header, properties, _END)),)
-    first = min(size, max_payload)
-    # The end of the header's frame, and the head of the body's.
-    seam = _BODY.pack(FRAME_END, FRAME_BODY, channel, first)
-    if first == size:
-        return (b"".join((method, header, properties, seam, body, _END)),)
+    pieces: list[Piece] = [b"".join((method, header, properties))]
     view = memoryview(body)
-    pieces = [b"".join((method, header, properties, seam, view[:first], _END))]
-    for start in range(first, size, max_payload):
+    for start in range(0, size, max_payload):
         piece = view[start : start + max_payload]
-        head = _HEAD.pack(FRAME_BODY, channel, len(piece))
-        pieces.append(b"".join((head, piece, _END)))
-    return pieces
+        # The end of the frame before it, and its own head.
+        pieces.append(_BODY.pack(FRAME_END, FRAME_BODY, channel, len(piece)))
+        pieces.append(piece)
+    pieces.append(_END)
+    return pieces if size else [b"".join(pieces)]
+
+
+def three_frames(channel: int, method: bytes, properties: bytes, body: bytes) -> bytes:
+    """
+    The frames of a method with content, joined, where the body is not empty and needs
+    one frame; see `content_frames`.
+    """
+    size = len(body)
+    return b"".join(
+        (
+            method,
+            _PACK_HEADER(FRAME_HEADER, channel, 12 + len(properties), _BASIC, 0, size),
+            properties,
+            _PACK_BODY(FRAME_END, FRAME_BODY, channel, size),
+            body,
+            _END,
+        )
+    )
