@@ -275,7 +275,7 @@ class ChaosProxy:
     # -- in the loop's thread ------------------------------------------------------
 
     def _call(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(30)
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(60)
 
     async def _listen(self) -> None:
         if self._server is None:
@@ -360,7 +360,7 @@ class ChaosProxy:
             await asyncio.Event().wait()
         # A reset makes the receiver's kernel drop what was not read yet: leave it
         # the time to read.
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.5 if cut.data else 0.1)
         link.end(cut.how)
 
     async def _forward(self, data: bytes, direction: Direction, link: Link) -> None:

@@ -73,7 +73,7 @@ class RabbitCluster:
         """
         return [node for node in self if node.running and not node.paused]
 
-    def start(self, timeout: float = 120.0) -> None:
+    def start(self, timeout: float = 240.0) -> None:
         """
         Start all nodes; return when each sees all the others.
         """
@@ -86,7 +86,7 @@ class RabbitCluster:
             node.await_ready(timeout)
         self.await_members(len(self), timeout)
 
-    def await_members(self, count: int, timeout: float = 60.0) -> None:
+    def await_members(self, count: int, timeout: float = 180.0) -> None:
         """
         Wait until every live node sees ``count`` running members.
         """
@@ -101,7 +101,7 @@ class RabbitCluster:
             raise RabbitError(f"not {count} members in {timeout} s\n{self[0].log()}")
 
     def leader_of(
-        self, queue: str, vhost: str = "/", timeout: float = 30.0
+        self, queue: str, vhost: str = "/", timeout: float = 120.0
     ) -> RabbitNode:
         """
         The live node that leads a quorum queue, as soon as there is one.  Declare the

@@ -97,7 +97,11 @@ class Process:
                 start_new_session=True,  # a Ctrl-C is not for the server
             )
         # When we die, and be it by SIGKILL, the pipe closes and "read" returns.
-        script = 'read _; kill -9 "$0"; [ -z "$1" ] || { sleep 1; rm -rf "$1"; }'
+        # The group, for what it has started itself may write on where we clean up.
+        script = (
+            'read _; kill -9 "-$0"; [ -z "$1" ] || '
+            '{ sleep 1; rm -rf "$1"; sleep 1; rm -rf "$1"; }'
+        )
         self._guard = subprocess.Popen(
             ["/bin/sh", "-c", script, str(self.pid), str(temporary or "")],
             stdin=subprocess.PIPE,
@@ -171,7 +175,7 @@ class Epmd:
             ["epmd", "-port", str(self.port), "-address", HOST],
             environment={"PATH": PATH},
         )
-        if not wait_for(self._listens, 10):
+        if not wait_for(self._listens, 60):
             self.stop()
             raise RabbitError(f"no epmd on port {self.port}")
 

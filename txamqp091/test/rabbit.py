@@ -221,7 +221,7 @@ class RabbitNode:
             temporary=self.directory,
         )
 
-    def await_ready(self, timeout: float = 60.0) -> None:
+    def await_ready(self, timeout: float = 180.0) -> None:
         """
         Wait until the node serves clients.
         """
@@ -240,7 +240,7 @@ class RabbitNode:
             raise RabbitError(f"{self.name} not ready in {timeout} s\n{self.log()}")
         self.start_seconds = time.monotonic() - self._launched
 
-    def start(self, timeout: float = 60.0) -> None:
+    def start(self, timeout: float = 180.0) -> None:
         """
         Start the node, and wait until it serves clients.
         """
@@ -337,7 +337,7 @@ class RabbitNode:
                 text += (self.directory / name).read_text(errors="replace")
         return "\n".join(text.splitlines()[-lines:])
 
-    def eval(self, expression: str, timeout: float = 30.0) -> str:
+    def eval(self, expression: str, timeout: float = 60.0) -> str:
         """
         Evaluate an Erlang expression in the node: in milliseconds, where
         ``rabbitmqctl`` takes half a second.
@@ -346,13 +346,16 @@ class RabbitNode:
         # /etc/hosts crashes: it reads no inetrc.  Each call has a name of its own: a
         # node refuses the name of a caller whose end it has not noticed yet.
         name = f"caller{os.getpid()}x{next(_calls)}"
-        done = subprocess.run(
-            ["erl_call", "-h", name, "-address", f"{HOST}:{self._dist_port}", "-e"],
-            env=self.environment | {"HOME": str(self.directory)},
-            input=expression.encode() + b"\n",
-            capture_output=True,
-            timeout=timeout,
-        )
+        try:
+            done = subprocess.run(
+                ["erl_call", "-h", name, "-address", f"{HOST}:{self._dist_port}", "-e"],
+                env=self.environment | {"HOME": str(self.directory)},
+                input=expression.encode() + b"\n",
+                capture_output=True,
+                timeout=timeout,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise RabbitError(f"{expression}: no answer in {timeout} s") from error
         answer = done.stdout.decode(errors="replace").strip()
         match = re.fullmatch(r"\{ok, (.*)\}", answer, re.DOTALL)
         if match is None:
@@ -373,17 +376,24 @@ class RabbitNode:
 
     def set_memory_alarm(self, on: bool) -> None:
         """
-        Make the node block its publishers, or let them go on.
+        Make the node block its publishers, or let them go on.  All its connections
+        know by the time that this returns: one that learned of it after a publish
+        would not block before the next one.
         """
         limit = "{absolute, 1}" if on else "0.6"
-        self.eval(f"vm_memory_monitor:set_vm_memory_high_watermark({limit}).")
+        self.eval(
+            f"vm_memory_monitor:set_vm_memory_high_watermark({limit}),"
+            " rabbit_alarm:get_alarms(),"
+            " rabbit_networking:connection_info_all([state]), ok."
+        )
 
     def close_connections(self, reason: str = "test") -> None:
         """
         Have the node close every client's connection (320 CONNECTION_FORCED).
         """
         self.eval(
-            f'[rabbit_networking:close_connection(P, "{reason}")'
+            # Some may be about to end by themselves.
+            f'[catch rabbit_networking:close_connection(P, "{reason}")'
             " || P <- rabbit_networking:connections()], ok."
         )
 

@@ -51,8 +51,7 @@ __all__ = ["Scenario", "every_peer"]
 T = TypeVar("T")
 
 #: How long to wait for what a broker counts, and tells nobody: seconds.
-PATIENCE = 10.0
-
+PATIENCE = 60.0
 
 _numbers = itertools.count(1)
 
@@ -106,7 +105,7 @@ class Scenario(TestCase):
     :ivar vhost: a virtual host that only the tests of this class use.
     """
 
-    timeout = 30.0
+    timeout = 180.0
 
     kind: ClassVar[Kind]
 

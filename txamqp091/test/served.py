@@ -65,7 +65,7 @@ def memory_port() -> int:
         environment={**os.environ, "PYTHONPATH": str(CHECKOUT)},
         directory=CHECKOUT,
     )
-    if not wait_for(partial(speaks_amqp, port), 30):
+    if not wait_for(partial(speaks_amqp, port), 120):
         raise AssertionError("the in-memory broker does not answer")
     return port
 
@@ -86,7 +86,7 @@ class ServedTestCase(SynchronousTestCase):
     :ivar node: the RabbitMQ, if it is one.
     """
 
-    timeout = 60.0
+    timeout = 180.0
 
     broker: Broker | None = None
 
@@ -148,7 +148,7 @@ class BlockingTestCase(ServedTestCase):
         Connect, and close the connection when the test ends.
         """
         connection = BlockingConnection(
-            uri or self.uri, timeout=30.0, background=background
+            uri or self.uri, timeout=60.0, background=background
         )
         self.addCleanup(connection.close)
         return connection
@@ -170,7 +170,7 @@ class BlockingTestCase(ServedTestCase):
         may count before they have done what was said before.
         """
         ready = -1
-        for _ in range(200):
+        for _ in range(6000):
             ready = channel.queue_declare(queue, passive=True).method.message_count
             if ready == count:
                 return

@@ -31,7 +31,7 @@ class ThreadsTestCase(TestCase):
     A test case with a channel of Twisted's.
     """
 
-    timeout = 20.0
+    timeout = 120.0
 
     async def open_channel(self) -> Channel:
         """
@@ -67,12 +67,12 @@ class ThreadsafeTests(ThreadsTestCase):
             left = [ask.basic_publish("", "work", str(n)) for n in range(10)]
             arguments = {"x-max-length": 0, "x-overflow": "reject-publish"}
             ask.queue_declare("full", arguments=arguments)
-            refused = ask.basic_publish("", "full", "x").exception(5)
-            many = ask.publish_many([Message("", "work", "last")]).result(5)
-            count = ask.queue_purge("work").result(5).message_count
-            missing = ask.queue_declare("missing", passive=True).exception(5)
+            refused = ask.basic_publish("", "full", "x").exception(60)
+            many = ask.publish_many([Message("", "work", "last")]).result(60)
+            count = ask.queue_purge("work").result(60).message_count
+            missing = ask.queue_declare("missing", passive=True).exception(60)
             return [
-                *(each.result(5) for each in left),
+                *(each.result(60) for each in left),
                 type(refused),
                 many,
                 count,
@@ -92,7 +92,7 @@ class ThreadsafeTests(ThreadsTestCase):
         ask = threadsafe(channel)
 
         def work() -> bytes:
-            delivery = ask.basic_get("work").result(5)
+            delivery = ask.basic_get("work").result(60)
             assert delivery is not None
             delivery.reject(requeue=False)
             return delivery.body
@@ -132,7 +132,7 @@ class ThreadsafeTests(ThreadsTestCase):
         ask = threadsafe(channel)
 
         def work() -> BaseException | None:
-            return ask.queue_declare("work").exception(5)
+            return ask.queue_declare("work").exception(60)
 
         self.assertIsInstance(await deferToThread(work), ConnectionClosed)
 
@@ -150,7 +150,7 @@ class InThreadsTests(ThreadsTestCase):
         channel = await self.open_channel()
         await channel.publish_many(Message("", "work", "x") for _ in range(6))
         seen: list[tuple[str, str]] = []
-        together = threading.Barrier(2, timeout=10)
+        together = threading.Barrier(2, timeout=60)
         done: Deferred[None] = Deferred()
 
         reactor = cast(IReactorFromThreads, channel.connection.reactor)

@@ -69,7 +69,7 @@ class AioTestCase(ServedTestCase):
         moment.
         """
         ready = -1
-        for _ in range(200):
+        for _ in range(6000):
             ready = (await channel.queue_declare(queue, passive=True)).message_count
             if ready == count:
                 return
@@ -82,7 +82,7 @@ class AioTestCase(ServedTestCase):
         """
 
         async def in_time() -> None:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(120):
                 await main()
 
         asyncio.run(in_time())
@@ -341,8 +341,8 @@ class AioTests(AioTestCase):
 
             def publish() -> int:
                 ask.confirm_select()
-                ask.basic_publish("", queue, "y").result(10)
-                return ask.queue_declare(queue, passive=True).result(10).consumer_count
+                ask.basic_publish("", queue, "y").result(60)
+                return ask.queue_declare(queue, passive=True).result(60).consumer_count
 
             self.assertEqual(await asyncio.to_thread(publish), 1)
             self.assertEqual((await deliveries.get()).body, b"y")
@@ -560,7 +560,7 @@ class ConnectTests(SynchronousTestCase):
             cwd=CHECKOUT,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
         )
         self.assertEqual((done.stdout, done.stderr), ("False\n1\n", ""))
 

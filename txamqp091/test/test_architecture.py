@@ -153,7 +153,7 @@ def run(program: str) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     if done.returncode:
         raise AssertionError(done.stdout)

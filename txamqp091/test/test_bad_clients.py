@@ -345,7 +345,7 @@ class PortTests(TestCase):
     Tests for bad clients of a real port.
     """
 
-    timeout = 120.0
+    timeout = 240.0
 
     def setUp(self) -> None:
         from twisted.internet import reactor

@@ -42,7 +42,7 @@ class ConsumingTestCase(BlockingTestCase):
         """
         Wait until an iterator has so many messages to give.
         """
-        for _ in range(1000):
+        for _ in range(6000):
             if channel.get_waiting_message_count() == count:
                 return
             channel.connection.sleep(0.01)
@@ -431,10 +431,10 @@ class CallbackTests(ConsumingTestCase):
         def work() -> None:
             delivery.ack()
             ask = channel.threadsafe
-            ask.confirm_select().result(10)
-            results.append(ask.basic_publish("", queue, "y").result(10))
+            ask.confirm_select().result(60)
+            results.append(ask.basic_publish("", queue, "y").result(60))
             try:
-                ask.queue_declare(queue + "-no", passive=True).result(10)
+                ask.queue_declare(queue + "-no", passive=True).result(60)
             except NotFound as error:
                 results.append(error)
             connection.add_callback_threadsafe(done.set)
@@ -458,7 +458,7 @@ class CallbackTests(ConsumingTestCase):
         """
         channel, queue = self.filled(4)
         names: set[str] = set()
-        together = threading.Barrier(2, timeout=10)
+        together = threading.Barrier(2, timeout=60)
         left = threading.Semaphore(0)
 
         def work(_: object, delivery: Delivery, __: object, body: bytes) -> None:
@@ -474,7 +474,7 @@ class CallbackTests(ConsumingTestCase):
         channel.basic_consume(queue, callback)
         channel.start_consuming()
         for _ in range(4):
-            self.assertTrue(left.acquire(timeout=10))
+            self.assertTrue(left.acquire(timeout=60))
         self.assertEqual(names, {"worker-1", "worker-2"})
         channel.close()
         other = channel.connection.channel()

@@ -178,7 +178,7 @@ class PikaTests(BlockingTestCase):
             env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
         )
         self.assertEqual((done.stderr, done.returncode), ("", 0))
         return done.stdout

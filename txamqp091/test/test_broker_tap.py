@@ -154,7 +154,7 @@ class ProcessTests(TestCase):
     Tests for the process.
     """
 
-    timeout = 60.0
+    timeout = 180.0
 
     async def start(self, *arguments: str, **options: Any) -> tuple[DaemonProcess, int]:
         """

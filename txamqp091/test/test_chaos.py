@@ -114,7 +114,7 @@ class ChaosProxyTests(SynchronousTestCase):
         """
         A connection through the proxy, that has been seen to work.
         """
-        sock = socket.create_connection((HOST, proxy.port), 5)
+        sock = socket.create_connection((HOST, proxy.port), 60)
         self.addCleanup(sock.close)
         sock.sendall(PROTOCOL_HEADER)
         self.assertEqual(sock.recv(100), PROTOCOL_HEADER)
@@ -132,7 +132,7 @@ class ChaosProxyTests(SynchronousTestCase):
         sock.settimeout(0.1)
         self.assertRaises(TimeoutError, sock.recv, 100)
         proxy.heal()
-        sock.settimeout(5)
+        sock.settimeout(60)
         self.assertEqual(sock.recv(100), b"lost?")
 
     def test_reset(self) -> None:
@@ -230,7 +230,7 @@ class ChaosProxyTests(SynchronousTestCase):
         context.load_cert_chain(*authority.issue("localhost").write(folder, "server"))
         proxy = self.start(ChaosProxy(self.server.port, tls=context))
         client = ssl.create_default_context(cadata=authority.certificate.decode())
-        with socket.create_connection((HOST, proxy.port), 5) as raw:
+        with socket.create_connection((HOST, proxy.port), 60) as raw:
             with client.wrap_socket(raw, server_hostname="localhost") as sock:
                 sock.sendall(b"secret")
                 self.assertEqual(sock.recv(100), b"secret")
@@ -251,10 +251,10 @@ class ScriptedBrokerTests(SynchronousTestCase):
             peer.handshake()
             frame = peer.serve_until(BasicConsume)
             peer.deliver(b"hello", channel=frame.channel)
-            return peer.drain(10)
+            return peer.drain()
 
         with ScriptedBroker(script) as broker:
-            with socket.create_connection((HOST, broker.port), 10) as sock:
+            with socket.create_connection((HOST, broker.port), 60) as sock:
                 client = FrameSocket(sock)
                 client.send(PROTOCOL_HEADER)
                 client.read_frame(ConnectionStart)
@@ -286,7 +286,7 @@ class ScriptedBrokerTests(SynchronousTestCase):
             peer.serve_until(BasicConsume)
 
         with ScriptedBroker(script) as broker:
-            with socket.create_connection((HOST, broker.port), 10) as sock:
+            with socket.create_connection((HOST, broker.port), 60) as sock:
                 client = FrameSocket(sock)
                 client.send(PROTOCOL_HEADER)
                 client.read_frame(ConnectionStart)

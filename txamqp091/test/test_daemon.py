@@ -9,6 +9,9 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable
+from typing import Any
+
+from twisted.internet.task import deferLater
 
 from txamqp091.channel import Channel
 from txamqp091.message import Message
@@ -23,6 +26,15 @@ from txamqp091.wire.properties import Properties
 DRAINS = 20 if os.environ.get("TXAMQP091_NIGHTLY") else 3
 
 CANARY = "canary-password"
+
+
+def reactor_in_use() -> Any:
+    """
+    The reactor: it must not be imported before it was chosen.
+    """
+    from twisted.internet import reactor
+
+    return reactor
 
 
 class DaemonTestCase(RabbitTestCase):
@@ -92,13 +104,33 @@ class DaemonTestCase(RabbitTestCase):
 
     async def left(self, queue: str) -> list[str]:
         """
-        The ids of all messages that a queue still has; they are taken out.
+        The ids of all messages that a queue still has, now that nobody consumes from
+        it; they are taken out.
         """
+
+        async def unused() -> bool:
+            declared = await self.channel.queue_declare(queue, passive=True)
+            return declared.consumer_count == 0
+
+        # The broker may still be busy with the end of a consumer.
+        while not await unused():
+            await deferLater(reactor_in_use(), 0.02)
         ids = []
         while delivery := await self.channel.basic_get(queue):
             ids.append(str(delivery.properties.message_id))
             delivery.ack()
         return ids
+
+    async def letters(self, queue: str, count: int) -> list[str]:
+        """
+        The ids of so many messages that another queue sends to this one; they are taken
+        out.
+        """
+        while (await self.channel.queue_declare(queue, passive=True)).message_count < (
+            count
+        ):
+            await deferLater(reactor_in_use(), 0.02)
+        return await self.left(queue)
 
     def done(self, daemon: DaemonProcess) -> list[str]:
         """
@@ -166,7 +198,7 @@ class DaemonTests(DaemonTestCase):
         await daemon.when_said("done good")
         self.assertEqual(await daemon.terminate(), 0)
         self.assertEqual(await self.left(queue), [])
-        self.assertEqual(await self.left(f"{queue}-dead"), ["poison"])
+        self.assertEqual(await self.letters(f"{queue}-dead", 1), ["poison"])
         self.assertIn("1 requeued, 1 rejected", daemon.said("Stopped")[0])
         [first, second] = daemon.said("A handler failed")
         for line in (first, second):

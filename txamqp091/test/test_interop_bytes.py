@@ -304,7 +304,7 @@ class MemoryTests(_Bytes, TestCase):
     With the in-memory broker.
     """
 
-    timeout = 60.0
+    timeout = 180.0
 
     def setUp(self) -> None:
         from twisted.internet import reactor

@@ -126,11 +126,13 @@ class LoginTests(ConnectingTestCase):
     def info(self, name: str, item: str) -> str:
         """
         What the broker says of the connection of that name, as Erlang writes it.
+        Others may be ending while it looks.
         """
         return self.node.eval(
             f"[X] = [proplists:get_value({item}, L)"
             " || P <- rabbit_networking:connections(),"
-            f" L <- [rabbit_reader:info(P, [client_properties, {item}])],"
+            f" L <- [catch rabbit_reader:info(P, [client_properties, {item}])],"
+            " is_list(L),"
             ' {<<"connection_name">>, _, N} <-'
             f' proplists:get_value(client_properties, L), N =:= <<"{name}">>],'
             ' binary_to_list(iolist_to_binary(io_lib:format("~0p", [X]))).'

@@ -148,7 +148,7 @@ class HandlerTests(ConsumingTestCase):
             delivery.ack()
 
         await channel.basic_consume(queue, handle, prefetch=1)
-        await until(lambda: self.depth(dead) == 1)
+        await until(lambda: len(seen) == 4 and self.depth(dead) == 1)
         self.assertEqual(
             sorted(seen), [(b"0", False), (b"1", False), (b"1", True), (b"2", False)]
         )

@@ -242,7 +242,7 @@ class OversizedTests(RabbitTestCase):
         before = resident()
         await channel.basic_consume(queue, reader)
         await until(lambda: reader.seen == [b"small"])
-        self.assertLess(resident() - before, 4 << 20)
+        self.assertLess(resident() - before, 8 << 20)
         await until(lambda: self.node.queue_depth(dead, self.vhost) == 4)
 
     async def test_fetched(self) -> None:

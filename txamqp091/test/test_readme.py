@@ -107,7 +107,7 @@ class DocumentTests(RabbitTestCase):
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
         )
         place = f"{document.name}, line {program.line}"
         said = f"{place}:\n{done.stdout}{done.stderr}"

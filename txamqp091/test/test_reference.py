@@ -49,7 +49,7 @@ class ReferenceTests(SynchronousTestCase):
             capture_output=True,
             text=True,
             check=True,
-            timeout=60,
+            timeout=120,
         )
         self.assertEqual(done.stdout, reference())
 
@@ -96,6 +96,6 @@ class ReferenceTests(SynchronousTestCase):
             ["systemd-analyze", "verify", str(unit.absolute())],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
         )
         self.assertNotIn("txamqp091@", done.stderr)

@@ -64,8 +64,10 @@ class ReconnectTests(BooksTestCase):
             kilobytes=grown // 1024,
             objects=len(gc.get_objects()) - objects,
         )
-        self.assertLessEqual(_open_files(), files)
-        self.assertLessEqual(grown, 2 << 20)
+        # The other ends of the last ones may take a moment.
+        await until(lambda: _open_files() <= files)
+        # A few reconnects are no measure of a small growth.
+        self.assertLessEqual(grown, size(8, 2) << 20)
         self.assertLessEqual(len(gc.get_objects()), objects * 1.01)
         await self.assertBalanced(books)
 
@@ -125,7 +127,7 @@ class IdleTests(RabbitTestCase):
     Many connections at once.
     """
 
-    timeout = 300.0
+    timeout = 600.0
 
     def allow_files(self, count: int) -> None:
         """

@@ -116,11 +116,14 @@ class TimeToLiveScenarios(Scenario):
         is dropped.
         """
         channel = await self.channel()
-        queue, dead = await self.with_dead_letters(channel, {"x-message-ttl": 250})
+        queue, dead = await self.with_dead_letters(channel, {"x-message-ttl": 100})
+        # Who waits for it gets it in time.
+        deliveries = await channel.consume(queue, prefetch=1)
         await channel.basic_publish("", queue, "held")
-        held = await self.get(channel, queue)
+        held = await deliveries.get()
         await channel.basic_publish("", queue, "waits")
         self.assertEqual((await self.get(channel, dead)).body, b"waits")
+        await deliveries.cancel()
         self.assertEqual(await self.count(channel, dead), 0)
         held.nack()
         self.assertEqual((await self.get(channel, dead)).body, b"held")
@@ -196,8 +199,8 @@ class ExpiryScenarios(Scenario):
         One with a consumer does not.
         """
         channel = await self.channel()
-        marker = await self.queue(channel, {"x-expires": 600})
-        used = await self.queue(channel, {"x-expires": 300})
+        marker = await self.queue(channel, {"x-expires": 1600})
+        used = await self.queue(channel, {"x-expires": 1500})
         consumer = await channel.consume(used)
         await self.gone(marker)
         self.assertTrue(await self.is_there(used))
@@ -209,7 +212,7 @@ class ExpiryScenarios(Scenario):
         Unacknowledged messages do not keep it.
         """
         channel = await self.channel()
-        queue = await self.queue(channel, {"x-expires": 250})
+        queue = await self.queue(channel, {"x-expires": 1500})
         await channel.basic_publish("", queue, "x")
         delivery = await self.get(channel, queue)
         await self.gone(queue)

@@ -162,7 +162,7 @@ class DeliveryLimitScenarios(Scenario):
             ("delivery_limit", 1, queue),
         )
         self.assertEqual(delivery.headers["x-first-death-reason"], "delivery_limit")
-        self.assertEqual(await self.count(channel, queue), 0)
+        await self.until_count(channel, queue, 0)
 
     async def test_limit_without_dead_letters(self) -> None:
         """

@@ -30,7 +30,7 @@ class NotifierTests(SynchronousTestCase):
             raise SkipTest("there are no such sockets here")
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.addCleanup(listening.close)
-        listening.settimeout(5)
+        listening.settimeout(60)
         listening.bind(address)
         return listening
 

@@ -21,7 +21,7 @@ class ThreadRunnerTests(TestCase):
     Functions are run in threads.
     """
 
-    timeout = 10.0
+    timeout = 120.0
 
     def runner(self, size: int) -> ThreadRunner:
         """
@@ -51,7 +51,7 @@ class ThreadRunnerTests(TestCase):
         """
         runner = self.runner(2)
         names: set[str] = set()
-        both = threading.Barrier(2, timeout=5)
+        both = threading.Barrier(2, timeout=60)
 
         def meet(_: object) -> None:
             names.add(threading.current_thread().name)
@@ -85,7 +85,7 @@ class ThreadRunnerTests(TestCase):
         """
         runner = self.runner(1)
         going = threading.Event()
-        waiting: Deferred[object] = runner.run(lambda _: going.wait(5), None)
+        waiting: Deferred[object] = runner.run(lambda _: going.wait(60), None)
         waiting.cancel()
         going.set()
         with self.assertRaises(CancelledError):
@@ -101,5 +101,5 @@ class ThreadRunnerTests(TestCase):
         self.assertTrue(thread.daemon)
         runner.stop()
         runner.stop()
-        thread.join(5)
+        thread.join(60)
         self.assertFalse(thread.is_alive())

@@ -37,7 +37,7 @@ class TornadoCase(testing.AsyncTestCase):
             await channel.queue_declare(self.queue, exclusive=True)
             yield channel
 
-    @testing.gen_test
+    @testing.gen_test(timeout=60)
     async def test_native_coroutine(self) -> None:
         """
         Coroutines of Tornado's loop publish, and consume.
@@ -51,7 +51,7 @@ class TornadoCase(testing.AsyncTestCase):
                     delivery.ack()
                     break
 
-    @testing.gen_test
+    @testing.gen_test(timeout=60)
     async def test_decorated_handler(self) -> None:
         """
         A handler may be one of Tornado's own coroutines.
@@ -67,9 +67,9 @@ class TornadoCase(testing.AsyncTestCase):
         async with self.channel() as channel:
             await channel.basic_consume(self.queue, handle)
             await channel.basic_publish("", self.queue, "x")
-            assert await gen.with_timeout(self.io_loop.time() + 5, done) == b"x"
+            assert await gen.with_timeout(self.io_loop.time() + 60, done) == b"x"
 
-    @testing.gen_test
+    @testing.gen_test(timeout=60)
     async def test_timeout(self) -> None:
         """
         Tornado's time limits end the waiting, and the channel lives on.
@@ -91,5 +91,5 @@ class TornadoCase(testing.AsyncTestCase):
         """
         opening = connect_future(self.uri, io_loop=self.io_loop)
         self.io_loop.add_future(opening, lambda _: self.stop())
-        self.wait(timeout=10)
+        self.wait(timeout=60)
         self.io_loop.run_sync(opening.result().close)

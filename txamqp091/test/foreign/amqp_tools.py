@@ -20,7 +20,7 @@ def run(uri: str, command: str, *arguments: str, said: str = "") -> None:
         input=said,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=120,
     )
     shown = " ".join([command, *arguments])
     say(shown, done.returncode, done.stdout, done.stderr)

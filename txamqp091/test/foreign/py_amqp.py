@@ -84,7 +84,7 @@ def messages(connection: Any, channel: Any) -> None:
 
     tag = channel.basic_consume("foreign", callback=take, consumer_tag="mine")
     while len(taken) < 3:
-        connection.drain_events(timeout=10)
+        connection.drain_events(timeout=60)
     channel.basic_cancel(tag)
     say("empty", channel.basic_get("foreign"))
     say("deleted", channel.queue_delete("foreign"))
