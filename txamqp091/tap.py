@@ -12,7 +12,7 @@ __all__ = ["Options", "makeService"]
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from textwrap import indent
 from typing import Any, ClassVar
@@ -22,6 +22,7 @@ from twisted.python import usage
 
 from txamqp091.consumer import DEFAULT_PREFETCH, Handler
 from txamqp091.errors import printable
+from txamqp091.parameters import ConnectionParameters
 from txamqp091.service.assembly import check_parts, load_handlers, make_daemon
 from txamqp091.service.checking import Problem
 from txamqp091.service.config import Settings
@@ -35,6 +36,7 @@ from txamqp091.service.logins import (
     URI_VARIABLE,
     Logins,
     connections,
+    located,
 )
 from txamqp091.service.logs import choose_observer
 from txamqp091.service.merging import CONFIG_VARIABLE, PREFIX, load, unknown_variables
@@ -122,7 +124,11 @@ class Options(usage.Options):
         :param environ: the environment; by default the process's own.
         """
         super().__init__()  # type: ignore[no-untyped-call]
-        self._environ = os.environ if environ is None else environ
+        # Not the variables themselves: this object must not have the password on it.
+        self._environ: Callable[[], Mapping[str, str]] = lambda: (
+            os.environ if environ is None else environ
+        )
+        self._login_flags: dict[str, str] | None = None
         self.settings: Settings
         self.logins: Logins
         self.handlers: dict[str, Handler]
@@ -176,7 +182,7 @@ class Options(usage.Options):
         login_flags, self["uri"] = {"uri": self["uri"]}, None
         if self["password-file"] is not None:
             login_flags["password_file"] = self["password-file"]
-        environ, self._environ = self._environ, {}
+        environ = self._environ()
         self._settings_variables = {
             name: value
             for name, value in environ.items()
@@ -185,28 +191,17 @@ class Options(usage.Options):
         if self["config"] is None:
             self["config"] = environ.get(CONFIG_VARIABLE)
         settings = self._load()
-        self.settings = replace(settings, uri=())
+        self.settings = self._cleared(settings)
         self.strange = unknown_variables(environ, settings)
         path = self["config"]
         if path is None and not login_flags["uri"] and not _has_uri(environ):
             raise _Problem(f"--uri is missing, and {URI_VARIABLE} is not set")
-        names = ", ".join(printable(each.queue) for each in settings.consumers)
-        file = {
-            "uri": settings.uri,
-            "uri_file": settings.uri_file,
-            "password_file": settings.password_file,
-        }
-        folder = "" if path is None else os.path.dirname(os.path.abspath(path))
-        name = settings.name or f"amqp-consumer {names}"
-        del settings
         try:
-            self.logins = connections(login_flags, environ, file, folder, name)
-        except Problem as problem:
-            if problem.path not in file:
-                raise
-            raise Problem(f"{path}: {problem.path}", problem.text) from None
+            self.logins = self._connections(settings, login_flags)
+            if not self.logins.password_in_argv:
+                self._login_flags = login_flags
         finally:
-            del login_flags, environ, file
+            del settings, login_flags, environ
         self["uri"] = self.logins.parameters[0].display
         # The twistd command does not look there, and it is where people write their
         # first handler.  Last, so that nothing that is installed can be shadowed.
@@ -224,9 +219,45 @@ class Options(usage.Options):
         self._check_parts()
         choose_observer(self.parent, self.settings.log)
 
+    def _connections(self, settings: Settings, flags: Mapping[str, str]) -> Logins:
+        names = ", ".join(printable(each.queue) for each in settings.consumers)
+        file = {
+            "uri": settings.uri,
+            "uri_file": settings.uri_file,
+            "password_file": settings.password_file,
+        }
+        name = settings.name or f"amqp-consumer {names}"
+        del settings
+        try:
+            return connections(flags, self._environ(), file, self._folder, name)
+        except Problem as problem:
+            if problem.path not in file:
+                raise
+            raise Problem(f"{self['config']}: {problem.path}", problem.text) from None
+        finally:
+            del flags, file
+
+    @property
+    def _folder(self) -> str:
+        """
+        Where the paths of the file begin.
+        """
+        path = self["config"]
+        return "" if path is None else os.path.dirname(os.path.abspath(path))
+
+    def _cleared(self, settings: Settings) -> Settings:
+        """
+        The same without the secrets, and with the place of the token.
+        """
+        token = settings.token
+        if token is not None and token.file:
+            path = located(token.file, self._folder, self._environ())
+            token = replace(token, file=path)
+        return replace(settings, uri=(), token=token)
+
     def _check_parts(self) -> None:
         settings = self.settings
-        if settings.admin or settings.metrics or settings.tracing:
+        if settings.admin or settings.metrics or settings.tracing or settings.token:
             from twisted.internet import reactor
 
             try:
@@ -250,7 +281,18 @@ class Options(usage.Options):
         """
         Read the settings again.
         """
-        return replace(self._load(), uri=())
+        return self._cleared(self._load())
+
+    def log_in(self) -> Sequence[ConnectionParameters]:
+        """
+        Find the broker again, with the passwords that count now: files may have
+        changed.
+
+        :raises Problem: there is something wrong.
+        """
+        if self._login_flags is None:  # it was on the command line
+            return self.logins.parameters
+        return self._connections(self._load(), self._login_flags).parameters
 
     def _load(self) -> Settings:
         path, consumer = self["config"], None
@@ -308,5 +350,6 @@ def _make_daemon(options: Options, reactor: Any) -> Daemon:
         options.settings,
         options.logins.parameters,
         options.handlers,
-        None if options["config"] is None else options.load,
+        options.load,
+        log_in=options.log_in,
     )

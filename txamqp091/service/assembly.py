@@ -16,10 +16,11 @@ from twisted.internet.endpoints import serverFromString
 from txamqp091._threads import ThreadRunner
 from txamqp091.arguments import queue_consumer
 from txamqp091.consumer import Handler
+from txamqp091.errors import AuthenticationFailed
 from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
-from txamqp091.service.backoff import RetryPolicy
+from txamqp091.service.backoff import RetryPolicy, is_permanent
 from txamqp091.service.checking import Problem
 from txamqp091.service.client import AMQPClientService
 from txamqp091.service.config import ConsumerSettings, RetryMethod, Settings
@@ -28,16 +29,26 @@ from txamqp091.service.daemon import Daemon, ExitStatus
 from txamqp091.service.delays import broker_delays
 from txamqp091.service.handlers import HandlerNotFound, load_handler
 from txamqp091.service.health import AdminService, Health, admin_site
+from txamqp091.service.logins import RenewedLogins
 from txamqp091.service.logs import set_threshold
 from txamqp091.service.merging import differences, reloaded
 from txamqp091.service.metrics import Metrics, NotInstalled
 from txamqp091.service.observing import ServiceObserver
+from txamqp091.service.secrets import (
+    ExpiringCredentials,
+    SecretObserver,
+    SecretRefresh,
+)
 from txamqp091.service.systemd import Notifier, Watchdog, watchdog_seconds
+from txamqp091.service.tokens import TokenSource, find_token
 from txamqp091.service.tracing import Tracing
 from txamqp091.service.work import Republish
 
 #: Reads the settings again.
 Load = Callable[[], Settings]
+
+#: Finds the nodes, with the passwords that count now.
+LogIn = Callable[[], Sequence[ConnectionParameters]]
 
 
 def load_handlers(settings: Settings) -> dict[str, Handler]:
@@ -77,7 +88,10 @@ def check_parts(settings: Settings, reactor: Any) -> None:
     See whether all that the settings ask for is here.
 
     :raises Problem: it is not.
+    :raises HandlerNotFound: the function that is to return tokens is not there.
     """
+    if settings.token is not None:
+        find_token(settings.token)
     if settings.admin:
         try:
             serverFromString(reactor, settings.admin)
@@ -104,6 +118,7 @@ def make_daemon(
     handlers: Mapping[str, Handler],
     load: Load | None = None,
     environ: Mapping[str, str] | None = None,
+    log_in: LogIn | None = None,
 ) -> Daemon:
     """
     The daemon that settings describe.
@@ -113,26 +128,46 @@ def make_daemon(
     :param load: reads the settings again.
     :param environ: where systemd's variables are; by default in the process's own
         environment.
+    :param log_in: finds the nodes again, with the passwords that count now.
     """
+    notifier = Notifier(environ)
+    threads = ThreadRunner(reactor, settings.threads, "amqp-handler")
+    logins = RenewedLogins(parameters)
+    token = None
+    if settings.token is not None:
+        username = getattr(parameters[0].credentials[0], "username", "")
+        source = TokenSource(reactor, settings.token, username, threads)
+        token = ExpiringCredentials(reactor, source)
     client = AMQPClientService(
         reactor,
-        list(parameters),
+        list(logins.parameters),
         topology=settings.topology(),
+        credentials=token,
         policy=RetryPolicy(
-            permanent="fail", max_seconds=settings.give_up_after or None
+            permanent="fail" if token is None else "wait",
+            max_seconds=settings.give_up_after or None,
         ),
         shutdown_timeout=settings.shutdown_timeout,
     )
-    notifier = Notifier(environ)
-    threads = ThreadRunner(reactor, settings.threads, "amqp-handler")
+    reread = None if load is None else _Reread(settings, load, logins, log_in)
     daemon = Daemon(
         reactor,
         client,
         notifier=notifier,
-        reread=None if load is None else _Reread(settings, load),
+        reread=reread,
         stopped=threads.stop,
     )
     daemon.stalled_after = settings.stalled_after
+    if settings.token is not None and token is not None:
+        refresh = SecretRefresh(
+            client,
+            token,
+            fraction=settings.token.fraction,
+            observer=_TokenObserver(daemon),
+        )
+        client.observe(_Insistence(daemon))
+        if reread is not None:
+            reread.refresh = refresh
     metrics = Metrics(daemon.health) if settings.metrics else None
     tracing = Tracing() if settings.tracing else None
     republish: Republish = Republisher(client)
@@ -226,14 +261,63 @@ class _Observer(ServiceObserver):
             self._daemon.end(problem, ExitStatus.CONFIG)
 
 
+class _TokenObserver(SecretObserver):
+    """
+    Tells the daemon how it goes with its token.
+    """
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def refreshed(self, lifetime: float | None) -> None:
+        self._daemon.expired = False
+
+    def expired(self, reason: BaseException) -> None:
+        self._daemon.expired = True
+
+
+class _Insistence(ServiceObserver):
+    """
+    Gives up as `RetryPolicy` does with ``permanent="fail"``, but for the login: the
+    next one is with another token.
+    """
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._lost: BaseException | None = None
+
+    def ready(self, connection: AMQPProtocol, outcomes: Sequence[Any]) -> None:
+        self._daemon.expired = False
+
+    def lost(self, reason: BaseException) -> None:
+        self._lost = reason
+
+    def recovering(self, attempt: int, delay: float, reason: BaseException) -> None:
+        if reason is self._lost or isinstance(reason, AuthenticationFailed):
+            return
+        if is_permanent(reason):
+            self._daemon.gave_up(reason)
+
+
 class _Reread:
     """
     Reads the settings again, and changes what can be changed.
+
+    :ivar refresh: what renews the token, if there is one.
     """
 
-    def __init__(self, settings: Settings, load: Load) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        load: Load,
+        logins: RenewedLogins,
+        log_in: LogIn | None,
+    ) -> None:
+        self.refresh: SecretRefresh | None = None
         self._settings = settings
         self._load = load
+        self._logins = logins
+        self._log_in = log_in
 
     def __call__(self, daemon: Daemon) -> str:
         """
@@ -243,6 +327,15 @@ class _Reread:
         new = reloaded(old, found)
         changes = [path for path, _ in differences(old, new)]
         waiting = [path for path, _ in differences(new, found)]
+        nodes = self._logins.parameters if self._log_in is None else self._log_in()
+        # Now nothing can be wrong any more.
+        if not self._logins.leads_to(nodes):
+            waiting.append("uri")
+        elif self._log_in is not None and self._logins.renew(nodes):
+            changes.append("the login, for the next connection")
+        if self.refresh is not None:
+            self.refresh.refresh()
+            changes.append("the token, as soon as there is one")
         self._settings = new
         set_threshold(new.log.level)
         daemon.stalled_after = new.stalled_after

@@ -32,6 +32,7 @@ from txamqp091.service.checking import (
 )
 from txamqp091.service.delays import RetryPlan
 from txamqp091.service.policy import OnError, OnRefused, Policy
+from txamqp091.service.tokens import TokenSettings, check_token
 from txamqp091.service.topology import Entity, Queue, Topology
 from txamqp091.service.work import Job
 
@@ -368,6 +369,7 @@ class Settings:
         "",
         variable=False,
     )
+    token: TokenSettings | None = setting("See ``[token]``.", None, variable=False)
     name: str = setting(
         "What RabbitMQ calls the connection; by default, ``amqp-consumer`` and the "
         "queues.",
@@ -458,6 +460,10 @@ def check(settings: Settings) -> None:
     """
     if not settings.consumers:
         raise Problem("consumers", "there are none")
+    if settings.token is not None:
+        if settings.password_file:
+            raise Problem("password_file", "there is a token too")
+        check_token(settings.token)
     try:
         declared = Topology.from_dict(
             {

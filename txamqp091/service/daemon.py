@@ -166,6 +166,7 @@ class Daemon(MultiService):
     :ivar consumers: the consumers.
     :ivar client: the connection.
     :ivar stalled_after: see `ConsumerService.health`.
+    :ivar expired: whether the token has expired, and there is no new one.
     """
 
     _log = Logger()
@@ -189,6 +190,7 @@ class Daemon(MultiService):
         self.client = client
         self.consumers: list[ConsumerService] = []
         self.stalled_after = 0.0
+        self.expired = False
         self._reactor = reactor
         self._notifier = Notifier({}) if notifier is None else notifier
         self._reread = reread
@@ -222,6 +224,7 @@ class Daemon(MultiService):
             connected=self.client.connection is not None,
             blocked=self._blocked,
             stopping=bool(self._cause) or self._stopping is not None,
+            expired=self.expired,
         )
 
     # -- starting and stopping -----------------------------------------------------

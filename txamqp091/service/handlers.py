@@ -5,7 +5,7 @@ Handlers, found by their names.  They are run by `txamqp091.service.work`.
 
 from __future__ import annotations
 
-__all__ = ["HandlerNotFound", "load_handler"]
+__all__ = ["HandlerNotFound", "load_handler", "load_object"]
 
 import inspect
 import traceback
@@ -31,6 +31,15 @@ def load_handler(name: str) -> Handler:
     :raises HandlerNotFound: when there is no such module or function, when importing
         the module fails, or when what is found cannot be called with a delivery.
     """
+    found = load_object(name)
+    _check(found, name)
+    return found  # type: ignore[return-value]
+
+
+def load_object(name: str) -> object:
+    """
+    Import whatever has a name: see `load_handler`.
+    """
     module_name, colon, path = name.partition(":")
     names = [*module_name.split("."), *path.split(".")]
     if not colon or not all(each.isidentifier() for each in names):
@@ -44,8 +53,7 @@ def load_handler(name: str) -> Handler:
                 f"the module {module_name} has no {path} "
                 f"({getattr(found, '__file__', None) or type(found).__name__})"
             ) from None
-    _check(found, name)
-    return found  # type: ignore[return-value]
+    return found
 
 
 def _import(name: str) -> object:

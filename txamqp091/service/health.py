@@ -70,12 +70,14 @@ class Health:
     :ivar connected: whether AMQP is open.
     :ivar blocked: why the broker lets nobody publish; "" if it does.
     :ivar stopping: whether the daemon is about to end.
+    :ivar expired: whether the token has expired, and there is no new one.
     """
 
     consumers: Sequence[ConsumerHealth] = ()
     connected: bool = True
     blocked: str = ""
     stopping: bool = False
+    expired: bool = False
 
     @property
     def problems(self) -> list[str]:
@@ -85,6 +87,8 @@ class Health:
         problems = ["stopping"] if self.stopping else []
         if not self.connected:
             problems.append("not connected")
+        if self.expired:
+            problems.append("the token has expired")
         for each in self.consumers:
             if each.problem:
                 problems.append(f"{each.name}: {each.problem}")
@@ -107,6 +111,7 @@ class Health:
             "connected": self.connected,
             "blocked": self.blocked,
             "stopping": self.stopping,
+            "expired": self.expired,
             "consumers": [asdict(each) for each in self.consumers],
         }
 

@@ -9,12 +9,15 @@ where an error is raised, none is left in a variable.
 
 from __future__ import annotations
 
-__all__ = ["LOGIN_VARIABLES", "Logins", "connections"]
+__all__ = ["LOGIN_VARIABLES", "Logins", "RenewedLogins", "connections", "located"]
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from twisted.internet.defer import Deferred
+from zope.interface import implementer
 
 from txamqp091 import _uri
 from txamqp091.credentials import AMQPlainCredentials, PlainCredentials
@@ -53,6 +56,83 @@ class Logins:
 
     parameters: tuple[ConnectionParameters, ...]
     password_in_argv: bool
+
+
+@implementer(ICredentials)
+class _Renewed:
+    """
+    Credentials that can become others, for the next connection.
+    """
+
+    def __init__(self, present: ICredentials) -> None:
+        self.present = present
+
+    def __repr__(self) -> str:
+        return repr(self.present)
+
+    @property
+    def mechanism(self) -> str:
+        """
+        See `ICredentials.mechanism`.
+        """
+        return self.present.mechanism
+
+    @property
+    def username(self) -> str | None:
+        """
+        The user name, if there is any.
+        """
+        return getattr(self.present, "username", None)
+
+    def respond(self, challenge: bytes | None) -> bytes | Deferred[bytes]:
+        """
+        See `ICredentials.respond`.
+        """
+        return self.present.respond(challenge)
+
+
+class RenewedLogins:
+    """
+    Connections whose user names and passwords can be changed.
+
+    :ivar parameters: those to connect with.
+    """
+
+    def __init__(self, parameters: Sequence[ConnectionParameters]) -> None:
+        self.parameters = tuple(
+            replace(each, credentials=tuple(map(_Renewed, each.credentials)))
+            for each in parameters
+        )
+
+    def leads_to(self, found: Sequence[ConnectionParameters]) -> bool:
+        """
+        Whether these are the same places, and the same ways to log in.
+        """
+        return [*map(_place, self.parameters)] == [*map(_place, found)]
+
+    def renew(self, found: Sequence[ConnectionParameters]) -> bool:
+        """
+        Log in as these do, the next time.
+
+        :returns: whether that is another way.
+        """
+        changed = False
+        for mine, theirs in zip(self.parameters, found, strict=True):
+            for old, new in zip(mine.credentials, theirs.credentials, strict=True):
+                assert isinstance(old, _Renewed)
+                changed = changed or old.present != new
+                old.present = new
+        return changed
+
+
+def _place(parameters: ConnectionParameters) -> tuple[object, ...]:
+    return (
+        parameters.host,
+        parameters.port_number,
+        parameters.virtual_host,
+        parameters.tls is None,
+        [each.mechanism for each in parameters.credentials],
+    )
 
 
 class _Source:
@@ -165,16 +245,11 @@ def _sources(
     file: Mapping[str, object],
     folder: str,
 ) -> list[_Source]:
-    credentials = environ.get(CREDENTIALS_VARIABLE)
-
-    def credential(name: str) -> str | None:
-        path = Path(credentials or "", name)
-        return str(path) if credentials and path.is_file() else None
-
-    def located(path: object) -> str | None:
+    def path_of(name: str) -> str | None:
+        path = file.get(name)
         if not isinstance(path, str) or not path:
             return None
-        return credential(path) or os.path.join(folder, path)
+        return located(path, folder, environ)
 
     uris = file.get("uri")
     return [
@@ -199,8 +274,8 @@ def _sources(
         _Source(
             ("uri", "uri_file", "password_file"),
             uris=list(uris) if isinstance(uris, list | tuple) else [],
-            uri_path=located(file.get("uri_file")),
-            password_path=located(file.get("password_file")),
+            uri_path=path_of("uri_file"),
+            password_path=path_of("password_file"),
         ),
         _Source(
             (
@@ -208,10 +283,28 @@ def _sources(
                 f"the credential {URI_CREDENTIAL}",
                 f"the credential {PASSWORD_CREDENTIAL}",
             ),
-            uri_path=credential(URI_CREDENTIAL),
-            password_path=credential(PASSWORD_CREDENTIAL),
+            uri_path=_credential(URI_CREDENTIAL, environ),
+            password_path=_credential(PASSWORD_CREDENTIAL, environ),
         ),
     ]
+
+
+def _credential(name: str, environ: Mapping[str, str]) -> str | None:
+    """
+    Where systemd has put a credential, if it has.
+    """
+    folder = environ.get(CREDENTIALS_VARIABLE)
+    path = Path(folder or "", name)
+    return str(path) if folder and path.is_file() else None
+
+
+def located(path: str, folder: str, environ: Mapping[str, str]) -> str:
+    """
+    Where a file is that the file of settings names.
+
+    :param folder: where the file of settings is.
+    """
+    return _credential(path, environ) or os.path.join(folder, path)
 
 
 def _named(parameters: ConnectionParameters, name: str) -> ConnectionParameters:

@@ -27,11 +27,13 @@ from txamqp091.service.config import (
     Settings,
 )
 from txamqp091.service.merging import PREFIX
+from txamqp091.service.tokens import TokenSettings
 
 _TYPES = {str: "text", int: "whole number", float: "number", bool: "boolean"}
 
 _TABLES: tuple[tuple[str, type, str], ...] = (
     ("The top of the file", Settings, PREFIX),
+    ("``[token]``", TokenSettings, f"{PREFIX}TOKEN_"),
     ("``[log]``", LogSettings, f"{PREFIX}LOG_"),
     ("``[[consumers]]``", ConsumerSettings, f"{PREFIX}CONSUMERS_<NAME>_"),
     ("``[consumers.retry]``", RetrySettings, f"{PREFIX}CONSUMERS_<NAME>_RETRY_"),
@@ -116,7 +118,7 @@ def _type(hint: Any) -> str:
     return f"list of {name}s" if typing.get_origin(hint) is tuple else name
 
 
-_TYPED_TABLES = (ConsumerSettings, LogSettings, RetrySettings)
+_TYPED_TABLES = (ConsumerSettings, LogSettings, RetrySettings, TokenSettings)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,16 @@ shows one, or puts one into an error.
 
 from __future__ import annotations
 
-__all__ = ["ExpiringCredentials", "Secret", "SecretObserver", "SecretRefresh"]
+__all__ = [
+    "ExpiringCredentials",
+    "Secret",
+    "SecretObserver",
+    "SecretRefresh",
+    "SecretUnavailable",
+]
 
 from collections.abc import Callable
+from math import inf
 from typing import cast
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, maybeDeferred
@@ -21,7 +28,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from txamqp091.credentials import PlainCredentials
-from txamqp091.errors import AMQPError, CommandInvalid, ConnectFailed
+from txamqp091.errors import AMQPError, CommandInvalid, ConnectFailed, printable
 from txamqp091.interfaces import ICredentials
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.backoff import Backoff, RetryPolicy
@@ -56,6 +63,13 @@ class Secret:
 
     def __repr__(self) -> str:
         return f"Secret({self.username!r}, ***, lifetime={self.lifetime})"
+
+
+class SecretUnavailable(Exception):
+    """
+    Raised by who fetches a secret: there is none now.  What other errors say is not
+    shown, as it may have a secret in it; what this one says is.
+    """
 
 
 #: What fetches a secret: now, or later.
@@ -195,6 +209,21 @@ class SecretRefresh:
         if service.connection is not None:
             self._begin(service.connection)
 
+    def refresh(self) -> None:
+        """
+        Give the broker a new secret now, whether the last one expires or not.  Without
+        a connection there is nothing to do: the next one asks for its own.
+        """
+        connection = self._service.connection
+        if connection is None or self._fetching is not None:
+            return
+        if self._connection is None:
+            self._follow(connection)
+            self._expires_at = inf
+        if self._call is not None and self._call.active():
+            self._call.cancel()
+        self._refresh()
+
     def stop(self) -> None:
         """
         Renew nothing any more.
@@ -206,9 +235,12 @@ class SecretRefresh:
         self._end()
         began, lifetime = self._credentials.last_term or (0.0, None)
         if lifetime is not None:
-            self._connection = connection
-            connection.when_closed().addBoth(lambda _: self._closed(connection))
+            self._follow(connection)
             self._plan(began, lifetime)
+
+    def _follow(self, connection: AMQPProtocol) -> None:
+        self._connection = connection
+        connection.when_closed().addBoth(lambda _: self._closed(connection))
 
     def _closed(self, connection: AMQPProtocol) -> None:
         if self._connection is connection:
@@ -256,6 +288,8 @@ class SecretRefresh:
         self._log.info("The broker has a new secret")
         if lifetime is not None:
             self._plan(began, lifetime)
+        else:
+            self._expires_at = inf
         self._tell(self._observer.refreshed, lifetime)
 
     def _failed(self, failure: Failure, connection: AMQPProtocol) -> None:
@@ -270,13 +304,12 @@ class SecretRefresh:
         expired = now >= self._expires_at
         if not expired:
             delay = min(delay, max(self._expires_at - now, 0.001))
-        # Its words are not repeated: they may have a secret in them.
         self._log.error(
             "There is no new secret, and another attempt in {delay:.1f} s; the last "
             "one {state}: {kind}",
             delay=delay,
             state="has expired" if expired else "has not expired yet",
-            kind=type(error).__name__,
+            kind=_words(error),
         )
         self._call = self._clock.callLater(delay, self._refresh)
         if expired and not self._told:
@@ -313,11 +346,19 @@ def _explained(failure: Failure) -> bytes:
     error = cast(BaseException, failure.value)
     if isinstance(error, AMQPError | CancelledError | TypeError):
         raise error
-    # Its words are not repeated: they may have a secret in them.
     raise ConnectFailed(
-        f"the secret to log in with could not be had: {type(error).__name__}",
-        by_us=True,
+        f"the secret to log in with could not be had: {_words(error)}", by_us=True
     ) from error
+
+
+def _words(error: BaseException) -> str:
+    """
+    What can be said of an error.
+    """
+    if isinstance(error, SecretUnavailable):
+        return printable(str(error), 500)
+    # Its words are not repeated: they may have a secret in them.
+    return type(error).__name__
 
 
 def _checked(secret: object) -> Secret:

@@ -28,6 +28,7 @@ from txamqp091.service.secrets import (
     Secret,
     SecretObserver,
     SecretRefresh,
+    SecretUnavailable,
 )
 from txamqp091.test.service_case import ServiceCase
 from txamqp091.testing.refusals import Refused
@@ -111,6 +112,70 @@ class SecretCase(ServiceCase):
         """
         (session,) = self.broker.sessions
         return session
+
+
+class AtOnceTests(SecretCase):
+    """
+    Renewing when it is asked for.
+    """
+
+    def test_at_once(self) -> None:
+        """
+        The broker has a new one at once, whether the last one expires or not, and the
+        times begin anew.
+        """
+        for lifetime in (100.0, None):
+            source = Source(self, lifetime)
+            refresh = self.refresh(source)
+            self.passes(60)
+            refresh.refresh()
+            self.turn()
+            self.assertEqual(source.fetched, 2)
+            self.assertEqual(self.broker.sessions[-1].secret, b"token-2")
+            self.passes(60)
+            self.assertEqual(source.fetched, 2)
+            self.passes(21)
+            self.assertEqual(source.fetched, 2 if lifetime is None else 3)
+            refresh.stop()
+
+    def test_without_connection(self) -> None:
+        """
+        Without a connection nothing is asked for; while one is asked for, no other.
+        """
+        source = Source(self)
+        refresh = self.refresh(source, start=False)
+        refresh.refresh()
+        self.assertEqual(source.fetched, 0)
+        self.client.startService()
+        self.turn()
+        source.delay = 5.0
+        refresh.refresh()
+        refresh.refresh()
+        self.passes(6)
+        self.assertEqual(source.fetched, 2)
+
+    def test_words(self) -> None:
+        """
+        What `SecretUnavailable` says is logged, and it is tried again, though nothing
+        expires.
+        """
+        source = Source(self, None)
+        refresh = self.refresh(source)
+        source.trouble = SecretUnavailable("the file is empty")
+        with capturedLogs() as events:
+            refresh.refresh()
+            self.turn()
+        lines = [formatEvent(each) for each in events]
+        self.assertTrue(any("the file is empty" in each for each in lines), lines)
+        source.trouble = None
+        self.passes(1)
+        self.assertEqual(self.session.secret, b"token-3")
+        source.trouble = SecretUnavailable("the file is empty")
+        self.cut()
+        self.passes(1)
+        self.assertIn("the file is empty", str(self.client.error))
+        source.trouble = None
+        self.passes(20)
 
 
 class CredentialsTests(SecretCase):

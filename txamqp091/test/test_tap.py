@@ -22,6 +22,7 @@ from txamqp091.credentials import (
 )
 from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
+from txamqp091.service.checking import Problem
 from txamqp091.service.config import LogThreshold
 from txamqp091.service.consumer import ConsumerService
 from txamqp091.service.daemon import Daemon, ExitStatus
@@ -472,6 +473,45 @@ class FileTests(TapCase):
         self.assertEqual(options.load().consumers[0].queue, "more")
         self.assertEqual(options.load().consumers[0].prefetch, 3)
         self.assertNotIn(CANARY, repr(options.load().uri))
+
+    def test_log_in_again(self) -> None:
+        """
+        So can the passwords, wherever they may have changed: those of files, and not
+        that of the command line.
+        """
+        path = self.config()
+        options = self.parse_only("-c", path)
+        Path(path).write_text(Path(path).read_text().replace(CANARY, "new"))
+        [found] = options.log_in()
+        self.assertEqual(list(found.credentials), [PlainCredentials("user", "new")])
+        Path(path).write_text(Path(path).read_text().replace("uri = ", "# "))
+        self.assertRaises(Problem, options.log_in)
+        password = self.password_file(b"old\n")
+        options = self.parse("--uri", "amqp://me@broker", "--password-file", password)
+        Path(password).write_text("new")
+        [found] = options.log_in()
+        self.assertEqual(list(found.credentials), [PlainCredentials("me", "new")])
+        options = self.parse("--uri", f"amqp://me:{CANARY}@broker")
+        self.assertEqual(options.log_in(), options.logins.parameters)
+
+    def test_token(self) -> None:
+        """
+        The token's file is where the other files are, and the function is found as
+        handlers are.
+        """
+        path = self.config("[token]\nfile = 'token'")
+        options = self.parse_only("-c", path)
+        folder = Path(path).parent
+        assert options.settings.token is not None
+        self.assertEqual(options.settings.token.file, str(folder / "token"))
+        assert (again := options.load().token) is not None
+        self.assertEqual(again, options.settings.token)
+        path = self.config("[token]\nfunction = 'nowhere:token'")
+        problem = self.refused(ExitStatus.NO_HANDLER, "-c", path)
+        self.assertIn("token.function: there is no module nowhere", problem)
+        path = self.config("[token]\ncommand = 'no-such-program'")
+        problem = self.refused(ExitStatus.CONFIG, "-c", path)
+        self.assertIn(f"{path}: token.command: there is no program", problem)
 
 
 class MakeServiceTests(TapCase):
