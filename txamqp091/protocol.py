@@ -80,6 +80,8 @@ class AMQPProtocol(Protocol):
     :ivar server_properties: what the broker says of itself, such as ``product``,
         ``version`` and ``capabilities``.
     :ivar blocked: why the broker blocks publishing, or None if it does not.
+    :ivar bytes_received: how many bytes of AMQP have come.
+    :ivar bytes_sent: how many were handed to the transport.
     """
 
     _log = Logger()
@@ -89,6 +91,8 @@ class AMQPProtocol(Protocol):
         self.reactor = reactor
         self.server_properties: dict[str, Any] = {}
         self.blocked: str | None = None
+        self.bytes_received = 0
+        self.bytes_sent = 0
         self._outgoing = Outgoing(reactor, self._write)
         self._machine = ConnectionMachine(
             Role.CLIENT,
@@ -134,6 +138,14 @@ class AMQPProtocol(Protocol):
         Whether channels can be opened and used.
         """
         return self._reason is None and self._machine.state is State.OPEN
+
+    @property
+    def heard_at(self) -> float | None:
+        """
+        When the broker was last heard, by the reactor's clock; None before AMQP is
+        open.
+        """
+        return None if self._heartbeats is None else self._heartbeats.heard_at
 
     def when_open(self) -> Deferred[AMQPProtocol]:
         """
@@ -315,6 +327,7 @@ class AMQPProtocol(Protocol):
         """
         Twisted: bytes came.
         """
+        self.bytes_received += len(data)
         if self._heartbeats is not None:
             self._heartbeats.heard_at = self.reactor.seconds()
         outgoing = self._outgoing
@@ -374,6 +387,7 @@ class AMQPProtocol(Protocol):
         return _ABOUT.get(state, "")
 
     def _write(self, data: bytes) -> None:
+        self.bytes_sent += len(data)
         self._transport().write(data)
         if not self._flow.reading:
             self._flow.said()

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IHandshakeListener, IProtocol, ITCPTransport
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
@@ -20,6 +21,7 @@ from txamqp091.endpoint import connect
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.test.peer import Peer
 from txamqp091.testing.memory import MemoryBroker
+from txamqp091.testing.network import Direction
 from txamqp091.testing.server import BrokerFactory
 from txamqp091.wire import spec
 
@@ -68,6 +70,40 @@ class ShowTests(SynchronousTestCase):
         self.assertTrue(peer.client.is_open)
         peer.client.close()
         self.assertFalse(peer.client.is_open)
+
+
+class CountTests(SynchronousTestCase):
+    """
+    What a connection counts.
+    """
+
+    def test_bytes(self) -> None:
+        """
+        It counts what comes and what goes, from the first byte on, and tells when it
+        last heard the broker.
+        """
+        clock = Clock()
+        reactor: Any = clock
+        broker = MemoryBroker(reactor)
+        endpoint = broker.endpoint()
+        connecting = connect(reactor, ConnectionParameters(), endpoint=endpoint)
+        clock.pump([0] * 50)
+        connection = self.successResultOf(connecting)
+        [link] = endpoint.links
+        sizes = link.moved[Direction.DOWN], link.moved[Direction.UP]
+        self.assertEqual((connection.bytes_received, connection.bytes_sent), sizes)
+        self.assertEqual(connection.heard_at, clock.seconds())
+        for _ in range(31):
+            clock.advance(1)
+            clock.pump([0] * 5)
+        heard_at = connection.heard_at
+        assert heard_at is not None
+        self.assertEqual(heard_at, 30)
+        self.assertGreater(connection.bytes_sent, sizes[1])
+        closing = connection.close()
+        clock.pump([0] * 50)
+        self.successResultOf(closing)
+        self.assertIsNone(Peer(self).client.heard_at)
 
 
 class OpenChannelTests(SynchronousTestCase):
