@@ -20,7 +20,7 @@ from txamqp091.channel import Channel
 from txamqp091.endpoint import connect
 from txamqp091.errors import AMQPError
 from txamqp091.service.topology import Queue
-from txamqp091.test.chaos import ChaosProxy
+from txamqp091.test.chaos import ChaosProxy, Direction
 from txamqp091.test.cluster import RabbitCluster
 from txamqp091.test.history import History, Kind
 from txamqp091.test.integration import in_thread, until
@@ -48,6 +48,9 @@ _CLOSE_CONNECTIONS = (
     '[rabbit_reader:shutdown(P, "chaos")'
     " || P <- rabbit_networking:local_connections()], ok."
 )
+
+#: What a hole swallows: everything, or what goes one way.
+_HOLES = (tuple(Direction), (Direction.UP,), (Direction.DOWN,))
 
 #: Where: on a node of which nobody knows yet which it will be.
 LEADER = -1
@@ -166,7 +169,8 @@ class Nemesis:
         self._history.add(Kind.BROKEN, "nemesis", node.name, step.fault)
         try:
             if step.fault == "hole":
-                await self._while(proxy.hole, proxy.heal, step)
+                ways = _HOLES[step.pick % len(_HOLES)]
+                await self._while(lambda: proxy.hole(*ways), proxy.heal, step)
             elif step.fault == "freeze":
                 await self._while(node.pause, node.resume, step)
             elif step.fault == "kill":
@@ -214,13 +218,16 @@ class Nemesis:
         consumer = consumers[pick % len(consumers)]
         node = self._cluster[number]
         if fault == "reset":
-            self._proxies[number].reset()
+            # One in three cuts everything.
+            for proxy in self._proxies if pick % 3 == 0 else [self._proxies[number]]:
+                proxy.reset()
         elif fault == "close connections":
             if node in self._cluster.alive:
                 # Not through the node's own function: that asks the frozen ones, too.
                 await in_thread(node.eval, _CLOSE_CONNECTIONS)
         elif fault == "cancel consumer":
-            consumer.again()
+            consumer.cancel()
+            consumer.consume()
         elif fault == "close channel":
             publisher = publishers[pick % len(publishers)].publisher
             for refused in (
@@ -233,7 +240,15 @@ class Nemesis:
                 refused.addErrback(lambda _: None)
         else:
             assert fault == "delete queue"
+            victims = [each for each in consumers if each.queue == self._doomed]
+            if pick % 2:  # with what is in it, or under its consumers
+                for each in victims:
+                    each.cancel()
+                await self._wait(0.5)
             await self._delete(node, self._doomed.name)
+            if pick % 2:
+                for each in victims:
+                    each.consume()
 
     async def _delete(self, node: RabbitNode, queue: str) -> None:
         """
@@ -241,9 +256,8 @@ class Nemesis:
         """
         from twisted.internet import reactor
 
-        connection = await connect(
-            reactor, f"amqp://guest:guest@{node.host}:{node.port}"
-        )
+        uri = f"amqp://guest:guest@{node.host}:{node.port}"
+        connection = await connect(reactor, uri)
         try:
             channel = await connection.open_channel()
             with suppress(AMQPError):  # it may be gone, or being made

@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import sys
 from collections import Counter
 from time import monotonic
 from unittest import SkipTest
@@ -21,6 +22,7 @@ from unittest import SkipTest
 from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091.arguments import quorum_queue
+from txamqp091.channel import Channel
 from txamqp091.service.backoff import RetryPolicy
 from txamqp091.service.client import AMQPClientService
 from txamqp091.service.topology import Queue, Topology
@@ -107,6 +109,7 @@ class ChaosTests(RabbitTestCase):
         self.seed = int(
             os.environ.get("TXAMQP091_SEED", random.SystemRandom().randrange(10**6))
         )
+        sys.stdout.write(f"TXAMQP091_SEED={self.seed}\n")
         self.chance = random.Random(self.seed)
         self.history = History()
         self.kept = self.queue("kept")
@@ -208,6 +211,9 @@ class ChaosTests(RabbitTestCase):
         """
         workload.stop()
         node = self.cluster[0]
+        uri = f"amqp://guest:guest@{node.host}:{node.port}"
+        channel = await self.open_channel(uri)
+        await self.count_consumers(channel, workload)
         try:
             await until(lambda: workload.is_idle, PATIENCE)
             await until(lambda: self.unsettled(node) == 0, PATIENCE)
@@ -222,6 +228,24 @@ class ChaosTests(RabbitTestCase):
                 shown = marks(found.redelivered, "x-republished" in found.headers)
                 self.history.add(
                     Kind.REMAINS, queue.name, found.body.decode(errors="replace"), shown
+                )
+
+    async def count_consumers(self, channel: Channel, workload: Workload) -> None:
+        """
+        Each consumer has exactly one subscription, as soon as the broker has noticed
+        which connections are no more.
+        """
+        for queue in (self.kept, self.doomed):
+            wanted = sum(each.queue == queue for each in workload.consumers)
+            deadline = monotonic() + PATIENCE
+            while True:
+                found = await channel.queue_declare(queue.name, passive=True)
+                if found.consumer_count == wanted:
+                    break
+                self.assertLess(
+                    monotonic(),
+                    deadline,
+                    f"{queue.name} has {found.consumer_count} consumers, not {wanted}",
                 )
 
     def unsettled(self, node: RabbitNode) -> int:

@@ -173,24 +173,24 @@ class Consuming(_Worker):
         self.queue = queue
         self.received = 0
         self._chance = chance
-        self._late: set[Deferred[None]] = set()
-        self.consumer = self._consume()
+        self.consumer: RecoveringConsumer
+        self.consume()
 
-    def _consume(self) -> RecoveringConsumer:
-        consumer = self.service.consume(self.queue, self.handle, prefetch=50)
-        consumer.channel.observe(lambda _: None, self._lost)
-        return consumer
+    def consume(self) -> None:
+        """
+        Subscribe.
+        """
+        self.consumer = self.service.consume(self.queue, self.handle, prefetch=50)
+        self.consumer.channel.observe(lambda _: None, self._lost)
 
     def _lost(self, reason: BaseException) -> None:
         self.history.add(Kind.LOST, self.name, "", f"channel: {type(reason).__name__}")
 
-    def again(self) -> Deferred[int]:
+    def cancel(self) -> None:
         """
-        End the subscription, and begin another one.
+        End the subscription.
         """
-        ended = self.consumer.cancel()
-        self.consumer = self._consume()
-        return ended
+        self.consumer.cancel()
 
     def handle(self, delivery: Delivery) -> Deferred[None] | None:
         """
