@@ -16,7 +16,7 @@ BENCH ?=
 # The tests that take brokers down.
 CHAOS := $(addprefix txamqp091/test/,test_chaos_service.py test_cluster.py \
 	test_rabbitmq_publisher.py test_rabbitmq_publisher_cluster.py \
-	test_rabbitmq_service.py)
+	test_rabbitmq_service.py test_nemesis.py)
 # The tests that have sizes for the night.
 NIGHTLY := $(addprefix txamqp091/test/,test_chaos_service.py test_cluster.py \
 	test_scale.py test_day.py test_nemesis.py)

@@ -174,7 +174,7 @@ class Nemesis:
             elif step.fault == "freeze":
                 await self._while(node.pause, node.resume, step)
             elif step.fault == "kill":
-                await self._while(node.kill, node.start, step)
+                await self._while(node.kill, lambda: node.start(PATIENCE), step)
             elif step.fault == "alarm":
                 await self._while(
                     lambda: node.set_memory_alarm(True),
