@@ -110,6 +110,14 @@ class Channel:
         ended: Deferred[None] = self._closed.when_fired()
         return ended.addErrback(_closed_anyway)
 
+    def _abandon(self, reason: AMQPError) -> None:
+        """
+        Close the channel, and do not wait for a broker that may be stuck: it has ended
+        now, and what waits fails with the reason.
+        """
+        if self._machine.is_open:
+            self._machine.abandon(reason)
+
     def when_closed(self) -> Deferred[None]:
         """
         :returns: fires once the channel was closed by us; fails with the reason when

@@ -168,6 +168,16 @@ class ChannelMachine(Assembler):
         self.call(spec.ChannelClose(reply_code, reply_text, 0, 0), handle)
         self.closing = True
 
+    def abandon(self, reason: AMQPError) -> None:
+        """
+        Ask for the end of the channel, and do not wait for it.  Its number is free once
+        the peer has agreed.
+        """
+        self.send(spec.ChannelClose(200, "", 0, 0))
+        self.closing = True
+        self.fail(reason)
+        self.expect = self._await_close_ok
+
     def select_confirms(self, handle: ReplyHandle, no_wait: bool = False) -> None:
         """
         Enter confirm mode.  The broker counts messages from the moment it reads
@@ -420,7 +430,11 @@ class ChannelMachine(Assembler):
             self.fail(reason)
 
     def _await_close_ok(self, kind: int, payload: bytes) -> None:
-        if kind == spec.FRAME_METHOD and payload[:4] == spec.ChannelCloseOk.prefix:
+        if kind != spec.FRAME_METHOD:
+            return
+        if payload[:4] == spec.ChannelClose.prefix:
+            self._write(method_frame(self.number, spec.ChannelCloseOk().encode()))
+        elif payload[:4] == spec.ChannelCloseOk.prefix:
             self.ignore_all()
             self._release(self.number, True)
 

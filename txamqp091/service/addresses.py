@@ -37,6 +37,9 @@ _Place: TypeAlias = (
 )
 Where: TypeAlias = "_Place | Sequence[_Place]"
 
+#: For how many seconds, at the least, an address that has failed is tried last.
+_AVOIDED = 5.0
+
 
 class Address:
     """
@@ -44,6 +47,7 @@ class Address:
 
     :ivar parameters: how.
     :ivar not_before: until when other addresses are tried first, by the clock.
+    :ivar failed_at: when it has failed the last time; None if it is well.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class Address:
         """
         self.parameters = parameters
         self.not_before = 0.0
+        self.failed_at: float | None = None
         self._endpoint = endpoint
         self._backoff: Backoff | None = None
 
@@ -78,6 +83,7 @@ class Address:
         if self._backoff is not None:
             self._backoff.succeeded(now)
         self.not_before = 0.0
+        self.failed_at = None
 
     def failed(self, now: float, policy: RetryPolicy, error: BaseException) -> None:
         """
@@ -86,6 +92,7 @@ class Address:
         if self._backoff is None:
             self._backoff = Backoff(policy)
         self.not_before = now + self._backoff.next(now, error)
+        self.failed_at = now
 
 
 class SRVRecords:
@@ -261,7 +268,15 @@ class Addresses:
             # The records of one name have their order; all else is shuffled.
             drawn = [(self._policy.random(), each) for each in addresses]
             addresses = [each for _, each in sorted(drawn, key=lambda pair: pair[0])]
-        return sorted(addresses, key=lambda each: max(each.not_before, now))
+        # Delays may be short, and a node that was silent for two heartbeats still be.
+        return sorted(
+            addresses,
+            key=lambda each: max(
+                now,
+                each.not_before,
+                0.0 if each.failed_at is None else each.failed_at + _AVOIDED,
+            ),
+        )
 
 
 def _source(

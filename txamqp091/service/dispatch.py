@@ -8,6 +8,9 @@ aside, and then goes there too; by then there is another channel, as RabbitMQ 3.
 nack for ever what is published on a channel that once had to do with a quorum queue
 without a leader.
 
+A channel on which the broker does not answer for the first letter is given up: see
+`txamqp091.service.letters`.
+
 When the broker has closed a channel for something that was published, it does not say
 for what.  If it was the only message that had no answer, that one has failed.  If not,
 all of them are *suspects*: they are sent again one by one, so that the next one that
@@ -43,6 +46,10 @@ from txamqp091.service.observing import ServiceObserver
 
 #: How long to wait before the next channel is used, when the broker has closed one.
 _REOPENED_AFTER = RetryPolicy(initial_delay=0.05, max_delay=2.0)
+
+#: How long the first letter of a channel waits for its answer, in seconds, before
+#: another channel is tried, and the next ones.
+_FIRST_ANSWER = RetryPolicy(initial_delay=2.5, max_delay=30.0, jitter=0.0)
 
 #: How many channels may be there that were given up and are still owed answers.
 _RETIRED_MAX = 8
@@ -132,6 +139,7 @@ class Dispatcher:
         # How many channels have ended alone since one took a message.
         self._deaths = 0
         self._hold_call: IDelayedCall | None = None
+        self._trying_call: IDelayedCall | None = None
         self._blocked_for: str | None = None
         self._blocked_since = 0.0
         self._blocked_call: IDelayedCall | None = None
@@ -165,7 +173,12 @@ class Dispatcher:
         """
         Whatever is there has failed.
         """
-        for call in (self._aside_call, self._hold_call, self._blocked_call):
+        for call in (
+            self._aside_call,
+            self._hold_call,
+            self._trying_call,
+            self._blocked_call,
+        ):
             _stop(call)
         self._blocked_for = None
         self.held = False
@@ -194,6 +207,7 @@ class Dispatcher:
         Send nothing more.
         """
         self._service.forget_observer(self._observer)
+        _stop(self._trying_call)
         for outlet in self._outlets():
             outlet.close()
         self._retired.clear()
@@ -256,10 +270,32 @@ class Dispatcher:
         self._sink.settled(letter, reason)
         return False
 
+    def trying(self, outlet: Outlet) -> None:
+        """
+        See `Correspondent`.
+        """
+        _stop(self._trying_call)
+        patience = _FIRST_ANSWER.delay(self._deaths + 1)
+        self._trying_call = self._reactor.callLater(patience, self._tried, outlet)
+
+    def _tried(self, outlet: Outlet) -> None:
+        """
+        There should have been an answer on a new channel.
+        """
+        if outlet is not self._outlet or outlet.proven or self._draining:
+            return
+        if self._blocked_for is not None:  # then nothing is answered for
+            self.trying(outlet)
+        else:
+            problem = "no answer to the first message on a channel"
+            outlet.channel.abandon(ChannelClosed(problem, by_us=True))
+
     def idle(self, outlet: Outlet) -> None:
         """
         See `Correspondent`.
         """
+        if outlet is self._outlet:
+            _stop(self._trying_call)
         if outlet.retired:
             self._retired.pop(outlet, None)
             outlet.close()
@@ -272,6 +308,8 @@ class Dispatcher:
         """
         See `Correspondent`.
         """
+        if outlet is self._outlet:
+            _stop(self._trying_call)
         hopeless, again = self._sort_out(letters, reason)
         self._put_back(again)
         if outlet.retired:

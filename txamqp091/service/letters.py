@@ -10,6 +10,11 @@ broker has answered for it, also if nobody waits for that any more.  An outlet l
 long as its channel serves: when a channel has ended alone, or is not to be trusted any
 more, there is a new outlet, and the old one stays until all its letters are answered
 for.  It gives back those for which no answer will come.
+
+The first letter of a channel goes alone.  While the leader of a quorum queue is frozen,
+RabbitMQ has a new channel wait for 65 seconds with all that is published there, though
+another channel is served as soon as there is another leader; and if that is much, it
+reads nothing any more from the whole connection.
 """
 
 from __future__ import annotations
@@ -68,6 +73,11 @@ class Correspondent(Protocol):
         There will be no answer.
 
         :returns: whether to give it back when the outlet has ended.
+        """
+
+    def trying(self, outlet: Outlet) -> None:
+        """
+        The first letter has left by a new channel.
         """
 
     def idle(self, outlet: Outlet) -> None:
@@ -207,6 +217,7 @@ class Letter:
         outlet = self.outlet
         assert outlet is not None
         del outlet.sent[self]
+        outlet.proven = True
         return outlet
 
 
@@ -218,6 +229,7 @@ class Outlet:
     :ivar channel: the channel.
     :ivar retired: whether it takes no more letters.
     :ivar suspected: whether a message was nacked here, and the rest may be.
+    :ivar proven: whether the present channel has answered for a letter.
     """
 
     def __init__(
@@ -227,6 +239,7 @@ class Outlet:
         self.channel = channel
         self.retired = False
         self.suspected = False
+        self.proven = False
         self._correspondent = correspondent
         self._sender: Sender | None = None
         self._lost: list[Letter] = []
@@ -252,6 +265,7 @@ class Outlet:
             sender is not None
             and sender.may_send
             and sender.is_open
+            and (self.proven or not self.sent)
             and not (self._alone or self.retired or self._correspondent.held)
         )
 
@@ -276,6 +290,9 @@ class Outlet:
             del self.sent[letter]
             self._alone = False
             self._correspondent.failed(letter, error)
+        else:
+            if not self.proven:
+                self._correspondent.trying(self)
 
     def pump(self) -> None:
         """
@@ -296,11 +313,13 @@ class Outlet:
         """
         queue = self._correspondent.queue
         while queue and not (self._alone or self.retired or self._correspondent.held):
+            if self.sent and not self.proven:
+                return True  # until that is answered for
             if not self.may_send:
                 return False
             if next(iter(queue)).suspect:
                 if self.sent:
-                    return True  # until that is answered for
+                    return True
                 self._alone = True
             letter, _ = queue.popitem(last=False)
             self.send(letter)
@@ -359,7 +378,7 @@ class Outlet:
 
     def _opened(self, channel: Channel) -> None:
         self._sender = channel._publisher
-        self._waiting = False
+        self._waiting = self.proven = False
         self.pump()
 
     def _closed(self, reason: BaseException) -> None:

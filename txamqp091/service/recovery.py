@@ -41,7 +41,7 @@ from txamqp091.wire.spec import BasicAck, BasicNack
 P = ParamSpec("P")
 T = TypeVar("T")
 
-#: How long the broker may take to open a channel, or to begin a consumer, in seconds.
+#: How long the broker may take to open a channel, in seconds.
 STEP_TIMEOUT = 15.0
 
 
@@ -350,6 +350,13 @@ class RecoveringChannel:
         Close the present channel, which has heard all acknowledgements then.
         """
         return succeed(None) if self.channel is None else self.channel.close()
+
+    def abandon(self, reason: ChannelClosed) -> None:
+        """
+        Use another channel: the broker does nothing on the present one.
+        """
+        if self.channel is not None:
+            self.channel._abandon(reason)
 
     def renew(self) -> None:
         """

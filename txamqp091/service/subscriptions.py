@@ -33,9 +33,8 @@ from txamqp091.errors import (
     printable,
 )
 from txamqp091.message import Delivery
-from txamqp091.service.backoff import Backoff, is_refusal
+from txamqp091.service.backoff import Backoff, RetryPolicy, is_refusal
 from txamqp091.service.recovery import (
-    STEP_TIMEOUT,
     Host,
     Ledger,
     Position,
@@ -43,6 +42,11 @@ from txamqp091.service.recovery import (
     together,
 )
 from txamqp091.service.topology import Queue
+
+#: How long the broker may take, the first time, and the next ones.  While the leader of
+#: a quorum queue is frozen, RabbitMQ does not answer for 65 seconds; on another channel
+#: it does as soon as there is another leader.
+_PATIENCE = RetryPolicy(initial_delay=3.0, max_delay=30.0, jitter=0.0)
 
 #: What says, among the arguments of a consumer, where in a stream to begin.
 _OFFSET = "x-stream-offset"
@@ -280,9 +284,9 @@ class RecoveringConsumer:
 
     def _subscribe(self, channel: Channel) -> None:
         self._call = None
-        # A quorum queue without a leader may not answer at all.
         subscribing = Deferred.fromCoroutine(self._ask(channel))
-        subscribing.addTimeout(STEP_TIMEOUT, self._host.reactor)
+        patience = _PATIENCE.delay(self._backoff.attempts + 1)
+        subscribing.addTimeout(patience, self._host.reactor)
         subscribing.addErrback(self._failed, channel)
         self._subscribing = None if subscribing.called else subscribing
 
@@ -367,7 +371,8 @@ class RecoveringConsumer:
         delay = self._put_off(error)
         if channel.is_open:
             if failure.check(TimeoutError):
-                channel.close()  # and another one will be opened
+                problem = f"no answer to basic.consume: {self.consumer_tag}"
+                self.channel.abandon(ChannelClosed(problem, by_us=True))
             else:
                 self._subscribe_soon(channel)
         self._tell(error, delay)

@@ -318,6 +318,39 @@ class CloseTests(ChannelCase):
         self.assertTrue(getattr(self.channel.reason, "by_us", False))
         self.assertNotIn(1, self.recorder.machine._channels)
 
+    def test_abandoned(self) -> None:
+        """
+        A channel that was given up ends at once, for all who wait, and keeps its number
+        until the broker has agreed; whether or not it closes the channel, too.
+        """
+        for first in ([], [spec.ChannelClose(406, "")]):
+            self.setUp()
+            self.wait_for_everything()
+            self.recorder.sent()
+            reason = ChannelClosed("stuck", by_us=True)
+            self.channel.abandon(reason)
+            self.assertIs(self.channel.reason, reason)
+            self.assertEqual(self.recorder.sent(), [(1, spec.ChannelClose(200, ""))])
+            self.assertEqual(
+                self.recorder.kinds(),
+                [
+                    ("declare", "errback"),
+                    ("message", "errback"),
+                    ("tag", "ended"),
+                    (1, "closed"),
+                ],
+            )
+            self.assertRaises(ChannelClosed, self.channel.abandon, reason)
+            self.say(spec.QueueDeclareOk("q"), spec.BasicAck(1))
+            self.recorder.receive(content(1, spec.BasicDeliver("tag", 9), b"late"))
+            self.say(*first)
+            self.assertIn(1, self.recorder.machine._channels)
+            self.say(spec.ChannelCloseOk())
+            self.assertNotIn(1, self.recorder.machine._channels)
+            self.assertEqual(self.recorder.take(), [])
+            answers = [(1, spec.ChannelCloseOk())] if first else []
+            self.assertEqual(self.recorder.sent(), answers)
+
     def test_cancel_while_closing(self) -> None:
         """
         The broker's cancel of a consumer is not answered any more while we close.

@@ -22,6 +22,7 @@ from txamqp091.message import Delivery
 from txamqp091.service.client import AMQPClientService
 from txamqp091.service.topology import Binding, Exchange, Queue, Topology
 from txamqp091.test.service_case import Inbox, ServiceCase
+from txamqp091.testing.network import Direction
 from txamqp091.wire.properties import Properties
 
 
@@ -50,6 +51,26 @@ class ComingBackTests(ConsumerCase):
     """
     After each kind of end, there is one subscription, of the same object.
     """
+
+    def test_no_answer(self) -> None:
+        """
+        The broker does not answer, as RabbitMQ while a queue's leader is frozen:
+        another channel is used, without waiting for the end of the old one.
+        """
+        channel = self.client.channel()
+        self.turn()
+        self.link.hole(Direction.DOWN)
+        consumer = self.client.consume("work", self.inbox, channel=channel)
+        self.passes(2.5)
+        self.assertTrue(channel.is_open)
+        self.passes(2)
+        self.assertFalse(channel.is_open)
+        self.link.heal()
+        self.passes(2)
+        self.assertTrue(consumer.is_subscribed)
+        self.assertEqual(channel.opened, 2)
+        self.assertOneSubscription()
+        self.assertEqual(len(self.broker.sessions[0].channels), 1)
 
     def test_link(self) -> None:
         """

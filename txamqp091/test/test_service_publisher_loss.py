@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from txamqp091.errors import (
+    ChannelClosed,
     ConnectionClosed,
     ConnectionLost,
     Nacked,
@@ -40,6 +41,7 @@ class LinkTests(PublisherCase):
         """
         Publish, and lose the connection before the broker has confirmed any.
         """
+        self.prove(publisher)
         self.broker.hold_confirms()
         published = self.publish(publisher, count)
         self.turn()
@@ -55,6 +57,7 @@ class LinkTests(PublisherCase):
         """
         publisher = self.publisher(window=3)
         headers = Properties(headers={"a": 1})
+        self.prove(publisher)
         self.broker.hold_confirms()
         published = [
             publisher.publish("", "work", f"{n}", headers) for n in range(5)
@@ -96,6 +99,7 @@ class LinkTests(PublisherCase):
         A message that was cancelled after it had left is not sent again.
         """
         publisher = self.publisher()
+        self.prove(publisher)
         self.broker.hold_confirms()
         published = self.publish(publisher, 2)
         self.turn()
@@ -163,6 +167,7 @@ class LinkTests(PublisherCase):
         An operator who closes the connection is an end like another.
         """
         publisher = self.publisher()
+        self.prove(publisher)
         self.broker.hold_confirms()
         published = self.publish(publisher, 3)
         self.turn()
@@ -172,6 +177,77 @@ class LinkTests(PublisherCase):
         self.passes(5)
         self.assertDone(published)
         self.assertEqual(publisher.republished, 3)
+
+
+class FirstTests(PublisherCase):
+    """
+    The first message of a channel goes alone, and if it is not answered for, by another
+    one: RabbitMQ is stuck with a channel that began while a queue's leader was frozen.
+    """
+
+    def test_alone(self) -> None:
+        """
+        The others wait for its answer, and then go in order.
+        """
+        publisher = self.publisher()
+        self.broker.hold_confirms()
+        published = self.publish(publisher, 5)
+        self.turn()
+        self.assertEqual((publisher.outstanding, publisher.unconfirmed), (5, 1))
+        self.broker.release_confirms()
+        self.turn()
+        self.assertDone(published)
+        self.assertEqual(self.bodies(), [b"%d" % n for n in range(5)])
+        self.assertEqual(publisher.republished, 0)
+
+    def test_no_answer(self) -> None:
+        """
+        It is sent again by another channel, and another one, after delays that grow.
+        """
+        publisher = self.publisher()
+        self.broker.hold_confirms()
+        published = self.publish(publisher, 5)
+        for seconds, republished in ((2, 0), (1, 1), (4, 1), (2, 2)):
+            self.passes(seconds)
+            self.assertEqual(publisher.republished, republished)
+            self.assertEqual((publisher.outstanding, publisher.unconfirmed), (5, 1))
+        self.broker.release_confirms()
+        self.turn()
+        self.assertDone(published)
+        self.assertEqual(self.bodies(), [b"0", b"0", *(b"%d" % n for n in range(5))])
+        self.assertEqual(len(self.broker.sessions), 1)
+        self.assertEqual(len(self.broker.sessions[0].channels), 1)
+        self.assertFlat(publisher)
+
+    def test_failed(self) -> None:
+        """
+        Or it has failed, and the next one goes alone.
+        """
+        publisher = self.publisher(on_loss="fail")
+        self.broker.hold_confirms()
+        published = self.publish(publisher, 3)
+        self.passes(3)
+        self.failureResultOf(published[0], ChannelClosed)
+        self.assertEqual((publisher.outstanding, publisher.unconfirmed), (2, 1))
+        self.broker.release_confirms()
+        self.turn()
+        self.assertDone(published[1:])
+
+    def test_blocked(self) -> None:
+        """
+        While the broker blocks there are no answers, and that is no reason.
+        """
+        publisher = self.publisher()
+        self.broker.hold_confirms()
+        published = self.publish(publisher, 2)
+        self.turn()
+        self.broker.block()
+        self.passes(20)
+        self.broker.release_confirms()
+        self.broker.unblock()
+        self.turn()
+        self.assertDone(published)
+        self.assertEqual(publisher.republished, 0)
 
 
 class EveryByteTests(PublisherCase):
@@ -379,14 +455,15 @@ class NackTests(PublisherCase):
         self.broker.hold_confirms()
         published += [publisher.publish("", "work", "old") for _ in range(2)]
         self.passes(1)
-        published.append(publisher.publish("", "work", "new"))
+        published += [publisher.publish("", "work", "new") for _ in range(2)]
         self.turn()
-        self.assertEqual(publisher.unconfirmed, 4)
+        # The first one of the new channel is alone.
+        self.assertEqual((publisher.unconfirmed, publisher.outstanding), (3, 5))
         self.cut()
         self.broker.release_confirms()
         self.passes(5)
         self.assertDone(published)
-        self.assertEqual(self.bodies()[-4:], [b"0", b"old", b"old", b"new"])
+        self.assertEqual(self.bodies()[-4:], [b"old", b"old", b"new", b"new"])
         self.assertFlat(publisher)
 
     def test_many_channels(self) -> None:
