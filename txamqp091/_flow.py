@@ -10,6 +10,7 @@ one may be the very handler that does not get on, and answers come behind delive
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
@@ -57,7 +58,7 @@ class Flow:
         self._read_on = read_on
         self._answers_due = answers_due
         self._ended = False
-        self._waiters: dict[Waiter, None] = {}
+        self._waiters: OrderedDict[Waiter, None] = OrderedDict()
         self._holders: dict[object, object] = {}
         self._call: IDelayedCall | None = None
 
@@ -68,14 +69,10 @@ class Flow:
         Say whether messages may leave.  Those that wait for it leave at once.
         """
         self.may_publish = publishing and not self._ended
-        waiters, self._waiters = self._waiters, {}
-        while waiters and self.may_publish:
-            waiter = next(iter(waiters))
-            del waiters[waiter]
+        while self.may_publish and self._waiters:
+            # If it has more to send, it goes behind all the others: taking turns.
+            waiter, _ = self._waiters.popitem(last=False)
             waiter.release()
-        # Who was not released goes before those who have more to send: taking turns.
-        if not self._ended:
-            self._waiters = {**waiters, **self._waiters}
 
     def wake(self, waiter: Waiter) -> None:
         """

@@ -79,10 +79,12 @@ class ChannelMachine(Assembler):
 
     __slots__ = (
         "_max_payload",
+        "_max_properties",
         "_max_returned",
         "_release",
         "_replies",
         "_routes",
+        "_waits",
         "_write",
         "closing",
         "confirms",
@@ -97,6 +99,7 @@ class ChannelMachine(Assembler):
         number: int,
         write: Callable[[Piece], None],
         release: Callable[[int, bool], None],
+        waits: Callable[[ChannelMachine], None],
         *,
         max_payload: int,
         max_body: int,
@@ -106,6 +109,7 @@ class ChannelMachine(Assembler):
         :param write: sends bytes.
         :param release: called with the number when it can be used again, and with
             whether the peer has ended the channel.
+        :param waits: called when the peer owes this channel an answer, and did not.
         :param spares: where a buffer for large bodies is kept, for all channels.
         """
         super().__init__(max_body, spares)
@@ -117,7 +121,9 @@ class ChannelMachine(Assembler):
         self.closing = False
         self._write = write
         self._release = release
+        self._waits = waits
         self._max_payload = max_payload
+        self._max_properties = max_payload - _HEADER_FIELDS
         self._replies = Replies()
         self._routes: dict[tuple[str, str, bool], bytes] = {}
         # The largest body that the peer may give back to us.
@@ -149,6 +155,7 @@ class ChannelMachine(Assembler):
             handle.callback(method.replies[0]())
         else:
             self._replies.expect(method, handle)
+            self._waits(self)
             self._write(frame)
 
     def _frame(self, method: Method) -> bytes:
@@ -194,7 +201,7 @@ class ChannelMachine(Assembler):
         body: bytes,
         properties: bytes,
         mandatory: bool,
-        handle: ReplyHandle,
+        handle: ReplyHandle | None,
     ) -> None:
         """
         Send a message.  In confirm mode, the answer for it goes to ``handle``.
@@ -207,7 +214,7 @@ class ChannelMachine(Assembler):
             method = self._routes[exchange, routing_key, mandatory]
         except KeyError:
             method = self._route(exchange, routing_key, mandatory)
-        if len(properties) > self._max_payload - _HEADER_FIELDS:
+        if len(properties) > self._max_properties:
             raise EncodeError(
                 "properties",
                 f"{len(properties)} octets, in a frame of {self._max_payload}: the "
@@ -216,11 +223,15 @@ class ChannelMachine(Assembler):
         size = len(body)
         if mandatory and size > self._max_returned:
             self._max_returned = size
-        if self.confirms is not None:
+        confirms = self.confirms
+        if confirms is not None:
+            assert handle is not None
+            if not confirms.outstanding:
+                self._waits(self)
             if mandatory:
-                self.confirms.publish_mandatory(handle, exchange, routing_key, body)
+                confirms.publish_mandatory(handle, exchange, routing_key, body)
             else:
-                self.confirms.publish(handle, size)
+                confirms.publish(handle, size)
         if 0 < size <= self._max_payload:
             self._write(three_frames(self.number, method, properties, body))
             return
@@ -293,11 +304,14 @@ class ChannelMachine(Assembler):
             method = decode_method(payload)
             self._replies.take(method).callback(method)
 
-    def receive_message(self, method: bytes, header: bytes, body: bytes) -> None:
+    def receive_message(self, message: tuple[bytes, bytes, bytes]) -> None:
+        method, header, body = message
         if method[:4] == _DELIVER and len(body) <= self.max_body:
-            self._deliver(self._parse_deliver(method), header, body)
+            consumer, tag, redelivered, _, route = self._parse_deliver(method)
+            if not self.closing:
+                consumer.delivered(tag, redelivered, method, route, header, body)
         else:
-            super().receive_message(method, header, body)
+            super().receive_message(message)
 
     def _begin_deliver(self, payload: bytes) -> None:
         self.begin(self._parse_deliver(payload), self._deliver, self.max_body)

@@ -132,7 +132,7 @@ class Confirms:
         handle = self.outstanding.pop(number, None)
         if handle is None:
             return  # answered before: `multiple` covers it, or the broker repeats
-        if not self.outstanding:
+        if self._mandatory and not self.outstanding:
             self._mandatory.clear()  # their bodies may be large
         if self._large:
             self.size -= self._large.pop(number, 0)

@@ -12,6 +12,7 @@ The machine has no clock: time limits, heartbeats and the transport are its driv
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -112,7 +113,11 @@ class ConnectionMachine:
         self._sink = sink
         self._replies = Replies()
         self._channels: dict[int, ChannelMachine] = {}
+        # Channels that the peer owes answers, and some that it owes none any more.
+        self._waiting: set[ChannelMachine] = set()
+        # The first number that was never used, and those that are free again.
         self._next_number = 1
+        self._free_numbers: deque[int] = deque()
         self._routes: dict[int, Route] = {0: self}
         self._reader: FrameReader[Route] = FrameReader(self._routes)
         self._virtual_host = "/"
@@ -244,6 +249,7 @@ class ConnectionMachine:
             number,
             self._write,
             self._release,
+            self._waiting.add,
             max_payload=self.limits.frame_max - FRAME_OVERHEAD,
             max_body=self.limits.max_body,
             spares=self._spares,
@@ -259,23 +265,25 @@ class ConnectionMachine:
         return channel
 
     def _free_number(self) -> int:
-        channels, last = self._channels, self.limits.channel_max
-        if len(channels) >= last:
+        last = self.limits.channel_max
+        if self._next_number <= last:
+            self._next_number += 1
+            return self._next_number - 1
+        if not self._free_numbers:
             raise ChannelsExhausted(
                 f"all {last} channels of the connection are in use: close some, or "
                 "open another connection (or raise channel_max, here and at the broker)"
             )
-        number = self._next_number
-        while number in channels or number > last:
-            number = number + 1 if number < last else 1
-        self._next_number = number + 1
-        return number
+        return self._free_numbers.popleft()
 
     def _release(self, number: int, by_peer: bool) -> None:
         """
         A channel has ended: its number is free.
         """
-        self._channels.pop(number, None)
+        channel = self._channels.pop(number, None)
+        if channel is not None:
+            self._waiting.discard(channel)
+            self._free_numbers.append(number)
         if by_peer:
             self._routes[number] = _Ended(number, self._routes)
         else:
@@ -302,9 +310,12 @@ class ConnectionMachine:
         """
         Whether the peer owes us any answer.
         """
-        return bool(self._replies) or any(
-            channel.answers_due() for channel in self._channels.values()
-        )
+        while self._waiting:
+            channel = self._waiting.pop()
+            if channel.answers_due():
+                self._waiting.add(channel)
+                return True
+        return bool(self._replies)
 
     def heartbeat(self) -> None:
         """
@@ -374,6 +385,7 @@ class ConnectionMachine:
         self._reader.routes = _OnlyChannelZero({0: self})
         channels, self._channels = self._channels, {}
         self._routes.clear()
+        self._waiting.clear()
         self._replies.fail(reason)
         for channel in channels.values():
             channel.fail(reason)

@@ -81,10 +81,12 @@ class Assembler:
         """
         raise NotImplementedError
 
-    def receive_message(self, method: bytes, header: bytes, body: bytes) -> None:
+    def receive_message(self, message: tuple[bytes, bytes, bytes]) -> None:
         """
-        Take the payloads of a message's three frames, which came together.
+        Take the payloads of a method's, a header's and a body's frame, which came
+        together.
         """
+        method, header, body = message
         self.receive_method(method)
         self.expect(spec.FRAME_HEADER, header)
         self.expect(spec.FRAME_BODY, body)
@@ -112,7 +114,7 @@ class Assembler:
 
     def _expect_method(self, kind: int, payload: Any) -> None:
         if kind == MESSAGE:
-            self.receive_message(*payload)
+            self.receive_message(payload)
         elif kind == spec.FRAME_METHOD:
             self.receive_method(payload)
         else:

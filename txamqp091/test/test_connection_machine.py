@@ -127,15 +127,15 @@ class NumberTests(SynchronousTestCase):
 
     def test_in_turn(self) -> None:
         """
-        Numbers are given out in turn, so that one that has just ended rests, and are
-        used again.
+        Each number is given out once before any is used again; then the one that has
+        rested for longest is.
         """
         numbers = [self.recorder.open_channel().number for _ in range(3)]
         self.assertEqual(numbers, [1, 2, 3])
         self.end(2)
         self.assertEqual(self.recorder.open_channel().number, 2)
-        self.end(1)
         self.end(3)
+        self.end(1)
         self.assertEqual(self.recorder.open_channel().number, 3)
         self.assertEqual(self.recorder.open_channel().number, 1)
 

@@ -179,20 +179,20 @@ class FrameReader(Generic[Route]):
             payload = data[start:end]
             if (
                 kind == FRAME_METHOD
+                and size - position > _SMALLEST_CONTENT
+                and data[position] == FRAME_HEADER
                 and channel
                 and payload[:4] in _WITH_CONTENT
-                and size - position > _SMALLEST_CONTENT
             ):
                 # Two thirds of the cost of a small message are saved by looking at
                 # its three frames together; whatever is odd goes the usual way.
                 header = position + _HEAD_SIZE
-                kind_2, channel_2, length, class_id, weight, whole = unpack_header(
+                _, channel_2, length, class_id, weight, whole = unpack_header(
                     data, position
                 )
                 seam = header + length
                 if (
-                    kind_2 == FRAME_HEADER
-                    and channel_2 == channel
+                    channel_2 == channel
                     and class_id == _BASIC
                     and not weight
                     and _HEADER_FIELDS <= length <= self.max_payload

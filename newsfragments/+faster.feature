@@ -1,0 +1,1 @@
+Publishing costs a third less, and consuming a seventh; a write no longer looks at every channel while a consumer holds the connection, and giving up one of many messages that wait costs no more than giving up the first.
