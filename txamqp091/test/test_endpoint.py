@@ -14,7 +14,11 @@ from typing import Any
 from twisted.internet import error
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred, setDebugging
-from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+)
 from twisted.internet.interfaces import (
     IHostnameResolver,
     IHostResolution,
@@ -546,9 +550,22 @@ class MemoryTests(SynchronousTestCase):
             reactor = MemoryReactor()
             parameters = ConnectionParameters.from_uri(uri)
             endpoint = endpoint_from_parameters(reactor, parameters)
-            self.assertEqual(isinstance(endpoint, HostnameEndpoint), uri[4] == ":")
+            self.assertEqual(isinstance(endpoint, TCP4ClientEndpoint), uri[4] == ":")
             attempt = endpoint.connect(Factory.forProtocol(Protocol))
             [(host, asked, _, timeout, _)] = reactor.tcpClients
             self.assertEqual((host, asked, timeout), ("127.0.0.1", port, 10.0))
             attempt.cancel()
             self.failureResultOf(attempt)
+
+    def test_addresses(self) -> None:
+        """
+        A name is resolved, and an address is not.
+        """
+        for host, kind in (
+            ("rabbit.example", HostnameEndpoint),
+            ("192.0.2.1", TCP4ClientEndpoint),
+            ("[2001:db8::1]", TCP6ClientEndpoint),
+        ):
+            parameters = ConnectionParameters.from_uri(f"amqp://{host}")
+            endpoint = endpoint_from_parameters(MemoryReactor(), parameters)
+            self.assertIsInstance(endpoint, kind)
