@@ -9,7 +9,8 @@ __all__ = ["check_parts", "load_handlers", "make_daemon"]
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from twisted.internet.endpoints import serverFromString
 
@@ -24,7 +25,7 @@ from txamqp091.service.backoff import RetryPolicy, is_permanent
 from txamqp091.service.checking import Problem
 from txamqp091.service.client import AMQPClientService
 from txamqp091.service.config import ConsumerSettings, RetryMethod, Settings
-from txamqp091.service.consumer import ConsumerService, Republisher
+from txamqp091.service.consumer import ConsumerService
 from txamqp091.service.daemon import Daemon, ExitStatus
 from txamqp091.service.delays import broker_delays
 from txamqp091.service.handlers import HandlerNotFound, load_handler
@@ -34,6 +35,12 @@ from txamqp091.service.logs import set_threshold
 from txamqp091.service.merging import differences, reloaded
 from txamqp091.service.metrics import Metrics, NotInstalled
 from txamqp091.service.observing import ServiceObserver
+from txamqp091.service.publishing import (
+    HandlerPublisher,
+    Republisher,
+    ThreadPublisher,
+    wants_publisher,
+)
 from txamqp091.service.secrets import (
     ExpiringCredentials,
     SecretObserver,
@@ -168,14 +175,29 @@ def make_daemon(
         client.observe(_Insistence(daemon))
         if reread is not None:
             reread.refresh = refresh
-    metrics = Metrics(daemon.health) if settings.metrics else None
+    metrics = Metrics(daemon.health, reactor.seconds) if settings.metrics else None
     tracing = Tracing() if settings.tracing else None
-    republish: Republish = Republisher(client)
+    republisher = Republisher(client)
+    republish: Republish = republisher
     if tracing is not None:
         republish = tracing.publishing(republish)
+    publisher = None
+    if any(map(wants_publisher, handlers.values())):
+        publisher = HandlerPublisher(
+            client, around=None if tracing is None else tracing.publishing
+        )
+    if metrics is not None:
+        metrics.add_publisher("retries", republisher)
+        if publisher is not None:
+            metrics.add_publisher("handlers", publisher)
     client.observe(_Observer(daemon, settings, metrics))
     for consumer in settings.consumers:
         handler = handlers[consumer.label]
+        if publisher is not None and wants_publisher(handler):
+            given: Any = publisher
+            if consumer.in_thread:
+                given = ThreadPublisher(reactor, publisher)
+            handler = partial(cast("Callable[..., Any]", handler), publisher=given)
         if consumer.in_thread:
             handler = _in_thread(handler, threads)
         if tracing is not None:
@@ -252,13 +274,24 @@ class _Observer(ServiceObserver):
 
     def ready(self, connection: AMQPProtocol, outcomes: Sequence[Any]) -> None:
         if self._metrics is not None:
-            self._metrics.connected()
+            self._metrics.connected(connection)
         if self._needing and not broker_delays(connection.server_properties):
             problem = Problem(
                 f"consumers.{self._needing[0]}.retry.method",
                 "the broker does not delay retries; RabbitMQ 4.3 and later do",
             )
             self._daemon.end(problem, ExitStatus.CONFIG)
+
+    def blocked(self, reason: str) -> None:
+        if self._metrics is not None:
+            self._metrics.set_blocked(True)
+
+    def unblocked(self) -> None:
+        if self._metrics is not None:
+            self._metrics.set_blocked(False)
+
+    def lost(self, reason: BaseException) -> None:
+        self.unblocked()
 
 
 class _TokenObserver(SecretObserver):

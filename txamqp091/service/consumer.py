@@ -11,21 +11,19 @@ when a handler says `Halt`.
 
 from __future__ import annotations
 
-__all__ = ["ConsumerService", "Republisher"]
+__all__ = ["ConsumerService"]
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txamqp091._observer import OneShot
-from txamqp091.channel import Channel
 from txamqp091.consumer import DEFAULT_PREFETCH, Handler
-from txamqp091.errors import AMQPError, ChannelClosed, printable
-from txamqp091.message import Message
+from txamqp091.errors import AMQPError, printable
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.client import AMQPClientService
 from txamqp091.service.delays import broker_delays
@@ -33,43 +31,12 @@ from txamqp091.service.health import ConsumerHealth
 from txamqp091.service.observing import ServiceObserver
 from txamqp091.service.outcomes import Tally, Watch
 from txamqp091.service.policy import Halt, OnRefused
-from txamqp091.service.recovery import RecoveringChannel
+from txamqp091.service.publishing import Republisher
 from txamqp091.service.subscriptions import RecoveringConsumer
 from txamqp091.service.work import Job, Republish, Work
 
 #: How many seconds the broker has to agree to the end of a consumer or a channel.
 _STEP = 5.0
-
-
-class Republisher:
-    """
-    Publishes what cannot stay in its queue, with confirms.  It does not wait for a
-    connection: without one, the original comes again anyway.
-    """
-
-    def __init__(self, client: AMQPClientService) -> None:
-        self._client = client
-        self._channel: RecoveringChannel | None = None
-
-    def __call__(self, message: Message) -> Deferred[None]:
-        """
-        Publish.
-
-        :returns: fires when the broker has confirmed it; fails with the reason when it
-            does not.
-        """
-        if self._channel is None:
-            self._channel = self._client.channel(confirm=True)
-        if self._client.connection is None:
-            return fail(ChannelClosed("there is no connection"))
-        return self._channel.call(
-            Channel.basic_publish,
-            message.exchange,
-            message.routing_key,
-            message.body,
-            message.properties,
-            message.mandatory,
-        )
 
 
 class ConsumerService(Service):

@@ -13,6 +13,7 @@ from importlib import import_module
 
 from txamqp091.consumer import Handler
 from txamqp091.errors import printable
+from txamqp091.service.publishing import wants_publisher
 
 
 class HandlerNotFound(Exception):
@@ -100,8 +101,9 @@ def _check(found: object, name: str) -> None:
             f"{name} is a generator function: it lacks @inlineCallbacks, "
             "or has a yield too much"
         )
+    more = {"publisher": object()} if wants_publisher(found) else {}
     try:
-        inspect.signature(found).bind(object())
+        inspect.signature(found).bind(object(), **more)
     except TypeError:
         raise HandlerNotFound(
             f"{name} cannot be called with a delivery as its one argument"

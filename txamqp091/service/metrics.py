@@ -12,14 +12,17 @@ from __future__ import annotations
 __all__ = ["CONTENT_TYPE", "Metrics", "NotInstalled"]
 
 from collections.abc import Callable
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING
 
 from twisted.web.http import Request
 from twisted.web.resource import Resource
 
+from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.health import Health
 from txamqp091.service.outcomes import Outcome, Watch
+from txamqp091.service.publishing import PublisherCounts
+from txamqp091.service.traffic import Traffic
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -42,9 +45,12 @@ class Metrics:
     :ivar registry: where they are.
     """
 
-    def __init__(self, health: Callable[[], Health]) -> None:
+    def __init__(
+        self, health: Callable[[], Health], seconds: Callable[[], float] = monotonic
+    ) -> None:
         """
         :param health: how the daemon is, now.
+        :param seconds: the reactor's clock.
         :raises NotInstalled: ``prometheus_client`` is not here.
         """
         try:
@@ -119,11 +125,27 @@ class Metrics:
             registry=registry,
         )
 
-    def connected(self) -> None:
+        self._traffic = Traffic(seconds)
+        registry.register(self._traffic)
+
+    def connected(self, connection: AMQPProtocol) -> None:
         """
         A connection was opened.
         """
         self._connections.inc()
+        self._traffic.follow(connection)
+
+    def set_blocked(self, blocked: bool) -> None:
+        """
+        The broker lets nobody publish, or does again.
+        """
+        self._traffic.set_blocked(blocked)
+
+    def add_publisher(self, name: str, counts: PublisherCounts) -> None:
+        """
+        Tell of a publisher, too.
+        """
+        self._traffic.publishers[name] = counts
 
     def watch(self, consumer: str, queue: str) -> Watch:
         """

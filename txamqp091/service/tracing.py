@@ -104,8 +104,13 @@ class Tracing:
         """
 
         def send(message: Message) -> Deferred[None]:
-            headers = dict(message.properties.headers or {})
-            parent = self._propagate.extract(_texts(headers))
+            try:
+                headers = dict(message.properties.headers or {})
+            except UndecodableProperty:
+                return publish(message)  # there is no place for a context
+            parent = self._propagate.extract(
+                _texts(headers), self._context.get_current()
+            )
             destination = message.exchange or message.routing_key
             span = self._tracer.start_span(
                 f"send {destination}",

@@ -93,3 +93,23 @@ def blocking(delivery: Delivery) -> None:
     name = threading.current_thread().name
     _reactor().callFromThread(_log.info, "blocked in {name}", name=name)
     _reactor().callFromThread(done, delivery)
+
+
+async def forward(delivery: Delivery, publisher: Any) -> None:
+    """
+    Publish a message to the queue that it names.
+    """
+    await publisher.publish(
+        "", delivery.body.decode(), b"forwarded", delivery.properties, mandatory=True
+    )
+    done(delivery)
+
+
+def forward_in_thread(delivery: Delivery, publisher: Any) -> None:
+    """
+    The same, and wait for it.
+    """
+    publisher.publish(
+        "", delivery.body.decode(), b"forwarded", delivery.properties, mandatory=True
+    )
+    done(delivery)

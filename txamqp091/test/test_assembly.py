@@ -27,6 +27,7 @@ from txamqp091.service.handlers import HandlerNotFound
 from txamqp091.service.logs import set_threshold
 from txamqp091.service.merging import load
 from txamqp091.service.metrics import NotInstalled
+from txamqp091.service.publishing import HandlerPublisher, ThreadPublisher
 from txamqp091.test.service_case import ServiceCase
 from txamqp091.test.test_health import get
 
@@ -186,6 +187,42 @@ class DaemonTests(AssemblyCase):
         self.assertIn("txamqp091_connected 0.0", get(site, "/metrics")[2])
         self.assertIn("txamqp091_deliveries_total", get(site, "/metrics")[2])
         self.successResultOf(daemon.stopService())
+
+    def test_publisher(self) -> None:
+        """
+        A handler that asks for a publisher is given one; in a thread, one that waits.
+        All of them share it, and it is measured.
+        """
+        given: list[Any] = []
+        twice = threading.Event()
+
+        def publish(delivery: Any, publisher: Any) -> None:
+            given.append(publisher)
+            if len(given) == 2:
+                twice.set()
+
+        delivery: Any = object()
+        for more in ("", "in_thread = true"):
+            daemon = self.make(
+                self.consumer(more, top='admin = "tcp:9419"\nmetrics = true'), publish
+            )
+            [consumer] = daemon.consumers
+            consumer.work._handler(delivery)
+            daemon.startService()
+            [(_, factory, *_)] = self.process.tcpServers
+            site: Any = factory
+            for name in ("handlers", "retries"):
+                labels = f'{{publisher="{name}"}}'
+                self.assertIn(
+                    f"txamqp091_confirms_total{labels} 0.0", get(site, "/metrics")[2]
+                )
+            stopping = daemon.stopService()
+            for _ in range(3):
+                self.process.advance(0)
+            self.successResultOf(stopping)
+        self.assertIsInstance(given[0], HandlerPublisher)
+        self.assertTrue(twice.wait(60))
+        self.assertIsInstance(given[1], ThreadPublisher)
 
     def test_port_in_use(self) -> None:
         """

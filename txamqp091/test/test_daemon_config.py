@@ -380,6 +380,40 @@ class AdminTests(ConfigTestCase):
         await self.ready(port, 200)
         self.assertEqual(await daemon.terminate(), 0, daemon.output)
 
+    async def test_publisher(self) -> None:
+        """
+        Handlers publish by the publisher that they are given, in the reactor's thread
+        and in others, and it is counted.
+        """
+        queue = await self.queue()
+        for name in (f"{queue}-thread", f"{queue}-next"):
+            await self.channel.queue_declare(name)
+        [port] = free_ports(1)
+        daemon = self.configured(
+            f"""
+            admin = "tcp:{port}:interface=127.0.0.1"
+            metrics = true
+            [[consumers]]
+            queue = "{queue}"
+            handler = "{HANDLERS}:forward"
+            [[consumers]]
+            queue = "{queue}-thread"
+            handler = "{HANDLERS}:forward_in_thread"
+            in_thread = true
+            """
+        )
+        await self.publish(queue, ["a", "b"], f"{queue}-next")
+        await self.publish(f"{queue}-thread", ["c", "d"], f"{queue}-next")
+        await daemon.when_said("done ", 4)
+        _, page = await self.get(port, "/metrics")
+        self.assertIn('txamqp091_confirms_total{publisher="handlers"} 4.0', page)
+        await self.publish(queue, ["e"], "nowhere")
+        await daemon.when_said("rejected")
+        _, page = await self.get(port, "/metrics")
+        self.assertIn('txamqp091_returns_total{publisher="handlers"} 2.0', page)
+        self.assertEqual(await daemon.terminate(), 0, daemon.output)
+        self.assertEqual(sorted(await self.left(f"{queue}-next")), [*"abcd"])
+
     async def test_hangup(self) -> None:
         """
         SIGHUP changes what can change; a file that is wrong changes nothing.

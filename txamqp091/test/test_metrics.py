@@ -6,6 +6,7 @@ The numbers for Prometheus.
 from __future__ import annotations
 
 import sys
+from typing import Any
 from unittest import mock
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
@@ -67,7 +68,8 @@ class MetricsTests(SynchronousTestCase):
         self.health = Health(connected=False, blocked="low on memory")
         self.assertEqual(self.value("ready"), 0)
         self.assertEqual((self.value("connected"), self.value("blocked")), (0, 1))
-        self.metrics.connected()
+        connection: Any = mock.Mock(bytes_received=5, bytes_sent=3, heard_at=None)
+        self.metrics.connected(connection)
         self.assertEqual(self.value("connections_total"), 1)
 
     def test_page(self) -> None:

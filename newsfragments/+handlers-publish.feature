@@ -1,0 +1,1 @@
+A handler of the daemon that has a parameter ``publisher`` is given one: what it publishes is confirmed, sent again if the connection is lost, traced and counted. ``/metrics`` tells of confirms, nacks and returns and how long confirms take, of bytes, and for how long the broker was silent or blocked.
