@@ -58,6 +58,9 @@ class Driver:
         :param seconds: for how long; None is without limit.
         :raises TimeoutError: the time was up; the Deferred was cancelled.
         """
+        # What another thread has settled before a channel is closed has to be said
+        # before it, too.
+        self.loop.catch_up()
         deferred = verb(*args, **kwargs)
         outcome: list[Any] = []
         deferred.addBoth(outcome.append)
@@ -79,6 +82,7 @@ class Driver:
         """
         Call what belongs into the loop's thread, and does not wait.
         """
+        self.loop.catch_up()
         return function(*args, **kwargs)
 
     def until(self, ready: Callable[[], object], seconds: float | None) -> bool:

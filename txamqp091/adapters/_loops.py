@@ -352,6 +352,14 @@ class SelectorLoop:
             with self._turning:
                 self._run_soon()
 
+    def catch_up(self) -> None:
+        """
+        Do what other threads have asked for so far.
+        """
+        if self._posted and self._running is None and not self.stopped:
+            with self._turning:
+                self._run_posted()
+
     @property
     def _turning(self) -> _Turning:
         return _Turning(self)
@@ -373,9 +381,12 @@ class SelectorLoop:
                 self._call(call.run)
         self._run_soon()
 
-    def _run_soon(self) -> None:
+    def _run_posted(self) -> None:
         for _ in range(len(self._posted)):
             self._call(self._posted.popleft())
+
+    def _run_soon(self) -> None:
+        self._run_posted()
         for _ in range(len(self._soon)):
             self._call(self._soon.popleft().run)
 

@@ -451,6 +451,21 @@ class CallbackTests(ConsumingTestCase):
         self.assertIsNone(results[0])
         self.assertIsInstance(results[1], NotFound)
 
+    def test_settled_before_the_end(self) -> None:
+        """
+        What another thread has settled is so, whatever follows: also the end of the
+        channel.
+        """
+        channel, queue = self.filled(1)
+        other = channel.connection.channel()
+        delivery, _, _ = channel.basic_get(queue)
+        assert delivery is not None
+        thread = threading.Thread(target=delivery.ack)
+        thread.start()
+        thread.join()
+        channel.close()
+        self.expect_depth(other, queue, 0)
+
     def test_in_threads(self) -> None:
         """
         A callback that blocks runs in threads, while heartbeats go on, and settles its
