@@ -155,6 +155,8 @@ CASES = {
                 (1, 1000), (10, 5000), (50, 10000), (200, 20000), (1000, 20000)
             )
         ),
+        Case("ack_joined", "ack_joined", 20000, full=True, peers=(RABBITMQ,),
+             choice="ack each, after join_acks(), a prefetch of 200"),
         Case("ack_multiple", "ack_multiple", 20000, full=True, peers=(RABBITMQ,),
              choice="ack(multiple=True) for every 50th, a prefetch of 200"),
     )

@@ -45,7 +45,7 @@ class Outgoing:
         """
         Send bytes, after all those before.
 
-        :param data: immutable, as it may wait here.
+        :param data: read when the turn ends, or later.
         """
         self._pieces.append(data)
         self._size += len(data)

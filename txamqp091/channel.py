@@ -672,6 +672,20 @@ class Channel:
             spec.BasicQos(prefetch_size, prefetch_count, global_qos), spec.BasicQosOk
         )
 
+    def join_acks(self) -> None:
+        """
+        Have the acknowledgements of one turn of the reactor leave as one that says
+        ``multiple``, where they follow one another and nothing before them is still
+        with a handler: less work for the broker, and for us.  No acknowledgement waits
+        longer, or says more, than it would without this.
+
+        To be called before anything is consumed on this channel.  With an ``auto_ack``
+        consumer beside, or with `basic_ack` by number, there is nothing to be gained.
+
+        :raises txamqp091.errors.LocalProtocolError: when there is a consumer already.
+        """
+        self._machine.join_acks()
+
     def basic_ack(
         self, delivery_tag: int = 0, multiple: bool = False
     ) -> Deferred[None]:

@@ -123,6 +123,14 @@ async def ack(channel: Channel, task: Task, meter: Meter) -> None:
     meter.stop()
 
 
+async def ack_joined(channel: Channel, task: Task, meter: Meter) -> None:
+    """
+    The same, and those of one turn of the reactor leave as one.
+    """
+    channel.join_acks()
+    await ack(channel, task, meter)
+
+
 async def ack_multiple(channel: Channel, task: Task, meter: Meter) -> None:
     """
     A handler is called with each message, and acknowledges every 50th, with all that
@@ -223,7 +231,7 @@ async def channels(channel: Channel, task: Task, meter: Meter) -> None:
 CASES = {
     each.__name__: each
     for each in (publish, publish_many, confirm, confirm_many, consume, ack,
-                 ack_multiple, keep, get,
+                 ack_joined, ack_multiple, keep, get,
                  declare, declare_pipelined, connect, channels)
 }  # fmt: skip
 

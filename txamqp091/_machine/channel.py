@@ -19,6 +19,7 @@ from struct import Struct
 from struct import error as StructError
 from typing import NamedTuple
 
+from txamqp091._machine.acks import JoinedAcks, settle_frame
 from txamqp091._machine.confirms import Confirms
 from txamqp091._machine.content import Assembler
 from txamqp091._machine.replies import Replies
@@ -47,8 +48,6 @@ __all__ = ["ChannelMachine", "Content"]
 
 _DELIVER = spec.BasicDeliver.prefix
 _UNPACK_TAG = Struct(">QB").unpack_from
-# A whole frame: head, class and method, delivery tag, one octet of bits, end.
-_PACK_SETTLE = Struct(">BHIHHQBB").pack
 # The octets of a header frame that come before the properties.
 _HEADER_FIELDS = 12
 
@@ -78,6 +77,7 @@ class ChannelMachine(Assembler):
     """
 
     __slots__ = (
+        "_joined",
         "_max_payload",
         "_max_properties",
         "_max_returned",
@@ -119,6 +119,7 @@ class ChannelMachine(Assembler):
         self.confirms: Confirms | None = None
         self.reason: AMQPError | None = None
         self.closing = False
+        self._joined: JoinedAcks | None = None
         self._write = write
         self._release = release
         self._waits = waits
@@ -253,20 +254,23 @@ class ChannelMachine(Assembler):
         Send ``basic.ack``, ``basic.nack`` or ``basic.reject`` for a delivery.  On a
         channel that has ended, nothing is sent: the broker has the message again.
         """
-        if self.reason is None and not self.closing:
-            class_id, method_id = method.identity
-            self._write(
-                _PACK_SETTLE(
-                    spec.FRAME_METHOD,
-                    self.number,
-                    13,
-                    class_id,
-                    method_id,
-                    delivery_tag,
-                    bits,
-                    spec.FRAME_END,
-                )
-            )
+        if self.reason is not None or self.closing:
+            return
+        if self._joined is None:
+            self._write(settle_frame(self.number, method, delivery_tag, bits))
+        else:
+            self._joined.settle(method, delivery_tag, bits)
+
+    def join_acks(self) -> None:
+        """
+        Have acknowledgements of one turn leave as one, where they can.
+
+        :raises LocalProtocolError: when it is too late to know which can.
+        """
+        if self.consumers:
+            raise LocalProtocolError("acks cannot be joined once there is a consumer")
+        if self._joined is None:
+            self._joined = JoinedAcks(self.number, self._write)
 
     @property
     def is_open(self) -> bool:

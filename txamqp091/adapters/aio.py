@@ -333,6 +333,12 @@ class Channel:
         """
         self.native.observe_returns(listener)
 
+    def join_acks(self) -> None:
+        """
+        See `txamqp091.channel.Channel.join_acks`.
+        """
+        self.native.join_acks()
+
     def basic_get(self, queue: str, auto_ack: bool = False) -> Answer[Delivery | None]:
         """
         See `txamqp091.channel.Channel.basic_get`.

@@ -21,6 +21,7 @@ BLOCKING_OTHERWISE = {
     "basic_consume": "its callback is called as pika calls it, and by turns",
     "basic_cancel": "it returns what auto_ack left over, as pika's does",
     "consume": "it is an iterator, with an inactivity_timeout",
+    "join_acks": "each acknowledgement leaves at once",
     "when_closed": "there is nobody to tell: calls raise",
 }
 
@@ -129,8 +130,8 @@ class SignatureTests(SynchronousTestCase):
         """
         The channel for other threads has all that give an answer.
         """
-        observing = frozenset({"when_closed", "observe_returns", "consume"})
-        self.compare(threads.ThreadsafeChannel, Channel, observing)
+        otherwise = {"when_closed", "observe_returns", "consume", "join_acks"}
+        self.compare(threads.ThreadsafeChannel, Channel, frozenset(otherwise))
 
     def test_documented(self) -> None:
         """

@@ -46,8 +46,8 @@ __all__ = [
 
 Route = TypeVar("Route")
 
-#: Bytes to be written: or a part of them, not copied.
-Piece = bytes | memoryview
+#: Bytes to be written, or a part of some, not copied.
+Piece = bytes | bytearray | memoryview
 
 #: The octets of a frame that are not payload.
 FRAME_OVERHEAD = 8
