@@ -5,9 +5,12 @@ Something that happens once, and any number of people who want to know.
 
 from __future__ import annotations
 
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.python.failure import Failure
+
+from txamqp091.errors import AMQPError
 
 __all__ = ["OneShot"]
 
@@ -42,6 +45,14 @@ class OneShot(Generic[Result]):
             return fail(self._error)
         return succeed(self._result)  # type: ignore[arg-type]
 
+    def when_over(self) -> Deferred[None]:
+        """
+        A new Deferred for whoever wants no more than that something is over: one reason
+        is as good as another then.  (To give up waiting is no reason.)
+        """
+        over: Deferred[Any] = self.when_fired()
+        return over.addCallbacks(lambda _: None, _over)
+
     def _forget(self, cancelled: Deferred[Result]) -> None:
         # It is in no list any more if another asker's callback cancels it just now.
         if cancelled in self._waiting:
@@ -68,3 +79,7 @@ class OneShot(Generic[Result]):
             for deferred in waiting:
                 if not deferred.called:
                     deferred.errback(error)
+
+
+def _over(failure: Failure) -> None:
+    failure.trap(AMQPError)

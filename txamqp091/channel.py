@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from txamqp091._flow import Flow
 from txamqp091._machine.channel import ChannelMachine, Content
@@ -107,8 +106,7 @@ class Channel:
             except AMQPError as error:
                 return fail(error)
             self._flow.release_channel(self._machine)
-        ended: Deferred[None] = self._closed.when_fired()
-        return ended.addErrback(_closed_anyway)
+        return self._closed.when_over()
 
     def _abandon(self, reason: AMQPError) -> None:
         """
@@ -771,11 +769,3 @@ class Channel:
             spec.AccessRequest(realm, exclusive, passive, active, write, read),
             spec.AccessRequestOk,
         )
-
-
-def _closed_anyway(failure: Failure) -> None:
-    """
-    For whoever wants the channel to be closed, a reason is as good as another; but
-    to give up waiting is no reason.
-    """
-    failure.trap(AMQPError)

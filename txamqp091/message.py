@@ -91,17 +91,18 @@ class Settler:
     """
     Answers for the deliveries of one channel.
 
+    :ivar machine: the channel's machine.
     :ivar up_to: deliveries up to this tag were settled by ``multiple``.
     """
 
-    __slots__ = ("_machine", "_reactor", "_thread", "up_to")
+    __slots__ = ("_reactor", "_thread", "machine", "up_to")
 
     def __init__(self, machine: ChannelMachine, reactor: object) -> None:
         """
         :param reactor: the way in from other threads than this one.
         """
         self.up_to = 0
-        self._machine = machine
+        self.machine = machine
         self._reactor = reactor
         self._thread = get_ident()
 
@@ -110,17 +111,23 @@ class Settler:
         """
         Whether the channel can still bring an answer to the broker.
         """
-        return self._machine.is_open
+        return self.machine.is_open
 
     def settle(self, method: type[Method], delivery_tag: int, bits: int) -> None:
         """
-        Send the answer for a delivery, from whichever thread.
+        Take the answer for a delivery, from whichever thread.
         """
         if get_ident() == self._thread:
-            self._machine.settle(method, delivery_tag, bits)
+            self.send(method, delivery_tag, bits)
         else:
             reactor = cast(IReactorFromThreads, self._reactor)
-            reactor.callFromThread(self._machine.settle, method, delivery_tag, bits)
+            reactor.callFromThread(self.send, method, delivery_tag, bits)
+
+    def send(self, method: type[Method], delivery_tag: int, bits: int) -> None:
+        """
+        Send it, in the connection's thread.  For others to add to.
+        """
+        self.machine.settle(method, delivery_tag, bits)
 
 
 class Delivery:

@@ -276,7 +276,7 @@ class AMQPProtocol(Protocol):
                 self._end(reason)
                 if self.transport is not None:
                     self._transport().abortConnection()
-        return self._closed.when_fired().addErrback(_closed_anyway)
+        return self._closed.when_over()
 
     # -- the transport -------------------------------------------------------------
 
@@ -631,11 +631,3 @@ class AMQPProtocol(Protocol):
         if reason is not None:
             self._end(reason)
         self._leave()
-
-
-def _closed_anyway(failure: Failure) -> None:
-    """
-    For whoever wants the connection to be closed, a reason is as good as another;
-    but to give up waiting is no reason.
-    """
-    failure.trap(AMQPError)

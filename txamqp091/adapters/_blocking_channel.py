@@ -10,7 +10,6 @@ __all__ = ["BlockingChannel", "Callback", "Frame"]
 
 from collections.abc import Callable, Generator, Iterable
 from functools import partial, wraps
-from threading import get_ident
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -107,16 +106,15 @@ class FlushingSettler(Settler):
     __slots__ = ("_loop",)
 
     def __init__(self, settler: Settler, loop: SelectorLoop) -> None:
-        super().__init__(settler._machine, settler._reactor)
+        super().__init__(settler.machine, loop)
         self._loop = loop
 
-    def settle(self, method: type[Method], delivery_tag: int, bits: int) -> None:
+    def send(self, method: type[Method], delivery_tag: int, bits: int) -> None:
         """
-        See `Settler.settle`.
+        See `Settler.send`.
         """
-        super().settle(method, delivery_tag, bits)
-        if get_ident() == self._thread:
-            self._loop.flush()
+        super().send(method, delivery_tag, bits)
+        self._loop.flush()
 
 
 class _Subscription:

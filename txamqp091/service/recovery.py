@@ -13,7 +13,6 @@ from __future__ import annotations
 __all__ = ["Host", "Ledger", "Position", "RecoveringChannel", "together"]
 
 from collections.abc import Callable, Sequence
-from threading import get_ident
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 from twisted.internet.defer import (
@@ -23,7 +22,7 @@ from twisted.internet.defer import (
     TimeoutError,
     succeed,
 )
-from twisted.internet.interfaces import IDelayedCall, IReactorFromThreads, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -145,18 +144,14 @@ class Ledger(Settler):
         self._stale = stale
         self._empty: list[Deferred[None]] = []
 
-    def settle(self, method: type[Method], delivery_tag: int, bits: int) -> None:
+    def send(self, method: type[Method], delivery_tag: int, bits: int) -> None:
         """
-        See `Settler`.
+        See `Settler.send`.
         """
-        if get_ident() != self._thread:
-            reactor = cast(IReactorFromThreads, self._reactor)
-            reactor.callFromThread(self.settle, method, delivery_tag, bits)
-            return
-        if not self._machine.is_open:
+        if not self.is_open:
             self._stale()
             return
-        self._machine.settle(method, delivery_tag, bits)
+        super().send(method, delivery_tag, bits)
         tags = [delivery_tag]
         if bits & 1 and method in (BasicAck, BasicNack):  # "multiple"
             tags = [tag for tag in self.open if tag <= delivery_tag]
@@ -171,7 +166,7 @@ class Ledger(Settler):
         """
         :returns: fires when everything was answered for, or nobody can be told.
         """
-        if not self.open or not self._machine.is_open:
+        if not self.open or not self.machine.is_open:
             return succeed(None)
         waiting: Deferred[None] = Deferred(self._empty.remove)
         self._empty.append(waiting)

@@ -9,6 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091._observer import OneShot
+from txamqp091.errors import ConnectionClosed
 
 
 class OneShotTests(SynchronousTestCase):
@@ -113,3 +114,22 @@ class OneShotTests(SynchronousTestCase):
         asked.addCallback(lambda _: again.append(self.event.when_fired()))
         self.event.fire("done")
         self.assertEqual(self.successResultOf(again[0]), "done")
+
+    def test_over(self) -> None:
+        """
+        Who wants no more than that it is over does not hear of the reason; but of
+        giving up, and of what is no reason of ours.
+        """
+        given_up = self.event.when_over()
+        given_up.cancel()
+        self.failureResultOf(given_up, CancelledError)
+        early = self.event.when_over()
+        self.event.fail(ConnectionClosed("bye"))
+        for over in (early, self.event.when_over()):
+            self.assertIsNone(self.successResultOf(over))
+        bug: OneShot[str] = OneShot()
+        bug.fail(ZeroDivisionError())
+        self.failureResultOf(bug.when_over(), ZeroDivisionError)
+        fired: OneShot[str] = OneShot()
+        fired.fire("done")
+        self.assertIsNone(self.successResultOf(fired.when_over()))
