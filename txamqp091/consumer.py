@@ -48,6 +48,10 @@ DEFAULT_PREFETCH = 100
 _UNLIMITED = 1000
 
 _NACK_REQUEUE = 2
+
+#: The header of what comes from a stream.
+_STREAM = b"x-stream-offset"
+
 _new = Delivery.__new__
 
 
@@ -165,7 +169,11 @@ class Consumer:
         body: bytes,
     ) -> None:
         if not self.is_active and not self.auto_ack:
-            self._hand_back(delivery_tag)
+            # A stream takes nothing back, and RabbitMQ 3 closes the connection for it.
+            if _STREAM in header:
+                self._requeued += 1
+            else:
+                self._hand_back(delivery_tag)
             return
         delivery = _new(Delivery)
         delivery._settler = self._settler

@@ -253,21 +253,24 @@ class Options(usage.Options):
         if token is not None and token.file:
             path = located(token.file, self._folder, self._environ())
             token = replace(token, file=path)
-        return replace(settings, uri=(), token=token)
+        consumers = tuple(
+            replace(each, offset_file=os.path.join(self._folder, each.offset_file))
+            if each.offset_file
+            else each
+            for each in settings.consumers
+        )
+        return replace(settings, uri=(), token=token, consumers=consumers)
 
     def _check_parts(self) -> None:
-        settings = self.settings
-        if settings.admin or settings.metrics or settings.tracing or settings.token:
+        reactor: Any = None
+        if self.settings.admin:
             from twisted.internet import reactor
-
-            try:
-                check_parts(settings, reactor)
-            except Problem as problem:
-                if self["config"] is None:
-                    raise
-                raise Problem(
-                    f"{self['config']}: {problem.path}", problem.text
-                ) from None
+        try:
+            check_parts(self.settings, reactor)
+        except Problem as problem:
+            if self["config"] is None:
+                raise
+            raise Problem(f"{self['config']}: {problem.path}", problem.text) from None
 
     def _named(self, problem: str) -> str:
         """

@@ -15,7 +15,6 @@ from typing import Any, cast
 from twisted.internet.endpoints import serverFromString
 
 from txamqp091._threads import ThreadRunner
-from txamqp091.arguments import queue_consumer
 from txamqp091.consumer import Handler
 from txamqp091.errors import AuthenticationFailed
 from txamqp091.message import Delivery
@@ -35,6 +34,7 @@ from txamqp091.service.logs import set_threshold
 from txamqp091.service.merging import differences, reloaded
 from txamqp091.service.metrics import Metrics, NotInstalled
 from txamqp091.service.observing import ServiceObserver
+from txamqp091.service.offsets import OffsetFile
 from txamqp091.service.publishing import (
     HandlerPublisher,
     Republisher,
@@ -106,6 +106,13 @@ def check_parts(settings: Settings, reactor: Any) -> None:
             raise Problem("admin", f"is no endpoint to listen on: {error}") from None
     elif settings.metrics:
         raise Problem("metrics", "there is no admin to see them at")
+    for place, consumer in enumerate(settings.consumers):
+        try:
+            if consumer.offset_file:
+                OffsetFile(consumer.offset_file, consumer.queue).check()
+        except ValueError as error:
+            path = f"consumers[{place}].offset_file"
+            raise Problem(path, str(error)) from None
     try:
         if settings.metrics:
             Metrics(Health)
@@ -202,6 +209,9 @@ def make_daemon(
             handler = _in_thread(handler, threads)
         if tracing is not None:
             handler = tracing.traced(handler, consumer.queue)
+        offsets = None
+        if consumer.offset_file:
+            offsets = OffsetFile(consumer.offset_file, consumer.queue)
         watch = None
         if metrics is not None:
             watch = metrics.watch(consumer.label, consumer.queue)
@@ -213,7 +223,8 @@ def make_daemon(
                 job=consumer.job(settings.log),
                 prefetch=consumer.prefetch,
                 exclusive=consumer.exclusive,
-                arguments=queue_consumer(priority=consumer.priority or None),
+                arguments=consumer.arguments(),
+                offsets=offsets,
                 on_refused=consumer.on_refused,
                 leave_to_broker=consumer.may_leave_it_to_the_broker(),
                 shutdown_timeout=settings.shutdown_timeout,

@@ -3,7 +3,9 @@
 From plain data, as a file or the environment has it, to a frozen dataclass: with every
 key known, and every value of its type and in its bounds, or an error that says where.
 
-It knows nothing of what the settings mean: those are in `txamqp091.service.config`.
+It knows nothing of what the settings mean: those are in `txamqp091.service.config`.  A
+type that has more than one form of value has a class method ``from_setting``, which
+raises ``ValueError``.
 """
 
 from __future__ import annotations
@@ -164,6 +166,11 @@ def _plain(each: Field[Any], kind: Any, value: object, path: str) -> Any:
             hint = f"; did you mean {near[0]}?" if near else ""
             raise Problem(path, f"is {value!r}, not one of {', '.join(choices)}{hint}")
         return kind(value)
+    if hasattr(kind, "from_setting"):
+        try:
+            return kind.from_setting(value)
+        except ValueError as error:
+            raise Problem(path, str(error)) from None
     wanted = _NAMES[kind]
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)

@@ -24,13 +24,14 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from txamqp091.arguments import classic_queue, quorum_queue
+from txamqp091.arguments import classic_queue, queue_consumer, quorum_queue
 from txamqp091.consumer import DEFAULT_PREFETCH
 from txamqp091.service.checking import (
     Problem,
     setting,
 )
 from txamqp091.service.delays import RetryPlan
+from txamqp091.service.offsets import StreamOffset
 from txamqp091.service.policy import OnError, OnRefused, Policy
 from txamqp091.service.tokens import TokenSettings, check_token
 from txamqp091.service.topology import Entity, Queue, Topology
@@ -236,6 +237,18 @@ class ConsumerSettings:
     priority: int = setting(
         "The consumer's priority: those with a higher one get messages first.", 0
     )
+    stream_offset: StreamOffset | None = setting(
+        "That the queue is a stream, and where to begin in it: ``first``, ``last`` or "
+        "``next``; the number of a message; a time, such as ``2026-01-31T12:00:00Z``; "
+        "or how long ago, such as ``7D``, ``12h`` or ``30m``.  After a reconnect it "
+        "goes on behind the last message before which all were done.",
+        None,
+    )
+    offset_file: str = setting(
+        "A file to keep that place in, for the next start of the daemon, which goes on "
+        "there.  A relative path begins where this file is.",
+        "",
+    )
     on_refused: OnRefused = setting(
         "What it means that the broker refuses the consumer: there is no such queue, "
         "or it is not for this user, or not to be consumed from like that.  ``end``: "
@@ -303,6 +316,7 @@ class ConsumerSettings:
                 max_deliveries=retry.max_deliveries,
             )
         return Job(
+            stream=self.stream_offset is not None,
             consumer=self.label,
             policy=policy,
             plan=self.plan(),
@@ -311,6 +325,15 @@ class ConsumerSettings:
             timeout=self.timeout,
             log_messages=log.messages,
         )
+
+    def arguments(self) -> dict[str, Any]:
+        """
+        The arguments of the consumer.
+        """
+        arguments = queue_consumer(priority=self.priority or None)
+        if self.stream_offset is not None:
+            arguments |= self.stream_offset.arguments()
+        return arguments
 
     def entities(self) -> list[Entity]:
         """
@@ -511,6 +534,7 @@ def _check_consumer(consumer: ConsumerSettings, path: str, declared: Topology) -
         raise Problem(
             f"{path}.declare", f"the queue {consumer.queue!r} is among the queues too"
         )
+    _check_stream(consumer, path, declared)
     retry = consumer.retry
     if retry is None:
         if consumer.means is OnError.RETRY:
@@ -540,4 +564,39 @@ def _check_consumer(consumer: ConsumerSettings, path: str, declared: Topology) -
         raise Problem(
             f"{path}.method",
             'is "broker", which needs declare = true and a quorum queue',
+        )
+
+
+def _check_stream(consumer: ConsumerSettings, path: str, declared: Topology) -> None:
+    """
+    See whether a stream is treated as one: it takes nothing back.
+    """
+    queue = declared.queue(consumer.queue)
+    if consumer.stream_offset is None:
+        if queue is not None and queue.is_stream:
+            raise Problem(
+                f"{path}.stream_offset",
+                f"is missing: the queue {consumer.queue!r} is a stream",
+            )
+        if consumer.offset_file:
+            raise Problem(f"{path}.offset_file", "is for streams: see stream_offset")
+        return
+    if consumer.declare:
+        raise Problem(
+            f"{path}.declare",
+            "is not for streams: declare it among the queues, with how much it keeps",
+        )
+    if queue is not None and not queue.is_stream:
+        raise Problem(
+            f"{path}.stream_offset", f"the queue {consumer.queue!r} is no stream"
+        )
+    if not consumer.prefetch:
+        raise Problem(f"{path}.prefetch", "is 0, and a stream needs a limit")
+    if consumer.retry is not None:
+        raise Problem(f"{path}.retry", "is not for streams, which take nothing back")
+    if consumer.on_error not in (OnError.REJECT, OnError.HALT):
+        raise Problem(
+            f"{path}.on_error",
+            'has to be "reject", to go on without what failed, or "halt": a stream '
+            "takes nothing back",
         )

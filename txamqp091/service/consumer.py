@@ -18,6 +18,7 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -29,11 +30,18 @@ from txamqp091.service.client import AMQPClientService
 from txamqp091.service.delays import broker_delays
 from txamqp091.service.health import ConsumerHealth
 from txamqp091.service.observing import ServiceObserver
+from txamqp091.service.offsets import OffsetFile
 from txamqp091.service.outcomes import Tally, Watch
 from txamqp091.service.policy import Halt, OnRefused
 from txamqp091.service.publishing import Republisher
 from txamqp091.service.subscriptions import RecoveringConsumer
 from txamqp091.service.work import Job, Republish, Work
+
+#: What says, among the arguments of a consumer, where in a stream to begin.
+_OFFSET = "x-stream-offset"
+
+#: After how many seconds the place in a stream is kept.
+_KEPT_AFTER = 5.0
 
 #: How many seconds the broker has to agree to the end of a consumer or a channel.
 _STEP = 5.0
@@ -67,6 +75,7 @@ class ConsumerService(Service):
         prefetch: int = DEFAULT_PREFETCH,
         exclusive: bool = False,
         arguments: Mapping[str, Any] | None = None,
+        offsets: OffsetFile | None = None,
         on_refused: OnRefused = OnRefused.END_AT_START,
         leave_to_broker: bool = False,
         shutdown_timeout: float = 30.0,
@@ -80,6 +89,7 @@ class ConsumerService(Service):
         :param prefetch: how many messages may be here at a time.
         :param exclusive: nobody else may consume from the queue.
         :param arguments: see `txamqp091.arguments.queue_consumer`.
+        :param offsets: where the place in a stream is kept.
         :param on_refused: what to do when the broker refuses the consumer.
         :param leave_to_broker: whether the queue delays what is to be retried by
             itself, where the broker can.
@@ -96,7 +106,13 @@ class ConsumerService(Service):
         self._client = client
         self._prefetch = prefetch
         self._exclusive = exclusive
-        self._arguments = arguments
+        self._arguments = dict(arguments or {})
+        self._is_stream = _OFFSET in self._arguments
+        self._offsets = offsets
+        # Where to go on in a stream.
+        self._offset = None if offsets is None else offsets.kept
+        self._reader: RecoveringConsumer | None = None
+        self._keeping: IDelayedCall | None = None
         self._on_refused = on_refused
         self._leave_to_broker = leave_to_broker
         self._shutdown_timeout = shutdown_timeout
@@ -207,6 +223,7 @@ class ConsumerService(Service):
         if self._client.connection is not None:
             self.connected(self._client.connection)
         self._subscribe()
+        self._keep_offset()
 
     def connected(self, connection: AMQPProtocol) -> None:
         """
@@ -216,16 +233,33 @@ class ConsumerService(Service):
             connection.server_properties
         )
 
+    def _keep_offset(self) -> None:
+        """
+        Remember where to go on in a stream, from time to time.
+        """
+        self._keeping = None
+        if self._reader is not None and self._reader.offset is not None:
+            self._offset = self._reader.offset
+        if self._offsets is not None:
+            self._offsets.keep(self._offset)
+            if self.running:
+                clock = self._client.reactor
+                self._keeping = clock.callLater(_KEPT_AFTER, self._keep_offset)
+
     def _subscribe(self) -> None:
+        arguments = self._arguments
+        if self._is_stream and self._offset is not None:
+            arguments = {**arguments, _OFFSET: self._offset}
         consumer = self._client.consume(
             self.queue,
             self.work.take,
             prefetch=self._prefetch,
             exclusive=self._exclusive,
-            arguments=self._arguments,
+            arguments=arguments,
             consumer_tag=self.label,
         )
         self._consumers.append(consumer)
+        self._reader = consumer
         consumer.when_subscribed().addCallbacks(self._is_subscribed, _ignore)
 
     def _is_subscribed(self, _: None) -> None:
@@ -246,11 +280,28 @@ class ConsumerService(Service):
         self.work.change(job)
         if prefetch != self._prefetch:
             self._prefetch = prefetch
-            if self.running:
+            if self.running and self._is_stream:
+                self._begin_again(self._consumers[-1])
+            elif self.running:
                 # AMQP has a limit for a consumer only when it begins.  The channel of
                 # the old one stays open until its last message was answered for.
                 self._consumers[-1].cancel()
                 self._subscribe()
+
+    def _begin_again(self, consumer: RecoveringConsumer) -> None:
+        """
+        Go on in a stream by another consumer, when this one has done what it has: or
+        that would be worked on twice.
+        """
+
+        def is_done(_: object) -> None:
+            if self.running and self._consumers[-1:] == [consumer]:
+                if consumer.offset is not None:
+                    self._offset = consumer.offset
+                self._subscribe()
+
+        done = consumer.cancel().addCallback(lambda _: consumer.when_idle())
+        done.addCallback(is_done)
 
     def stopService(self) -> Deferred[None]:
         """
@@ -284,6 +335,9 @@ class ConsumerService(Service):
         self._log.failure("The service was not stopped in order", failure=failure)
 
     def _has_drained(self, _: object) -> None:
+        if self._keeping is not None:
+            self._keeping.cancel()
+        self._keep_offset()
         self._ready.fail(CancelledError("the service was stopped"))
         self._ended.fire(None)
         self._drained.fire(None)

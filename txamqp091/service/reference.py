@@ -27,9 +27,16 @@ from txamqp091.service.config import (
     Settings,
 )
 from txamqp091.service.merging import PREFIX
+from txamqp091.service.offsets import StreamOffset
 from txamqp091.service.tokens import TokenSettings
 
-_TYPES = {str: "text", int: "whole number", float: "number", bool: "boolean"}
+_TYPES = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "boolean",
+    StreamOffset: "text, whole number or time",
+}
 
 _TABLES: tuple[tuple[str, type, str], ...] = (
     ("The top of the file", Settings, PREFIX),

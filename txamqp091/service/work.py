@@ -76,6 +76,9 @@ class Job:
         are worked on one after another.  "" for all at once.
     :ivar timeout: how many seconds a handler has; 0 is no limit.
     :ivar log_messages: whether successes are logged too.
+    :ivar stream: whether the queue is a stream.  It takes nothing back, and RabbitMQ 3
+        closes the connection for the attempt: what is rejected is acknowledged, and
+        what would go back stays unanswered, so that it comes again after a reconnect.
     """
 
     consumer: str = ""
@@ -85,6 +88,7 @@ class Job:
     order_by: str = ""
     timeout: float = 0.0
     log_messages: bool = False
+    stream: bool = False
 
 
 class _Run:
@@ -346,10 +350,17 @@ class Work:
         for run in waiting:
             run.finished = True
             if not run.delivery.settled:
-                run.delivery.nack()
+                self._hand_back(run.delivery)
             if run.ended is not None and not run.ended.called:
                 run.ended.callback(None)
         return len(waiting)
+
+    def _hand_back(self, delivery: Delivery) -> None:
+        """
+        Not a reject: that there is no time for it is no fault of the message.
+        """
+        if not self.job.stream:
+            delivery.nack()
 
     def abandon(self) -> None:
         """
@@ -368,8 +379,7 @@ class Work:
             run.answered = run.abandoned = True
             self._count(run, Outcome.UNFINISHED)
             if not delivery.settled:
-                # Not a reject: that the time was over is no fault of the message.
-                delivery.nack()
+                self._hand_back(delivery)
             self._log.warn(
                 "Gave up a handler; its message goes back to the queue {queue} "
                 "({identity})",
@@ -411,6 +421,8 @@ class Work:
     def _decide(self, delivery: Delivery, failure: Failure) -> Decision:
         error = failure.value
         policy = self.job.policy
+        if self.job.stream and isinstance(error, Requeue | Retry):
+            error = Exception(error)  # as any other, since it cannot go back
         try:
             headers = delivery.headers
         except UndecodableProperty as undecodable:
@@ -429,6 +441,9 @@ class Work:
             case Action.ACK:
                 delivery.ack()
                 self._settled(run, failure, Outcome.ACKNOWLEDGED, "it is done")
+            case Action.REQUEUE | Action.HAND_BACK if self.job.stream:
+                problem = "it will come again after a reconnect"
+                self._settled(run, failure, Outcome.REQUEUED, problem)
             case Action.REQUEUE:
                 delivery.reject(True)
                 problem = "it goes back, to be tried once more"
@@ -446,6 +461,10 @@ class Work:
                 self._reject(run, failure)
 
     def _reject(self, run: _Run, failure: Failure) -> None:
+        if self.job.stream:
+            run.delivery.ack()
+            self._settled(run, failure, Outcome.REJECTED, "it is passed over")
+            return
         run.delivery.reject(False)
         self._settled(run, failure, Outcome.REJECTED, "it was rejected")
 

@@ -18,6 +18,7 @@ from txamqp091.errors import (
 from txamqp091.message import Delivery
 from txamqp091.test.channel_case import ChannelCase
 from txamqp091.wire import spec
+from txamqp091.wire.properties import Properties
 
 
 class CancelTests(ChannelCase):
@@ -50,6 +51,18 @@ class CancelTests(ChannelCase):
         self.assertEqual(len(seen), 2)
         seen[0].ack()
         self.assertEqual(self.heard(), [spec.BasicAck(1, False)])
+
+    def test_stream(self) -> None:
+        """
+        What comes then from a stream is counted, and goes nowhere: a stream takes
+        nothing back.
+        """
+        consumer = self.consumer(print)
+        cancelling = consumer.cancel()
+        self.deliver(1, properties=Properties(headers={"x-stream-offset": 7}))
+        self.peer.send(1, spec.BasicCancelOk("tag"))
+        self.assertEqual(self.successResultOf(cancelling), 1)
+        self.assertEqual(self.heard(), [spec.BasicCancel("tag")])
 
     def test_again(self) -> None:
         """
