@@ -387,6 +387,14 @@ class RabbitNode:
             " rabbit_networking:connection_info_all([state]), ok."
         )
 
+    def sync(self) -> None:
+        """
+        Have on disk what was declared.  With Mnesia, RabbitMQ says that it has a queue
+        up to two seconds before that outlives a SIGKILL.
+        """
+        if self.installation.number < (4,):
+            self.eval("mnesia:sync_log().")
+
     def close_connections(self, reason: str = "test") -> None:
         """
         Have the node close every client's connection (320 CONNECTION_FORCED).

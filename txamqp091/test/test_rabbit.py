@@ -329,6 +329,7 @@ class LifeTests(RabbitTestCase):
             client.ask(QueueDeclare(queue="kept", durable=True), 1)
             publish(client, "kept")
             client.read_frame(BasicAck)
+        node.sync()
         node.kill()
         self.assertFalse(speaks_amqp(node.port))
         node.start()

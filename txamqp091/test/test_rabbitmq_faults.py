@@ -321,6 +321,7 @@ class BrokerTests(FaultTestCase):
         node = await self.private_node()
         channel = await self.open_channel(port=node.port, virtual_host="/")
         await channel.queue_declare("kept")
+        node.sync()
         await channel.confirm_select()
         taken: list[object] = []
         failed: list[Failure] = []
