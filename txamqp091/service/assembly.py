@@ -156,6 +156,7 @@ def make_daemon(
         reactor,
         list(logins.parameters),
         topology=settings.topology(),
+        adapt=settings.adapt,
         credentials=token,
         policy=RetryPolicy(
             permanent="fail" if token is None else "wait",

@@ -71,6 +71,7 @@ class AMQPClientService(Service):
         where: Where,
         *,
         topology: Topology | None = None,
+        adapt: Callable[[AMQPProtocol, Topology], Topology] | None = None,
         credentials: ICredentials | Sequence[ICredentials] | None = None,
         parameters: ConnectionParameters | None = None,
         policy: RetryPolicy | None = None,
@@ -84,6 +85,8 @@ class AMQPClientService(Service):
             `txamqp091.service.addresses.Address` or
             `txamqp091.service.addresses.SRVRecords`; or a sequence of these.
         :param topology: what should be there.
+        :param adapt: called with each new connection and the topology before that is
+            declared; returns what should be there on a broker such as this one.
         :param credentials: as whom to log in, instead of what the first says.
         :param parameters: everything else, where ``where`` is an endpoint.
         :param name: the name that RabbitMQ shows for the connection.
@@ -108,6 +111,7 @@ class AMQPClientService(Service):
             adapt=lambda each: replace(each, **changes),
         )
         self._standing = Standing(reactor, self.policy, topology or Topology())
+        self._standing.adapt = adapt
         self._standing.changed = self._topology_changed
         self._observers = Observers()
         self._channels: list[RecoveringChannel] = []

@@ -26,11 +26,12 @@ from typing import Any
 
 from txamqp091.arguments import classic_queue, queue_consumer, quorum_queue
 from txamqp091.consumer import DEFAULT_PREFETCH
+from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.checking import (
     Problem,
     setting,
 )
-from txamqp091.service.delays import RetryPlan
+from txamqp091.service.delays import RetryPlan, broker_delays
 from txamqp091.service.offsets import StreamOffset
 from txamqp091.service.policy import OnError, OnRefused, Policy
 from txamqp091.service.tokens import TokenSettings, check_token
@@ -138,7 +139,7 @@ class RetrySettings:
         "Who delays: ``delay-queues``, which are declared; or the ``broker``, with "
         "quorum queues of RabbitMQ 4.3 and later that have ``x-delayed-retry-type``.  "
         "``auto`` leaves it to the broker if it can, and if ``declare`` says that the "
-        "queue is ours.",
+        "queue is ours; there are no delay queues then.",
         RetryMethod.AUTO,
     )
     queue_type: QueueType = setting(
@@ -470,6 +471,18 @@ class Settings:
         for consumer in self.consumers:
             topology = topology.with_(*consumer.entities())
         return topology
+
+    def adapt(self, connection: AMQPProtocol, topology: Topology) -> Topology:
+        """
+        Leave out the delay queues that a broker has no need of.
+        """
+        needless: list[Entity] = []
+        for consumer in self.consumers:
+            if consumer.may_leave_it_to_the_broker():
+                needless += consumer.plan().delaying()
+        if broker_delays(connection.server_properties):
+            return topology.without(*needless)
+        return topology.with_(*needless)
 
 
 # -- what goes together --------------------------------------------------------------

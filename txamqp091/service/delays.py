@@ -108,6 +108,13 @@ class RetryPlan:
         if self.parking:
             kind = quorum_queue if self.queue_type == "quorum" else classic_queue
             entities.append(Queue(name=self.parking, arguments=kind()))
+        return entities + self.delaying()
+
+    def delaying(self) -> list[Exchange | Queue | Binding]:
+        """
+        What of it delays: nothing of that is needed where the queue itself does.
+        """
+        entities: list[Exchange | Queue | Binding] = []
         if not self.delays:
             return entities
         entities.append(Exchange(name=self.back, type="fanout"))

@@ -21,6 +21,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest
 
+from txamqp091.errors import NotFound
 from txamqp091.message import Delivery
 from txamqp091.service.daemon import ExitStatus
 from txamqp091.test.daemons import DaemonProcess
@@ -191,6 +192,7 @@ class ConfigTests(ConfigTestCase):
             """
         )
         await daemon.when_said("Consuming from")
+        self.retried = queue
         await self.channel.exchange_declare(f"{queue}-shop", "topic", durable=True)
         await self.channel.queue_bind(queue, f"{queue}-shop", "#")
         await self.channel.basic_publish(
@@ -254,6 +256,14 @@ class ConfigTests(ConfigTestCase):
         By default the one is taken that the broker has.
         """
         await self.retries("quorum", "auto")
+        delaying = self.broker.name.startswith("4.3")
+        other = await self.open_channel()
+        looking = other.queue_declare(f"{self.retried}.retry.200ms", passive=True)
+        if delaying:
+            with self.assertRaises(NotFound):
+                await looking
+        else:
+            await looking
 
     async def test_undecodable(self) -> None:
         """

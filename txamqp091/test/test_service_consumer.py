@@ -6,6 +6,7 @@ by itself, how it changes, and how it is stopped in every state.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from twisted.application.service import IService
@@ -15,8 +16,15 @@ from zope.interface.verify import verifyObject
 
 from txamqp091.errors import NotFound
 from txamqp091.message import Delivery
+from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.client import AMQPClientService
-from txamqp091.service.config import ConsumerSettings, LogSettings, RetrySettings
+from txamqp091.service.config import (
+    ConsumerSettings,
+    LogSettings,
+    RetryMethod,
+    RetrySettings,
+    Settings,
+)
 from txamqp091.service.consumer import ConsumerService
 from txamqp091.service.outcomes import Tally
 from txamqp091.service.policy import Halt, OnError, Policy
@@ -24,6 +32,7 @@ from txamqp091.service.topology import Topology
 from txamqp091.service.work import Job
 from txamqp091.test.service_case import Place, ServiceCase
 from txamqp091.testing.memory import MemoryBroker
+from txamqp091.testing.server import BrokerFactory
 
 
 class ConsumerServiceCase(ServiceCase):
@@ -298,6 +307,46 @@ class RetryTests(ConsumerServiceCase):
         self.assertEqual(consumer.tally, Tally(retried=2, parked=1))
         self.assertEqual(self.broker.queue("orders.parked").ready, 1)
         self.flushLoggedErrors(ValueError)
+
+    def test_no_idle_queues(self) -> None:
+        """
+        There are delay queues only where the broker does not delay by itself, also
+        when it is another one after a reconnect.
+        """
+        own = ["orders", "orders.parked"]
+        delaying = ["orders.retry.10s", "orders.retry.2s"]
+        retry = RetrySettings(delays=(2, 10), parking="orders.parked")
+        consumer = ConsumerSettings(
+            queue="orders", handler="a:b", declare=True, retry=retry
+        )
+        settings = Settings(consumers=(consumer,))
+
+        def adapt(connection: AMQPProtocol, topology: Topology) -> Topology:
+            # The broker in memory does not call itself RabbitMQ.
+            connection.server_properties["product"] = "RabbitMQ"
+            return settings.adapt(connection, topology)
+
+        client = self.service(topology=settings.topology(), adapt=adapt, start=False)
+        for version, queues in (
+            ("4.3.0", own),
+            ("4.2.0", [*own, *delaying]),
+            ("4.3.0", own),
+            ("3.10.8", [*own, *delaying]),
+        ):
+            self.broker = MemoryBroker(self.reactor, version=version)
+            self.endpoint._factory = BrokerFactory(self.broker, self.reactor)
+            if client.running:
+                self.cut()
+            client.startService()
+            self.passes(3)
+            self.assertReady(client)
+            self.assertEqual(sorted(self.broker.queues()), queues)
+        for method in (RetryMethod.QUEUES, RetryMethod.BROKER):
+            retry = replace(retry, method=method)
+            other = Settings(consumers=(replace(consumer, retry=retry),))
+            topology = other.topology()
+            assert client.connection is not None
+            self.assertEqual([*other.adapt(client.connection, topology)], [*topology])
 
 
 class EndTests(ConsumerServiceCase):
