@@ -8,11 +8,14 @@ fastest repetition: whatever else the machine does can only add to it.
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
 
 from benchmarks.inside import Inside, clock, frame
 from txamqp091._machine.confirms import Confirms
@@ -21,6 +24,10 @@ from txamqp091._machine.states import Role, State
 from txamqp091._timers import Outgoing
 from txamqp091.channel import Channel
 from txamqp091.message import Delivery, Message
+from txamqp091.service.health import Health
+from txamqp091.service.metrics import Metrics
+from txamqp091.service.outcomes import Durations
+from txamqp091.service.work import Job, Work
 from txamqp091.wire import spec
 from txamqp091.wire.decoding import decode_table
 from txamqp091.wire.encoding import encode_table
@@ -263,6 +270,58 @@ def twisted() -> Iterator[Layer]:
     yield "kernel", "a turn of the reactor: poll, recv", reactor_turns, TURNS
 
 
+def service() -> Iterator[Layer]:
+    """
+    What a daemon does for each message.
+    """
+
+    async def coroutine(delivery: Delivery) -> None:
+        pass
+
+    def plain(
+        handler: Callable[[Delivery], object],
+        job: Job,
+        durations: Durations | None = None,
+    ) -> Prepared:
+        inside = Inside()
+        channel = inside.open_channel()
+        clock: Any = Clock()
+        clock.seconds = time.monotonic
+        work = Work(handler, "work", clock, job, durations=durations)
+        channel.basic_consume("work", work.take, consumer_tag="work")
+        inside.serve()
+        inside.ignore()
+        chunks: list[bytes] = []
+        first = [1]
+        properties = Properties(headers=HEADERS, message_id="1234")
+
+        def prepare() -> None:
+            for _ in range(COUNT // BATCH):
+                chunks.append(
+                    inside.deliveries(BATCH, BODY, ["work"], [1], properties, first[0])
+                )
+                first[0] += BATCH
+            chunks.reverse()
+
+        def receive() -> None:
+            for _ in range(COUNT // BATCH):
+                inside.receive(chunks.pop())
+
+        return Prepared(prepare, receive)
+
+    job = Job(consumer="work", concurrency=100)
+    ordered = Job(consumer="work", concurrency=100, order_by="header:x-header-1")
+    timed = Job(consumer="work", concurrency=100, timeout=30.0)
+    for name, work in (
+        ("a delivery to the daemon's handler, and its ack", plain(_nothing, job)),
+        ("... with metrics", plain(_nothing, job, Metrics(Health).durations("w"))),
+        ("... in order, by a header", plain(_nothing, ordered)),
+        ("... a coroutine", plain(coroutine, job)),
+        ("... a coroutine with a time limit", plain(coroutine, timed)),
+    ):
+        yield "service", name, work, COUNT
+
+
 class Prepared:
     """
     Work that needs something to be made before, which is not measured.
@@ -318,7 +377,7 @@ def measure(repetitions: int = 9) -> list[tuple[str, str, float]]:
     All layers: where, what, and how many nanoseconds.
     """
     results = []
-    for layer in (wire, machine, twisted):
+    for layer in (wire, machine, twisted, service):
         for where, what, work, count in layer():
             times = []
             for _ in range(repetitions):

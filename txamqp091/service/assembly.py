@@ -213,9 +213,9 @@ def make_daemon(
         offsets = None
         if consumer.offset_file:
             offsets = OffsetFile(consumer.offset_file, consumer.queue)
-        watch = None
+        durations = None
         if metrics is not None:
-            watch = metrics.watch(consumer.label, consumer.queue)
+            durations = metrics.durations(consumer.label)
         daemon.add(
             ConsumerService(
                 client,
@@ -231,7 +231,7 @@ def make_daemon(
                 shutdown_timeout=settings.shutdown_timeout,
                 republish=republish,
                 cancels=not consumer.in_thread,
-                watch=watch,
+                durations=durations,
             )
         )
     if settings.admin:

@@ -31,7 +31,7 @@ from txamqp091.service.delays import broker_delays
 from txamqp091.service.health import ConsumerHealth
 from txamqp091.service.observing import ServiceObserver
 from txamqp091.service.offsets import OffsetFile
-from txamqp091.service.outcomes import Tally, Watch
+from txamqp091.service.outcomes import Durations, Tally
 from txamqp091.service.policy import Halt, OnRefused
 from txamqp091.service.publishing import Republisher
 from txamqp091.service.subscriptions import RecoveringConsumer
@@ -81,7 +81,7 @@ class ConsumerService(Service):
         shutdown_timeout: float = 30.0,
         republish: Republish | None = None,
         cancels: bool = True,
-        watch: Watch | None = None,
+        durations: Durations | None = None,
     ) -> None:
         """
         :param client: the connection; who starts and stops it is the caller.
@@ -98,7 +98,7 @@ class ConsumerService(Service):
         :param republish: publishes what is to be retried or parked; by default, on a
             channel of its own.
         :param cancels: see `Work`.
-        :param watch: see `Work`.
+        :param durations: see `Work`.
         """
         self.queue = queue
         self.label = job.consumer if job is not None and job.consumer else queue
@@ -123,7 +123,7 @@ class ConsumerService(Service):
             job,
             republish=Republisher(client) if republish is None else republish,
             cancels=cancels,
-            watch=watch,
+            durations=durations,
             halted=self._halted,
         )
         self._observer = _Observer(self)
@@ -179,6 +179,8 @@ class ConsumerService(Service):
             running=work.running,
             waiting=work.waiting,
             stalled=idle if full and 0 < stalled_after < idle else 0.0,
+            idle=work.seconds_since_last(),
+            tally=work.tally,
         )
 
     def _refusal(self) -> str:

@@ -14,7 +14,7 @@ __all__ = ["AdminService", "ConsumerHealth", "Health", "admin_site"]
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
 from twisted.application.service import Service
@@ -24,6 +24,8 @@ from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Request, Site
+
+from txamqp091.service.outcomes import Tally
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,8 @@ class ConsumerHealth:
     :ivar waiting: how many messages wait for a handler.
     :ivar stalled: for how many seconds no handler has begun or ended, if that is too
         long; else 0.
+    :ivar idle: how many seconds ago the last handler has begun; None if none has.
+    :ivar tally: what became of the messages.
     """
 
     name: str
@@ -47,6 +51,8 @@ class ConsumerHealth:
     running: int = 0
     waiting: int = 0
     stalled: float = 0.0
+    idle: float | None = None
+    tally: Tally = field(default_factory=Tally)
 
     @property
     def problem(self) -> str:

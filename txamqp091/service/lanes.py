@@ -52,6 +52,16 @@ class Lanes(Generic[Item]):
             self._behind[key] = deque()
             self._ready.append((item, key))
 
+    def enter(self) -> bool:
+        """
+        Take something that has no key and did not wait, if nothing waits, and there is
+        room.
+        """
+        if self._ready or (self.limit and self.taken >= self.limit):
+            return False
+        self.taken += 1
+        return True
+
     def take(self) -> Item | None:
         """
         The next one to be done; None if there is none, or no room for it.

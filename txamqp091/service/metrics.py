@@ -11,7 +11,7 @@ from __future__ import annotations
 
 __all__ = ["CONTENT_TYPE", "Metrics", "NotInstalled"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
@@ -20,16 +20,27 @@ from twisted.web.resource import Resource
 
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.health import Health
-from txamqp091.service.outcomes import Outcome, Watch
+from txamqp091.service.outcomes import Durations, Outcome
 from txamqp091.service.publishing import PublisherCounts
-from txamqp091.service.traffic import Traffic
+from txamqp091.service.traffic import Traffic, buckets
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
+    from prometheus_client.core import Metric
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
-_BUCKETS = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0)
+#: How long handlers take, by classes, in seconds.
+_BOUNDS = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0)
+
+#: What is told of each consumer, as it is now.
+_GAUGES = {
+    "handlers_running": "How many handlers run.",
+    "last_delivery_timestamp_seconds": "When the last handler began.",
+    "subscribed": "Whether the broker gives the consumer messages.",
+    "refused": "Whether it does not, and will not, unless somebody changes something.",
+    "messages_waiting": "How many messages have come and wait for a handler.",
+}
 
 
 class NotInstalled(ImportError):
@@ -54,7 +65,7 @@ class Metrics:
         :raises NotInstalled: ``prometheus_client`` is not here.
         """
         try:
-            from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+            from prometheus_client import CollectorRegistry, Counter, Gauge
         except ImportError:
             raise NotInstalled(
                 "metrics need prometheus_client: install txamqp091[metrics]"
@@ -62,50 +73,6 @@ class Metrics:
         self._health = health
         registry: CollectorRegistry = CollectorRegistry()
         self.registry = registry
-        labels = ("consumer", "queue")
-        self._deliveries = Counter(
-            "txamqp091_deliveries",
-            "Messages that were worked on, by what became of them.",
-            (*labels, "outcome"),
-            registry=registry,
-        )
-        self._seconds = Histogram(
-            "txamqp091_handler_seconds",
-            "How long handlers take, with the answer.",
-            labels,
-            buckets=_BUCKETS,
-            registry=registry,
-        )
-        self._running = Gauge(
-            "txamqp091_handlers_running",
-            "How many handlers run.",
-            labels,
-            registry=registry,
-        )
-        self._last = Gauge(
-            "txamqp091_last_delivery_timestamp_seconds",
-            "When the last handler began.",
-            labels,
-            registry=registry,
-        )
-        self._subscribed = Gauge(
-            "txamqp091_subscribed",
-            "Whether the broker gives the consumer messages.",
-            labels,
-            registry=registry,
-        )
-        self._refused = Gauge(
-            "txamqp091_refused",
-            "Whether it does not, and will not, unless somebody changes something.",
-            labels,
-            registry=registry,
-        )
-        self._waiting = Gauge(
-            "txamqp091_messages_waiting",
-            "How many messages have come and wait for a handler.",
-            labels,
-            registry=registry,
-        )
         self._connected = Gauge(
             "txamqp091_connected", "Whether AMQP is open.", registry=registry
         )
@@ -125,6 +92,8 @@ class Metrics:
             registry=registry,
         )
 
+        self._consumers = _Consumers(health)
+        registry.register(self._consumers)
         self._traffic = Traffic(seconds)
         registry.register(self._traffic)
 
@@ -147,11 +116,11 @@ class Metrics:
         """
         self._traffic.publishers[name] = counts
 
-    def watch(self, consumer: str, queue: str) -> Watch:
+    def durations(self, consumer: str) -> Durations:
         """
-        Who counts for a consumer.
+        What measures how long a consumer's handlers take.
         """
-        return _ConsumerWatch(self, consumer, queue)
+        return self._consumers.durations.setdefault(consumer, Durations(_BOUNDS))
 
     def text(self) -> bytes:
         """
@@ -163,10 +132,6 @@ class Metrics:
         self._connected.set(now.connected)
         self._blocked.set(bool(now.blocked))
         self._ready.set(now.ready)
-        for each in now.consumers:
-            self._subscribed.labels(each.name, each.queue).set(each.subscribed)
-            self._refused.labels(each.name, each.queue).set(bool(each.refused))
-            self._waiting.labels(each.name, each.queue).set(each.waiting)
         return generate_latest(self.registry)
 
     def resource(self) -> Resource:
@@ -176,25 +141,61 @@ class Metrics:
         return _MetricsPage(self)
 
 
-class _ConsumerWatch(Watch):
-    def __init__(self, metrics: Metrics, consumer: str, queue: str) -> None:
-        # Finding a label's child takes longer than counting.
-        self._running = metrics._running.labels(consumer, queue)
-        self._last = metrics._last.labels(consumer, queue)
-        self._seconds = metrics._seconds.labels(consumer, queue)
-        self._outcomes = {
-            outcome: metrics._deliveries.labels(consumer, queue, outcome.value)
-            for outcome in Outcome
+class _Consumers:
+    """
+    A collector of Prometheus: all consumers, as they are when somebody looks.
+    """
+
+    def __init__(self, health: Callable[[], Health]) -> None:
+        self.durations: dict[str, Durations] = {}
+        self._health = health
+
+    def collect(self) -> Iterator[Metric]:
+        """
+        ``prometheus_client``: somebody looks.
+        """
+        from prometheus_client.core import (
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            HistogramMetricFamily,
+        )
+
+        labels = ["consumer", "queue"]
+        deliveries = CounterMetricFamily(
+            "txamqp091_deliveries",
+            "Messages that were worked on, by what became of them.",
+            labels=[*labels, "outcome"],
+        )
+        seconds = HistogramMetricFamily(
+            "txamqp091_handler_seconds",
+            "How long handlers take, with the answer.",
+            labels=labels,
+        )
+        gauges = {
+            name: GaugeMetricFamily(f"txamqp091_{name}", words, labels=labels)
+            for name, words in _GAUGES.items()
         }
-
-    def began(self) -> None:
-        self._running.inc()
-        self._last.set(time())
-
-    def ended(self, outcome: Outcome, seconds: float) -> None:
-        self._running.dec()
-        self._seconds.observe(seconds)
-        self._outcomes[outcome].inc()
+        for each in self._health().consumers:
+            names = [each.name, each.queue]
+            for outcome in Outcome:
+                count = getattr(each.tally, outcome.name.lower())
+                deliveries.add_metric([*names, outcome.value], count)
+            if each.name in self.durations:
+                durations = self.durations[each.name]
+                seconds.add_metric(names, buckets(durations), durations.total)
+            values = {
+                "handlers_running": each.running,
+                "subscribed": each.subscribed,
+                "refused": bool(each.refused),
+                "messages_waiting": each.waiting,
+            }
+            if each.idle is not None:
+                values["last_delivery_timestamp_seconds"] = time() - each.idle
+            for name, value in values.items():
+                gauges[name].add_metric(names, float(value))
+        yield deliveries
+        yield seconds
+        yield from gauges.values()
 
 
 class _MetricsPage(Resource):

@@ -1,15 +1,16 @@
 # -*- test-case-name: txamqp091.test.test_service_work -*-
 """
-What became of messages: the words for it, the counts, and who wants to know.
+What became of messages: the words for it, the counts, and how long it took.
 """
 
 from __future__ import annotations
 
-__all__ = ["Outcome", "Tally", "Watch", "identity", "message_id_of"]
+__all__ = ["Durations", "Outcome", "Tally", "identity", "message_id_of"]
 
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
-from typing import Protocol
 
 from txamqp091.errors import UndecodableProperty, printable
 from txamqp091.message import Delivery
@@ -86,20 +87,26 @@ class Tally:
         return ", ".join(counts)
 
 
-class Watch(Protocol):
+class Durations:
     """
-    Who counts the work as it is done.
+    How long things take, by classes: what a histogram is made of.
+
+    :ivar bounds: up to how many seconds each class reaches; one more is for the rest.
+    :ivar counts: how many were in each class.
+    :ivar total: how many seconds all of them took.
     """
 
-    def began(self) -> None:
-        """
-        A handler begins.
-        """
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
 
-    def ended(self, outcome: Outcome, seconds: float) -> None:
+    def add(self, seconds: float) -> None:
         """
-        A handler has ended, or was given up.
+        One took so long.
         """
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.total += seconds
 
 
 def message_id_of(delivery: Delivery) -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 __all__ = [
     "HandlerPublisher",
-    "Latency",
     "PublisherCounts",
     "Republisher",
     "ThreadPublisher",
@@ -16,7 +15,6 @@ __all__ = [
 ]
 
 import inspect
-from bisect import bisect_left
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -30,37 +28,18 @@ from txamqp091.errors import ChannelClosed, Nacked, Returned
 from txamqp091.message import Body, Message, body_bytes
 from txamqp091.service.client import AMQPClientService
 from txamqp091.service.letters import Letter
+from txamqp091.service.outcomes import Durations
 from txamqp091.service.publisher import Publisher
 from txamqp091.service.recovery import RecoveringChannel
 from txamqp091.wire.properties import EMPTY, Properties
 
 T = TypeVar("T")
 
+#: How long confirms take, by classes, in seconds.
+_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
+
 #: Puts something around the publishing of a message, such as a span.
 Around = Callable[[Callable[[Message], Deferred[None]]], Callable[[Message], Any]]
-
-
-class Latency:
-    """
-    How long confirms take.
-
-    :cvar bounds: up to how many seconds each class reaches; one more is for the rest.
-    :ivar counts: how many were in each class.
-    :ivar total: how many seconds all of them took.
-    """
-
-    bounds = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(self.bounds) + 1)
-        self.total = 0.0
-
-    def add(self, seconds: float) -> None:
-        """
-        One took so long.
-        """
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.total += seconds
 
 
 class PublisherCounts(Protocol):
@@ -70,7 +49,7 @@ class PublisherCounts(Protocol):
     :ivar latency: how long confirms take.
     """
 
-    latency: Latency
+    latency: Durations
 
     @property
     def confirmed(self) -> int:
@@ -116,7 +95,7 @@ class Republisher:
     """
 
     def __init__(self, client: AMQPClientService) -> None:
-        self.latency = Latency()
+        self.latency = Durations(_BOUNDS)
         self.confirmed = self.nacked = self.returned = 0
         self.failures = self.unconfirmed = self.republished = 0
         self._client = client
@@ -174,7 +153,7 @@ class HandlerPublisher(Publisher):
         :param around: put around the publishing of each message.
         """
         super().__init__(service)
-        self.latency = Latency()
+        self.latency = Durations(_BOUNDS)
         self.returned = 0
         self._measuring = False
         self._send = None if around is None else around(self._post)

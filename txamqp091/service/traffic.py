@@ -7,14 +7,15 @@ counted anyway, and read when somebody looks; the rest is in
 
 from __future__ import annotations
 
-__all__ = ["Traffic"]
+__all__ = ["Traffic", "buckets"]
 
 from collections.abc import Callable, Iterator
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from txamqp091.protocol import AMQPProtocol
-from txamqp091.service.publishing import Latency, PublisherCounts
+from txamqp091.service.outcomes import Durations
+from txamqp091.service.publishing import PublisherCounts
 
 if TYPE_CHECKING:
     from prometheus_client.core import HistogramMetricFamily, Metric
@@ -129,7 +130,13 @@ class Traffic:
         )
         for label, counts in self.publishers.items():
             latency = counts.latency
-            bounds = [*map(str, Latency.bounds), "+Inf"]
-            buckets = list(zip(bounds, accumulate(latency.counts), strict=True))
-            family.add_metric([label], buckets, latency.total)
+            family.add_metric([label], buckets(latency), latency.total)
         return family
+
+
+def buckets(durations: Durations) -> list[tuple[str, float]]:
+    """
+    The classes, as ``prometheus_client`` takes them: each has the ones before it.
+    """
+    bounds = [*map(str, durations.bounds), "+Inf"]
+    return list(zip(bounds, accumulate(durations.counts), strict=True))

@@ -19,6 +19,7 @@ __all__ = ["Job", "Republish", "Work"]
 import inspect
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from types import CoroutineType
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -32,9 +33,9 @@ from txamqp091.message import Delivery, Message
 from txamqp091.service.delays import RetryPlan
 from txamqp091.service.lanes import Lanes
 from txamqp091.service.outcomes import (
+    Durations,
     Outcome,
     Tally,
-    Watch,
     identity,
     message_id_of,
 )
@@ -98,32 +99,20 @@ class _Run:
     :ivar holds: why its lane is not free: the handler, and the answer.
     """
 
-    __slots__ = (
-        "abandoned",
-        "answered",
-        "brake",
-        "delivery",
-        "ended",
-        "finished",
-        "holds",
-        "key",
-        "result",
-        "started",
-        "timer",
-    )
+    # Most of it stays as it is: each has its own only of what changes.
+    key: Hashable | None = None
+    started = 0.0
+    holds = 1
+    answered = False
+    abandoned = False
+    finished = False
+    result: Deferred[Any] | None = None
+    timer: IDelayedCall | None = None
+    brake: IDelayedCall | None = None
+    ended: Deferred[None] | None = None
 
-    def __init__(self, delivery: Delivery, key: Hashable | None) -> None:
+    def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
-        self.key = key
-        self.started = 0.0
-        self.holds = 1
-        self.answered = False
-        self.abandoned = False
-        self.finished = False
-        self.result: Deferred[Any] | None = None
-        self.timer: IDelayedCall | None = None
-        self.brake: IDelayedCall | None = None
-        self.ended: Deferred[None] | None = None
 
 
 class Work:
@@ -148,7 +137,7 @@ class Work:
         *,
         republish: Republish | None = None,
         cancels: bool = True,
-        watch: Watch | None = None,
+        durations: Durations | None = None,
         halted: Callable[[Halt], object] | None = None,
     ) -> None:
         """
@@ -156,6 +145,7 @@ class Work:
         :param republish: publishes what is to be retried or parked.
         :param cancels: whether cancelling a handler's Deferred ends the handler; if
             not (it runs in a thread), nobody tries.
+        :param durations: measures how long handlers take, with the answer.
         :param halted: called when the policy says that the daemon is to end.
         """
         self.job = Job() if job is None else job
@@ -166,13 +156,14 @@ class Work:
         self._clock = clock
         self._republish = republish
         self._cancels = cancels
-        self._watch = watch
+        self._durations = durations
         self._halted = halted
         self._lanes: Lanes[_Run] = Lanes(self.job.concurrency)
         self._pumping = False
         self._running: dict[_Run, None] = {}
         self._idle: list[Deferred[None]] = []
         self._moved = clock.seconds()
+        self._last: float | None = None
 
     @property
     def running(self) -> int:
@@ -198,6 +189,12 @@ class Work:
             return 0.0
         return self._clock.seconds() - self._moved
 
+    def seconds_since_last(self) -> float | None:
+        """
+        How many seconds ago the last handler has begun; None if none has.
+        """
+        return None if self._last is None else self._clock.seconds() - self._last
+
     def change(self, job: Job) -> None:
         """
         Go on in another way, from the next message on.
@@ -215,19 +212,24 @@ class Work:
         :returns: fires with None when its handler has ended, well or not, and it was
             answered for; it does not fail.  None, if that is so already.
         """
+        run = _Run(delivery)
         try:
-            key = self._key(delivery)
-            self._check_count(delivery)
+            if self.job.order_by:
+                run.key = self._key(delivery)
+            if delivery.redelivered:
+                self._check_count(delivery)
         except (UndecodableProperty, TooManyDeliveries):
             # No handler is to see it; but it passes as one that failed at once.
-            run = _Run(delivery, None)
+            run.key = None
             self._lanes.taken += 1
             self._begin(run)
             self._finish(run, Failure())
         else:
-            run = _Run(delivery, key)
-            self._lanes.put(run, key)
-            self._pump()
+            if run.key is None and self._lanes.enter():
+                self._start(run)
+            else:
+                self._lanes.put(run, run.key)
+                self._pump()
         if run.finished:
             return None
         run.ended = Deferred(lambda _: None)
@@ -235,8 +237,6 @@ class Work:
 
     def _key(self, delivery: Delivery) -> Hashable | None:
         order = self.job.order_by
-        if not order:
-            return None
         if order == "routing-key":
             # It keeps its own on its way through delay queues.
             return delivery.routing_key
@@ -246,7 +246,7 @@ class Work:
 
     def _check_count(self, delivery: Delivery) -> None:
         most = self.job.policy.max_deliveries
-        if most and delivery.redelivered:
+        if most:
             count = delivery_count(delivery.headers)
             if count >= most:
                 raise TooManyDeliveries(count)
@@ -263,9 +263,7 @@ class Work:
 
     def _begin(self, run: _Run) -> None:
         self._running[run] = None
-        run.started = self._moved = self._clock.seconds()
-        if self._watch is not None:
-            self._watch.began()
+        run.started = self._last = self._moved = self._clock.seconds()
 
     def _start(self, run: _Run) -> None:
         self._begin(run)
@@ -274,7 +272,10 @@ class Work:
         except (Exception, SystemExit):
             self._finish(run, Failure())
             return
-        if inspect.iscoroutine(result):
+        if result is None:
+            self._finish(run, None)
+            return
+        if type(result) is CoroutineType or inspect.iscoroutine(result):
             result = Deferred.fromCoroutine(result)
         if isinstance(result, Deferred):
             run.result = result
@@ -411,7 +412,11 @@ class Work:
             return
         if failure is None:
             delivery.ack()
-            self._settled(run, None, Outcome.ACKNOWLEDGED)
+            self.tally.acknowledged += 1
+            if self._durations is not None:
+                self._durations.add(self._clock.seconds() - run.started)
+            if self.job.log_messages:
+                self._log_success(run, Outcome.ACKNOWLEDGED)
             return
         decision = self._decide(delivery, failure)
         self._carry_out(run, failure, decision)
@@ -547,8 +552,8 @@ class Work:
 
     def _count(self, run: _Run, outcome: Outcome) -> None:
         self.tally.count(outcome)
-        if self._watch is not None:
-            self._watch.ended(outcome, self._clock.seconds() - run.started)
+        if self._durations is not None:
+            self._durations.add(self._clock.seconds() - run.started)
 
     def _settled(
         self, run: _Run, failure: Failure | None, outcome: Outcome, words: str = ""
@@ -559,10 +564,7 @@ class Work:
         self._count(run, outcome)
         if failure is None:
             if self.job.log_messages:
-                self._log.info(
-                    "A message of the queue {queue} was worked on ({identity})",
-                    **self._details(run, outcome),
-                )
+                self._log_success(run, outcome)
             return
         details = self._details(run, outcome)
         details["words"] = words
@@ -581,6 +583,12 @@ class Work:
             failure=failure,
             level=level,
             **details,
+        )
+
+    def _log_success(self, run: _Run, outcome: Outcome) -> None:
+        self._log.info(
+            "A message of the queue {queue} was worked on ({identity})",
+            **self._details(run, outcome),
         )
 
     def _details(self, run: _Run, outcome: Outcome) -> dict[str, Any]:

@@ -43,6 +43,20 @@ class LanesTests(SynchronousTestCase):
         lanes.done("a")
         self.assertEqual(lanes.take(), "a2")
 
+    def test_enter(self) -> None:
+        """
+        What has no key may be taken at once, if nothing waits, and there is room.
+        """
+        lanes: Lanes[str] = Lanes(2)
+        self.assertTrue(lanes.enter())
+        lanes.put("a")
+        self.assertFalse(lanes.enter())
+        self.assertEqual(lanes.take(), "a")
+        self.assertFalse(lanes.enter())
+        lanes.done()
+        self.assertTrue(lanes.enter())
+        self.assertEqual(lanes.taken, 2)
+
     def test_clear(self) -> None:
         """
         All that wait are forgotten, and those that were taken can still be done.

@@ -6,6 +6,8 @@ The numbers for Prometheus.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
+from time import time
 from typing import Any
 from unittest import mock
 
@@ -13,7 +15,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from txamqp091.service.health import ConsumerHealth, Health, admin_site
 from txamqp091.service.metrics import Metrics, NotInstalled
-from txamqp091.service.outcomes import Outcome
+from txamqp091.service.outcomes import Durations, Outcome, Tally
 from txamqp091.test.test_architecture import run
 from txamqp091.test.test_health import get
 
@@ -29,7 +31,13 @@ class MetricsTests(SynchronousTestCase):
         except ImportError:
             raise SkipTest("prometheus_client is not here") from None
         consumer = ConsumerHealth(
-            name="shop", queue="orders", subscribed=False, refused="403", waiting=3
+            name="shop",
+            queue="orders",
+            subscribed=False,
+            refused="403",
+            running=2,
+            waiting=3,
+            tally=Tally(parked=1),
         )
         self.health = Health(consumers=[consumer])
         self.metrics = Metrics(lambda: self.health)
@@ -46,15 +54,16 @@ class MetricsTests(SynchronousTestCase):
         Messages are counted by what became of them.
         """
         shop = {"consumer": "shop", "queue": "orders"}
-        watch = self.metrics.watch("shop", "orders")
-        watch.began()
-        watch.began()
-        watch.ended(Outcome.PARKED, 0.2)
-        self.assertEqual(self.value("handlers_running", **shop), 1)
+        durations = self.metrics.durations("shop")
+        durations.add(0.2)
+        self.assertEqual(self.value("handlers_running", **shop), 2)
         self.assertEqual(self.value("deliveries_total", **shop, outcome="dead"), 1)
         self.assertEqual(self.value("deliveries_total", **shop, outcome="ack"), 0)
         self.assertEqual(self.value("handler_seconds_count", **shop), 1)
         self.assertEqual(self.value("handler_seconds_sum", **shop), 0.2)
+        for bound, count in (("0.1", 0), ("0.5", 1), ("300.0", 1), ("+Inf", 1)):
+            found = self.value("handler_seconds_bucket", **shop, le=bound)
+            self.assertEqual(found, count, bound)
 
     def test_state(self) -> None:
         """
@@ -71,6 +80,41 @@ class MetricsTests(SynchronousTestCase):
         connection: Any = mock.Mock(bytes_received=5, bytes_sent=3, heard_at=None)
         self.metrics.connected(connection)
         self.assertEqual(self.value("connections_total"), 1)
+
+    def test_last(self) -> None:
+        """
+        When the last handler began is told in the time of the wall.
+        """
+        shop = {"consumer": "shop", "queue": "orders"}
+        self.assertIsNone(self.value("last_delivery_timestamp_seconds", **shop))
+        [consumer] = self.health.consumers
+        self.health = Health(consumers=[replace(consumer, idle=100.0)])
+        last = self.value("last_delivery_timestamp_seconds", **shop)
+        assert last is not None
+        self.assertLessEqual(last, time() - 100)
+
+    def test_outcomes(self) -> None:
+        """
+        Each outcome has its number among those that are counted.
+        """
+        tally = Tally()
+        for outcome in Outcome:
+            tally.count(outcome)
+        [consumer] = self.health.consumers
+        self.health = Health(consumers=[replace(consumer, tally=tally)])
+        for outcome in Outcome:
+            labels = {"consumer": "shop", "queue": "orders", "outcome": outcome.value}
+            self.assertEqual(self.value("deliveries_total", **labels), 1)
+
+    def test_classes(self) -> None:
+        """
+        A length of time is counted in the class that it just fits in.
+        """
+        durations = Durations((0.001, 30.0))
+        for seconds in (0.0, 0.001, 0.002, 30.0, 31.0):
+            durations.add(seconds)
+        self.assertEqual(durations.counts, [2, 2, 1])
+        self.assertAlmostEqual(durations.total, 61.003)
 
     def test_page(self) -> None:
         """

@@ -17,7 +17,6 @@ from txamqp091.service.handlers import HandlerNotFound, load_handler
 from txamqp091.service.publisher import Publisher
 from txamqp091.service.publishing import (
     HandlerPublisher,
-    Latency,
     Republisher,
     ThreadPublisher,
     wants_publisher,
@@ -77,23 +76,6 @@ class WantsTests(SynchronousTestCase):
         for name in ("one", "two", "three", "first"):
             self.assertTrue(callable(load_handler(f"{__name__}:{name}")))
         self.assertRaises(HandlerNotFound, load_handler, f"{__name__}:four")
-
-
-class LatencyTests(SynchronousTestCase):
-    """
-    Tests for `Latency`.
-    """
-
-    def test_classes(self) -> None:
-        """
-        Each is counted in the class that it just fits in.
-        """
-        latency = Latency()
-        for seconds in (0.0, 0.001, 0.002, 29.0, 31.0):
-            latency.add(seconds)
-        self.assertEqual(latency.counts[:2], [2, 1])
-        self.assertEqual(latency.counts[-2:], [1, 1])
-        self.assertAlmostEqual(latency.total, 60.003)
 
 
 class PublisherCase(ServiceCase):

@@ -23,7 +23,7 @@ from txamqp091.consumer import Consumer, Handler
 from txamqp091.errors import EncodeError, Nacked, UndecodableProperty
 from txamqp091.message import Delivery, Message
 from txamqp091.service.delays import RetryPlan
-from txamqp091.service.outcomes import Outcome, Tally
+from txamqp091.service.outcomes import Durations, Tally
 from txamqp091.service.policy import (
     Halt,
     HandlerTimeout,
@@ -762,26 +762,26 @@ class LaneTests(SendingCase):
         first.callback(None)
         self.assertEqual(work.tally, Tally(acknowledged=900))
 
-    def test_watched(self) -> None:
+    def test_measured(self) -> None:
         """
-        Who watches learns of each beginning and end.
+        How long handlers take is measured, of those too that fail, and when the last
+        one has begun.
         """
-        seen: list[object] = []
-
-        class Watching:
-            def began(self) -> None:
-                seen.append("began")
-
-            def ended(self, outcome: Outcome, seconds: float) -> None:
-                seen.append((outcome, seconds))
-
-        self.work(self.handle, Job(log_messages=True), watch=Watching())
+        durations = Durations((1.0, 5.0))
+        job = Job(log_messages=True)
+        work = self.work(self.handle, job, durations=durations)
+        self.assertIsNone(work.seconds_since_last())
         self.give()
         self.peer.clock.advance(2)
+        self.assertEqual(work.seconds_since_last(), 2)
         self.handled[0][1].callback(None)
-        self.assertEqual(seen, ["began", (Outcome.ACKNOWLEDGED, 2)])
+        self.assertEqual((durations.counts, durations.total), ([0, 1, 0], 2))
         [event] = [each for each in self.events if "outcome" in each]
         self.assertEqual((event["duration"], event["outcome"]), (2, "ack"))
+        self.give()
+        self.handled[1][1].errback(ValueError("no"))
+        self.assertEqual(durations.counts, [1, 1, 0])
+        self.flushLoggedErrors(ValueError)
 
     def test_failed_before(self) -> None:
         """
