@@ -183,7 +183,7 @@ class _Consumers:
             if each.name in self.durations:
                 durations = self.durations[each.name]
                 seconds.add_metric(names, buckets(durations), durations.total)
-            values = {
+            values: dict[str, float] = {
                 "handlers_running": each.running,
                 "subscribed": each.subscribed,
                 "refused": bool(each.refused),
