@@ -22,13 +22,24 @@ from txamqp091.errors import (
 from txamqp091.test.recording import content, frames, split_frames
 from txamqp091.test.violations import raw
 from txamqp091.wire import spec
-from txamqp091.wire.frames import FRAME_OVERHEAD, HEARTBEAT, Piece
+from txamqp091.wire.frames import HEARTBEAT, Piece
 from txamqp091.wire.method import Method
 from txamqp091.wire.properties import Properties
 
-__all__ = ["ServerSession", "ServerSink", "server_sessions"]
+__all__ = [
+    "MAX_BODY",
+    "MAX_PAYLOAD",
+    "ServerSession",
+    "ServerSink",
+    "server_sessions",
+]
 
-_LIMITS = Limits(frame_max=4096, channel_max=8, heartbeat=0, max_body=16384)
+#: Of a frame, once the connection is open, and of a message: less than anybody would
+#: agree on, so that there is a way over them in a few octets.
+MAX_PAYLOAD = 152
+MAX_BODY = 2 * MAX_PAYLOAD + 16
+
+_LIMITS = Limits(frame_max=4096, channel_max=8, heartbeat=0, max_body=MAX_BODY)
 
 
 class ServerSink:
@@ -148,7 +159,7 @@ class ServerSession(NamedTuple):
         machine = sink.machine
         if self.opens:
             machine.state = State.OPEN
-            machine._reader.max_payload = _LIMITS.frame_max - FRAME_OVERHEAD
+            machine._reader.max_payload = MAX_PAYLOAD
         code = 0
         try:
             for piece in pieces:
@@ -192,8 +203,8 @@ def server_sessions() -> list[ServerSession]:
             opened,
             frames(1, spec.ConfirmSelect()),
             *(
-                content(1, publish, body, properties)
-                for body in (b"", b"small", bytes(9000), bytes(20_000))
+                content(1, publish, body, properties, MAX_PAYLOAD)
+                for body in (b"", b"small", bytes(MAX_BODY), bytes(MAX_BODY + 1))
             ),
             frames(1, spec.ChannelClose(200, "bye"), spec.ChannelOpen()),
         ),
