@@ -1,7 +1,7 @@
 """
 What pytest does for this checkout: it leaves the tests that take brokers down to
-``make chaos``, and ends with the reasons for which tests were skipped, each once, with
-their number.  The tests themselves are trial's.
+``make chaos``, has hypothesis not look at the clock, and ends with the reasons for which
+tests were skipped, each once, with their number.  The tests themselves are trial's.
 """
 
 from __future__ import annotations
@@ -10,6 +10,16 @@ import os
 from collections import Counter
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# On a busy machine any example may take a second, and means nothing by it.
+settings.register_profile(
+    "txamqp091",
+    settings.default,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("txamqp091")
 
 # Brokers are killed and frozen under load here, and one of these tests has failed on a
 # busy machine for a reason that is not known yet: until it is, they do not judge every
