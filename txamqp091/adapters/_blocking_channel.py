@@ -404,8 +404,9 @@ class BlockingChannel:
         """
         if self.connection._dispatching:
             raise LocalProtocolError("start_consuming was called by a handler")
-        while self._subscriptions:
-            self.connection.process_data_events(None)
+        with self.connection._driver.interruptible():
+            while self._subscriptions:
+                self.connection.process_data_events(None)
 
     def stop_consuming(self, consumer_tag: str | None = None) -> None:
         """

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 __all__ = ["Driver", "ThreadDriver"]
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from threading import Condition, Thread, current_thread
 from typing import Any, ParamSpec, TypeVar
 
@@ -112,14 +113,22 @@ class Driver:
         interrupted, self.interrupted = self.interrupted, _nothing
         interrupted()
 
-    def _turn(self, ready: Callable[[], object], seconds: float | None) -> bool:
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """
+        A context in which a Ctrl-C, or its like, ends the call.
+        """
         try:
-            return self.loop.run(ready, seconds)
+            yield
         except Exception:
             raise
         except BaseException:
             self.interrupt()
             raise
+
+    def _turn(self, ready: Callable[[], object], seconds: float | None) -> bool:
+        with self.interruptible():
+            return self.loop.run(ready, seconds)
 
 
 class ThreadDriver(Driver):
@@ -213,21 +222,15 @@ class ThreadDriver(Driver):
             self._thread.join()
 
     def _turn(self, ready: Callable[[], object], seconds: float | None) -> bool:
-        try:
-            with self._turned:
-                self._waiting += 1
-                try:
-                    return bool(
-                        self._turned.wait_for(lambda: ready() or self._ended, seconds)
-                        and ready()
-                    )
-                finally:
-                    self._waiting -= 1
-        except Exception:
-            raise
-        except BaseException:
-            self.interrupt()
-            raise
+        with self.interruptible(), self._turned:
+            self._waiting += 1
+            try:
+                return bool(
+                    self._turned.wait_for(lambda: ready() or self._ended, seconds)
+                    and ready()
+                )
+            finally:
+                self._waiting -= 1
 
 
 def _value(outcome: Any) -> Any:

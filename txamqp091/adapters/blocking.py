@@ -298,13 +298,14 @@ class BlockingConnection:
         :raises AMQPError: why the connection has ended, or why the broker has closed
             a channel, if no call has been told so.  Also what a handler raises.
         """
-        self._wait(self._has_work, time_limit)
-        if self._dispatching:
-            return
-        self._run_due()
-        for channel in list(self._channels):
-            channel._dispatch()
-        self._complain()
+        with self._driver.interruptible():
+            self._wait(self._has_work, time_limit)
+            if self._dispatching:
+                return
+            self._run_due()
+            for channel in list(self._channels):
+                channel._dispatch()
+            self._complain()
 
     def _has_work(self) -> bool:
         return bool(
@@ -318,12 +319,13 @@ class BlockingConnection:
         """
         Wait until something is true, and tell whether it is.
         """
-        try:
-            self._driver.flush()
-            return bool(ready()) or self._driver.until(ready, seconds)
-        finally:
-            if self._gone:
-                self._driver.stop()
+        with self._driver.interruptible():
+            try:
+                self._driver.flush()
+                return bool(ready()) or self._driver.until(ready, seconds)
+            finally:
+                if self._gone:
+                    self._driver.stop()
 
     def _run_due(self) -> None:
         """
@@ -339,11 +341,6 @@ class BlockingConnection:
         self._dispatching = True
         try:
             yield
-        except Exception:
-            raise
-        except BaseException:
-            self._driver.interrupt()
-            raise
         finally:
             self._dispatching = False
 
@@ -360,15 +357,16 @@ class BlockingConnection:
         """
         Do nothing but call handlers, for so many seconds.
         """
-        deadline = monotonic() + duration
-        while True:
-            left = deadline - monotonic()
-            self.process_data_events(max(left, 0))
-            if left <= 0:
-                return
-            if self._dispatching:  # handlers wait, and we do too
-                self._wait(lambda: self._gone, left)
-                return
+        with self._driver.interruptible():
+            deadline = monotonic() + duration
+            while True:
+                left = deadline - monotonic()
+                self.process_data_events(max(left, 0))
+                if left <= 0:
+                    return
+                if self._dispatching:  # handlers wait, and we do too
+                    self._wait(lambda: self._gone, left)
+                    return
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> object:
         """
