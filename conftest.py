@@ -1,7 +1,8 @@
 """
 What pytest does for this checkout: it leaves the tests that take brokers down to
-``make chaos``, has hypothesis not look at the clock, and ends with the reasons for which
-tests were skipped, each once, with their number.  The tests themselves are trial's.
+``make chaos``, has hypothesis not look at the clock, and ends with the reasons for
+which tests were skipped, each once, with their number.  The tests themselves are
+trial's.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ The RabbitMQ servers that are installed here, and those that should be.
 
 ``TXAMQP091_BROKERS`` lists where they are: a path with ``:`` between the roots of
 their file systems, ``/`` being the system's own.  Without it they are the system's
-and those in the chroots that ``.ci/brokers`` makes.
+and those in the chroots that ``.ci/brokers`` makes: in ``TXAMQP091_BROKERS_DIR``, or
+in ``/var/lib/txamqp091``.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = ["Broker", "Installation", "known_brokers"]
-
-CHROOTS = Path("/var/lib/txamqp091")
 
 #: What the project promises to work with, at its two ends: a name, the first
 #: version it means, and the first that it does not mean any more.
@@ -126,4 +125,5 @@ def _roots() -> list[Path]:
     listed = os.environ.get("TXAMQP091_BROKERS")
     if listed:
         return [Path(root).resolve() for root in listed.split(":") if root]
-    return [Path("/"), *sorted(CHROOTS.glob("rabbitmq-*"))]
+    chroots = os.environ.get("TXAMQP091_BROKERS_DIR") or "/var/lib/txamqp091"
+    return [Path("/"), *sorted(Path(chroots).glob("rabbitmq-*"))]

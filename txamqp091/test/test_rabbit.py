@@ -103,7 +103,12 @@ class InstallationTests(SynchronousTestCase):
         """
         Make a folder that looks like a chroot with RabbitMQ in it.
         """
-        root = Path(self.mktemp()).resolve()
+        return self.install_in(Path(self.mktemp()).resolve(), version)
+
+    def install_in(self, root: Path, version: str) -> str:
+        """
+        Make it in this place.
+        """
         sbin = root / f"usr/lib/rabbitmq/lib/rabbitmq_server-{version}/sbin"
         sbin.mkdir(parents=True)
         (sbin / "rabbitmq-server").touch()
@@ -128,6 +133,20 @@ class InstallationTests(SynchronousTestCase):
             [each.installation and str(each.installation.root) for each in brokers],
             roots[:2],
         )
+
+    def test_chroots(self) -> None:
+        """
+        Those that are not listed are looked for where ``.ci/brokers`` puts them.
+        """
+        folder = Path(self.mktemp()).resolve()
+        root = self.install_in(folder / "rabbitmq-4.3", "4.3.99")
+        self.install_in(folder / "other", "4.3.98")
+        found = {
+            each.name: each.installation and str(each.installation.root)
+            for each in self.brokers(TXAMQP091_BROKERS_DIR=str(folder))
+        }
+        self.assertEqual(found.pop("4.3.99"), root)
+        self.assertNotIn("4.3.98", found)
 
     def test_missing(self) -> None:
         """
