@@ -218,6 +218,7 @@ class AMQPClientService(Service):
         window: int = DEFAULT_WINDOW,
         prefetch: int | None = None,
         tx: bool = False,
+        join_acks: bool = False,
     ) -> RecoveringChannel:
         """
         A channel that comes back.
@@ -226,9 +227,16 @@ class AMQPClientService(Service):
             as ``window`` says.
         :param prefetch: how many fetched deliveries may be unacknowledged.
         :param tx: in transaction mode.
+        :param join_acks: with acknowledgements that leave together, where they can; see
+            `txamqp091.channel.Channel.join_acks`.
         """
         channel = RecoveringChannel(
-            self, confirm=confirm, window=window, prefetch=prefetch, tx=tx
+            self,
+            confirm=confirm,
+            window=window,
+            prefetch=prefetch,
+            tx=tx,
+            join_acks=join_acks,
         )
         self._channels.append(channel)
         if self.connection is not None and self._drain is None:

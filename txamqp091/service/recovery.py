@@ -211,6 +211,7 @@ class RecoveringChannel:
         window: int = DEFAULT_WINDOW,
         prefetch: int | None = None,
         tx: bool = False,
+        join_acks: bool = False,
     ) -> None:
         self.channel: Channel | None = None
         self.error: BaseException | None = None
@@ -221,6 +222,7 @@ class RecoveringChannel:
         self._window = window
         self._prefetch = prefetch
         self._tx = tx
+        self._join_acks = join_acks
         self._backoff = Backoff(host.policy)
         self._connection: AMQPProtocol | None = None
         self._opening: Deferred[None] | None = None
@@ -411,6 +413,8 @@ class RecoveringChannel:
         reactor = self._host.reactor
         channel = await connection.open_channel().addTimeout(STEP_TIMEOUT, reactor)
         channel._settler = Ledger(channel, self._answered_too_late)
+        if self._join_acks:
+            channel.join_acks()
         modes: list[Deferred[Any]] = []
         if self._confirm:
             modes.append(channel.confirm_select(self._window))

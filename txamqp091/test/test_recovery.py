@@ -18,6 +18,7 @@ from txamqp091.errors import (
     NotFound,
     PreconditionFailed,
 )
+from txamqp091.message import Delivery
 from txamqp091.service.recovery import Position, RecoveringChannel, together
 from txamqp091.test.service_case import Inbox, ServiceCase
 
@@ -99,6 +100,30 @@ class ChannelTests(ServiceCase):
             self.assertIn(b"y", self.broker.queue("work").bodies)
             self.broker.delete_queue("work")
             self.broker.declare_queue("work")
+            self.cut()
+            self.passes(2)
+
+    def test_joined_acks(self) -> None:
+        """
+        It joins acknowledgements again, from its first delivery on.
+        """
+        channel = self.client.channel(join_acks=True)
+        seen: list[Delivery] = []
+        self.client.consume("work", seen.append, channel=channel)
+        for _ in range(2):
+            self.turn()
+            for body in (b"1", b"2", b"3"):
+                self.broker.publish("", "work", body)
+            self.turn()
+            for delivery in seen:
+                delivery.ack()
+            assert channel.channel is not None
+            joined = channel.channel._machine._joined
+            assert joined is not None
+            self.assertEqual(joined._lowest, 1 + len(seen))
+            self.turn()
+            self.assertEqual(self.broker.queue("work").unacked, 0)
+            seen.clear()
             self.cut()
             self.passes(2)
 
