@@ -19,16 +19,18 @@ CHAOS := $(addprefix txamqp091/test/,test_chaos_service.py test_cluster.py \
 	test_rabbitmq_service.py test_nemesis.py)
 # The tests that have sizes for the night.
 NIGHTLY := $(addprefix txamqp091/test/,test_chaos_service.py test_cluster.py \
-	test_scale.py test_day.py test_nemesis.py)
+	test_scale.py test_day.py test_nemesis.py test_fuzz.py \
+	test_rabbitmq_blocking.py test_rabbitmq_faults.py)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test unit chaos reactors nightly lint format types docs package bench clean
+.PHONY: help demo test unit coverage chaos reactors nightly lint format types docs package audit bench clean
 
 help:
 	@echo "make demo      see it at work for ten seconds; needs no server"
 	@echo "make test      run all the tests, against RabbitMQ too"
 	@echo "make unit      run the tests that need no broker"
+	@echo "make coverage  run all the tests, and show what they do not reach"
 	@echo "make chaos     run the tests that kill and freeze brokers under load"
 	@echo "make nightly   run the tests of reliability in their large sizes: hours"
 	@echo "make reactors  the tests against RabbitMQ, under Twisted's other reactors"
@@ -37,6 +39,7 @@ help:
 	@echo "make types     mypy, strict"
 	@echo "make docs      the documentation, into docs/_build"
 	@echo "make package   build, check and install the sdist and the wheel"
+	@echo "make audit     look for known vulnerabilities in what is installed with it"
 	@echo "make bench     measure what this client costs, and the others"
 	@echo "make clean     remove what the commands above made"
 
@@ -51,6 +54,16 @@ test: $(VENV)/.with-test
 
 unit: $(VENV)/.with-test
 	TXAMQP091_BROKERS=/nonexistent $(BIN)/python -m pytest $(PYTEST)
+
+# Branches as well as lines, in the processes that tests start, too.
+coverage: $(VENV)/.with-test
+	@.ci/get-brokers
+	$(BIN)/python -m coverage erase
+	TXAMQP091_CHAOS=1 $(BIN)/python -m coverage run -m pytest $(PYTEST)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report --fail-under=95
+	$(BIN)/python -m coverage report --fail-under=100 \
+		--include='txamqp091/wire/*,txamqp091/_machine/*'
 
 chaos: $(VENV)/.with-test
 	@.ci/get-brokers
@@ -84,6 +97,9 @@ docs: $(VENV)/.with-docs
 
 package: $(VENV)/.with-dev
 	.ci/package $(BIN)/python
+
+audit: $(VENV)/.with-dev
+	.ci/audit $(BIN)/python
 
 # All of it takes a quarter of an hour; a first look: make bench BENCH="--quick"
 bench: $(VENV)/.with-bench

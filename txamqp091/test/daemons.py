@@ -76,6 +76,11 @@ class DaemonProcess(ProcessProtocol):
                 "PATH": os.environ.get("PATH", ""),
                 "PYTHONPATH": str(CHECKOUT),
                 "PYTHONUNBUFFERED": "1",
+                **{
+                    name: value
+                    for name, value in os.environ.items()
+                    if name.startswith("COVERAGE_")
+                },
                 **(environment or {}),
             },
             path=None if directory is None else str(directory),
