@@ -25,9 +25,10 @@ from txamqp091._timers import Outgoing
 from txamqp091.channel import Channel
 from txamqp091.message import Delivery, Message
 from txamqp091.service.health import Health
+from txamqp091.service.jobs import Job
 from txamqp091.service.metrics import Metrics
 from txamqp091.service.outcomes import Durations
-from txamqp091.service.work import Job, Work
+from txamqp091.service.work import Work
 from txamqp091.wire import spec
 from txamqp091.wire.decoding import decode_table
 from txamqp091.wire.encoding import encode_table

@@ -26,7 +26,7 @@ from txamqp091.parameters import ConnectionParameters
 from txamqp091.service.assembly import check_parts, load_handlers, make_daemon
 from txamqp091.service.checking import Problem
 from txamqp091.service.config import Settings
-from txamqp091.service.daemon import Daemon, ExitStatus
+from txamqp091.service.daemon import Daemon
 from txamqp091.service.handlers import HandlerNotFound
 from txamqp091.service.logins import (
     CREDENTIALS_VARIABLE,
@@ -40,6 +40,7 @@ from txamqp091.service.logins import (
 )
 from txamqp091.service.logs import choose_observer
 from txamqp091.service.merging import CONFIG_VARIABLE, PREFIX, load, unknown_variables
+from txamqp091.service.statuses import ExitStatus
 
 _log = Logger()
 

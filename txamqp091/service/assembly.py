@@ -23,12 +23,14 @@ from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.backoff import RetryPolicy, is_permanent
 from txamqp091.service.checking import Problem
 from txamqp091.service.client import AMQPClientService
-from txamqp091.service.config import ConsumerSettings, RetryMethod, Settings
+from txamqp091.service.config import Settings
 from txamqp091.service.consumer import ConsumerService
-from txamqp091.service.daemon import Daemon, ExitStatus
+from txamqp091.service.consumer_settings import ConsumerSettings, RetryMethod
+from txamqp091.service.daemon import Daemon
 from txamqp091.service.delays import broker_delays
 from txamqp091.service.handlers import HandlerNotFound, load_handler
 from txamqp091.service.health import AdminService, Health, admin_site
+from txamqp091.service.jobs import Republish
 from txamqp091.service.logins import RenewedLogins
 from txamqp091.service.logs import set_threshold
 from txamqp091.service.merging import differences, reloaded
@@ -46,10 +48,10 @@ from txamqp091.service.secrets import (
     SecretObserver,
     SecretRefresh,
 )
+from txamqp091.service.statuses import ExitStatus
 from txamqp091.service.systemd import Notifier, Watchdog, watchdog_seconds
 from txamqp091.service.tokens import TokenSource, find_token
 from txamqp091.service.tracing import Tracing
-from txamqp091.service.work import Republish
 
 #: Reads the settings again.
 Load = Callable[[], Settings]
@@ -221,7 +223,7 @@ def make_daemon(
                 client,
                 consumer.queue,
                 handler,
-                job=consumer.job(settings.log),
+                job=consumer.job(settings.log.messages),
                 prefetch=consumer.prefetch,
                 exclusive=consumer.exclusive,
                 arguments=consumer.arguments(),
@@ -387,7 +389,7 @@ class _Reread:
         jobs: dict[str, ConsumerSettings] = {each.label: each for each in new.consumers}
         for consumer in daemon.consumers:
             settings = jobs[consumer.label]
-            consumer.change(settings.job(new.log), settings.prefetch)
+            consumer.change(settings.job(new.log.messages), settings.prefetch)
         said = f"changed: {', '.join(changes)}" if changes else "nothing has changed"
         if waiting:
             said += f"; what waits for a restart: {', '.join(waiting)}"

@@ -17,34 +17,33 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txamqp091._observer import OneShot
 from txamqp091.consumer import DEFAULT_PREFETCH, Handler
-from txamqp091.errors import AMQPError, printable
+from txamqp091.errors import printable
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.client import AMQPClientService
 from txamqp091.service.delays import broker_delays
+from txamqp091.service.draining import ConsumerDrain
 from txamqp091.service.health import ConsumerHealth
+from txamqp091.service.jobs import Job, Republish
 from txamqp091.service.observing import ServiceObserver
 from txamqp091.service.offsets import OffsetFile
 from txamqp091.service.outcomes import Durations, Tally
 from txamqp091.service.policy import Halt, OnRefused
 from txamqp091.service.publishing import Republisher
 from txamqp091.service.subscriptions import RecoveringConsumer
-from txamqp091.service.work import Job, Republish, Work
+from txamqp091.service.work import Work
 
 #: What says, among the arguments of a consumer, where in a stream to begin.
 _OFFSET = "x-stream-offset"
 
 #: After how many seconds the place in a stream is kept.
 _KEPT_AFTER = 5.0
-
-#: How many seconds the broker has to agree to the end of a consumer or a channel.
-_STEP = 5.0
 
 
 class ConsumerService(Service):
@@ -129,7 +128,7 @@ class ConsumerService(Service):
         self._observer = _Observer(self)
         # The last one is the present one.
         self._consumers: list[RecoveringConsumer] = []
-        self._drain: _Drain | None = None
+        self._drain: ConsumerDrain | None = None
         self._drained: OneShot[None] = OneShot()
         self._ready: OneShot[None] = OneShot()
         self._ended: OneShot[None] = OneShot()
@@ -321,7 +320,9 @@ class ConsumerService(Service):
         if self._drain is None:
             self._client.forget_observer(self._observer)
             consumers, self._consumers = self._consumers, []
-            self._drain = _Drain(self._client, self.work, self._shutdown_timeout)
+            self._drain = ConsumerDrain(
+                self._client.reactor, self.work, self._shutdown_timeout
+            )
             draining = Deferred.fromCoroutine(self._drain.run(consumers))
             draining.addErrback(self._not_in_order).addCallback(self._has_drained)
         return self._drained.when_fired()
@@ -378,66 +379,6 @@ class _Observer(ServiceObserver):
         self, consumer: RecoveringConsumer, reason: BaseException, delay: float | None
     ) -> None:
         self._consumer.refused(consumer, reason)
-
-
-class _Drain:
-    """
-    The end of a consumer, in order, and with so much patience.
-    """
-
-    _log = Logger()
-
-    def __init__(self, client: AMQPClientService, work: Work, seconds: float) -> None:
-        self._reactor = client.reactor
-        self._work = work
-        self._deadline = self._reactor.seconds() + seconds
-        self._waiting: Deferred[Any] | None = None
-        self._hurried = False
-
-    async def run(self, consumers: Sequence[RecoveringConsumer]) -> None:
-        """
-        All of it.
-        """
-        cancelled = [each.cancel() for each in consumers]
-        # After the basic.cancel, or they would come back to us.
-        self._work.hand_back()
-        for each in cancelled:
-            await self._wait(each, self._left(_STEP))
-        if self._work.running:
-            self._log.info(
-                "Waiting for {number} running handlers", number=self._work.running
-            )
-            await self._wait(self._work.when_idle(), self._left())
-            self._work.abandon()
-        # A channel has heard all acknowledgements when it has closed.
-        for consumer in consumers:
-            await self._wait(consumer.channel.close(), _STEP)
-
-    def hurry(self) -> None:
-        """
-        Have no more patience.
-        """
-        self._hurried = True
-        if self._waiting is not None:
-            self._waiting.cancel()
-
-    def _left(self, most: float | None = None) -> float:
-        left = self._deadline - self._reactor.seconds()
-        if self._hurried:
-            left = 0.0
-        return max(left if most is None else min(left, most), 0.0)
-
-    async def _wait(self, step: Deferred[Any], seconds: float) -> None:
-        """
-        Wait for a step, as long as patience lasts.
-        """
-        self._waiting = step.addTimeout(seconds, self._reactor)
-        try:
-            await step
-        except (AMQPError, CancelledError, TimeoutError):
-            pass  # what it was for has ended already, or will not
-        finally:
-            self._waiting = None
 
 
 def _ignore(_: object) -> None:

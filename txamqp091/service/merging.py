@@ -24,8 +24,10 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
+from txamqp091.service.agreement import check
 from txamqp091.service.checking import Problem, build, from_text, settings_of
-from txamqp091.service.config import ConsumerSettings, LogSettings, Settings, check
+from txamqp091.service.config import LogSettings, Settings
+from txamqp091.service.consumer_settings import ConsumerSettings
 from txamqp091.service.logins import LOGIN_VARIABLES
 
 #: What the names of our environment variables begin with.

@@ -1,7 +1,7 @@
 # -*- test-case-name: txamqp091.test.test_offsets -*-
 """
 Where a consumer of a stream begins: as its settings say (`StreamOffset`), or where it
-was when the process ended (`OffsetFile`), since a stream does not remember who reads it.
+was when the process ended (`OffsetFile`), since a stream does not remember its readers.
 """
 
 from __future__ import annotations

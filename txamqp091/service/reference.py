@@ -20,12 +20,8 @@ from textwrap import fill
 from typing import Any
 
 from txamqp091.service.checking import settings_of
-from txamqp091.service.config import (
-    ConsumerSettings,
-    LogSettings,
-    RetrySettings,
-    Settings,
-)
+from txamqp091.service.config import LogSettings, Settings
+from txamqp091.service.consumer_settings import ConsumerSettings, RetrySettings
 from txamqp091.service.merging import PREFIX
 from txamqp091.service.offsets import StreamOffset
 from txamqp091.service.tokens import TokenSettings

@@ -14,7 +14,6 @@ from __future__ import annotations
 __all__ = ["Standing"]
 
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
 from math import inf
 from typing import Any, TypeVar
 
@@ -32,14 +31,13 @@ from twisted.python.failure import Failure
 from txamqp091._observer import OneShot
 from txamqp091.errors import (
     AMQPError,
-    InternalError,
     LocalProtocolError,
-    ResourceError,
     ResourceLocked,
     TopologyFailed,
     printable,
 )
 from txamqp091.protocol import AMQPProtocol
+from txamqp091.service.aside import SetAside
 from txamqp091.service.backoff import Backoff, RetryPolicy
 from txamqp091.service.declaring import Declaration, Outcome, State
 from txamqp091.service.topology import Entity, Queue, Topology
@@ -49,22 +47,6 @@ T = TypeVar("T")
 #: Where there are no heartbeats, how long the broker may take our last connection for
 #: alive, in seconds.
 _NO_HEARTBEAT = 60
-
-#: How long an entity is set aside for which the broker has closed the connection the
-#: first time, and at the most, in seconds.
-_SET_ASIDE = 60.0
-_SET_ASIDE_MAX = 3600.0
-
-
-@dataclass
-class _SetAside:
-    """
-    An entity for which the broker has closed the connection.
-    """
-
-    error: BaseException
-    seconds: float
-    until: float
 
 
 class Standing:
@@ -92,7 +74,7 @@ class Standing:
         self._begun = False
         self._outcomes: dict[Entity, Outcome] = {}
         self._names: dict[str, str] = {}
-        self._costly: dict[Entity, _SetAside] = {}
+        self._aside = SetAside()
         self._opened: OneShot[AMQPProtocol] = OneShot()
         self._backoff = Backoff(policy)
         self._call: IDelayedCall | None = None
@@ -156,7 +138,7 @@ class Standing:
         for each in outcomes:
             self._outcomes[each.entity] = each
             if each.ok:
-                self._costly.pop(each.entity, None)
+                self._aside.forget(each.entity)
             if isinstance(each.entity, Queue) and each.ok:
                 self._names[each.entity.key] = each.name
             if not each.ok:
@@ -164,22 +146,10 @@ class Standing:
         return outcomes
 
     def _skipped(self) -> dict[Entity, BaseException]:
-        now = self._reactor.seconds()
-        return {
-            entity: each.error
-            for entity, each in self._costly.items()
-            if now < each.until
-        }
+        return self._aside.errors(self._reactor.seconds())
 
     def _set_aside(self, entity: Entity, error: BaseException) -> None:
-        before = self._costly.get(entity)
-        seconds = _SET_ASIDE
-        if not isinstance(error, InternalError | ResourceError):
-            seconds = inf  # the broker has understood, and does not do that
-        elif before is not None:
-            seconds = min(before.seconds * 2, _SET_ASIDE_MAX)
-        until = self._reactor.seconds() + seconds
-        self._costly[entity] = _SetAside(error, seconds, until)
+        self._aside.put(entity, error, self._reactor.seconds())
         self._log.error(
             "The broker closes the connection for the {entity}, which is set aside: "
             "{error}",
@@ -263,7 +233,7 @@ class Standing:
         if isinstance(outcome.error, ResourceLocked):
             # By our own last connection, until the broker notices that it has gone.
             return self._reactor.seconds() < self._locked_until
-        return outcome.retriable and outcome.entity not in self._costly
+        return outcome.retriable and outcome.entity not in self._aside
 
     def _repair_later(self, failed: list[Entity]) -> None:
         if self._call is not None or self._repairing is not None:
@@ -271,7 +241,7 @@ class Standing:
         skipped = self._skipped()
         now = self._reactor.seconds()
         if all(each in skipped for each in failed):
-            delay = min(self._costly[each].until for each in failed) - now
+            delay = min(map(self._aside.until, failed)) - now
         else:
             delay = self._backoff.next(now)
         if delay < inf:
@@ -322,7 +292,7 @@ class Standing:
         """
         if queue not in self.topology:
             self.topology = self.topology.with_(queue)
-            self._costly.pop(queue, None)
+            self._aside.forget(queue)
 
     def declare(self, entities: Iterable[Entity]) -> Deferred[list[Outcome]]:
         """
@@ -331,7 +301,7 @@ class Standing:
         part = Topology.of(*entities)
         self.topology = self.topology.with_(*part)
         for each in part:
-            self._costly.pop(each, None)
+            self._aside.forget(each)
             self._outcomes.pop(each, None)
         return Deferred.fromCoroutine(self._declare_when_open(part))
 
@@ -353,9 +323,9 @@ class Standing:
         """
         part = Topology.of(*entities)
         self.topology = self.topology.without(*part)
-        for known in (self._outcomes, self._costly):
-            for each in [each for each in known if each not in self.topology]:
-                del known[each]
+        for each in [each for each in self._outcomes if each not in self.topology]:
+            del self._outcomes[each]
+        self._aside.keep(self.topology)
         return Deferred.fromCoroutine(self._delete_when_open(part))
 
     async def _delete_when_open(self, part: Topology) -> list[Outcome]:

@@ -14,11 +14,10 @@ Where the messages come from is in `txamqp091.service.consumer`.
 
 from __future__ import annotations
 
-__all__ = ["Job", "Republish", "Work"]
+__all__ = ["Work"]
 
 import inspect
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from types import CoroutineType
 from typing import Any
 
@@ -29,8 +28,8 @@ from twisted.python.failure import Failure
 
 from txamqp091.consumer import Handler
 from txamqp091.errors import LocalProtocolError, UndecodableProperty, printable
-from txamqp091.message import Delivery, Message
-from txamqp091.service.delays import RetryPlan
+from txamqp091.message import Delivery
+from txamqp091.service.jobs import Job, Republish
 from txamqp091.service.lanes import Lanes
 from txamqp091.service.outcomes import (
     Durations,
@@ -44,7 +43,6 @@ from txamqp091.service.policy import (
     Decision,
     Halt,
     HandlerTimeout,
-    Policy,
     Reject,
     Requeue,
     Retry,
@@ -53,43 +51,12 @@ from txamqp091.service.policy import (
     retry_count,
 )
 
-#: Publishes a message, and fires when the broker has confirmed it.
-Republish = Callable[[Message], Deferred[None]]
-
 #: How many seconds a message is held that could not be sent on, before it goes back
 #: to its queue: or it would be delivered, and fail, as fast as the network allows.
 _BRAKE = 5.0
 
 # What handlers raise in order to say something: no traceback is needed to see it.
 _SAID = (Reject, Requeue, Retry, Halt)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """
-    How a consumer's messages are worked on.
-
-    :ivar consumer: what logs and headers call the consumer.
-    :ivar policy: what becomes of a message.
-    :ivar plan: where those go that are to be retried or parked.
-    :ivar concurrency: how many handlers may run at a time; 0 is no limit.
-    :ivar order_by: ``"routing-key"`` or ``"header:NAME"``: messages that have the same
-        are worked on one after another.  "" for all at once.
-    :ivar timeout: how many seconds a handler has; 0 is no limit.
-    :ivar log_messages: whether successes are logged too.
-    :ivar stream: whether the queue is a stream.  It takes nothing back, and RabbitMQ 3
-        closes the connection for the attempt: what is rejected is acknowledged, and
-        what would go back stays unanswered, so that it comes again after a reconnect.
-    """
-
-    consumer: str = ""
-    policy: Policy = Policy()
-    plan: RetryPlan | None = None
-    concurrency: int = 0
-    order_by: str = ""
-    timeout: float = 0.0
-    log_messages: bool = False
-    stream: bool = False
 
 
 class _Run:

@@ -113,3 +113,11 @@ def forward_in_thread(delivery: Delivery, publisher: Any) -> None:
         "", delivery.body.decode(), b"forwarded", delivery.properties, mandatory=True
     )
     done(delivery)
+
+
+async def brisk_forward(delivery: Delivery, publisher: Any) -> None:
+    """
+    Take a moment, and publish a message to the queue that it names.
+    """
+    await deferLater(_reactor(), 0.005)
+    await forward(delivery, publisher)

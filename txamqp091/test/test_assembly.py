@@ -22,12 +22,13 @@ from txamqp091.service import assembly
 from txamqp091.service.assembly import check_parts, load_handlers, make_daemon
 from txamqp091.service.checking import Problem
 from txamqp091.service.config import LogThreshold, Settings
-from txamqp091.service.daemon import Daemon, ExitStatus
+from txamqp091.service.daemon import Daemon
 from txamqp091.service.handlers import HandlerNotFound
 from txamqp091.service.logs import set_threshold
 from txamqp091.service.merging import load
 from txamqp091.service.metrics import NotInstalled
 from txamqp091.service.publishing import HandlerPublisher, ThreadPublisher
+from txamqp091.service.statuses import ExitStatus
 from txamqp091.test.service_case import ServiceCase
 from txamqp091.test.test_health import get
 

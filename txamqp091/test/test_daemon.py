@@ -15,8 +15,8 @@ from twisted.internet.task import deferLater
 
 from txamqp091.channel import Channel
 from txamqp091.message import Message
-from txamqp091.service.daemon import ExitStatus
 from txamqp091.service.outcomes import Tally
+from txamqp091.service.statuses import ExitStatus
 from txamqp091.test.daemons import DaemonProcess
 from txamqp091.test.integration import RabbitTestCase, every_broker
 from txamqp091.test.processes import free_ports
@@ -233,6 +233,23 @@ class DrainTests(DaemonTestCase):
             self.assertEqual(len(done) + len(left), len(ids))
             [line] = daemon.said("Stopped")
             self.assertIn(f" {len(done)} acknowledged, 0 requeued", line)
+
+    async def test_publishing(self) -> None:
+        """
+        The same with handlers that publish: what it has done was confirmed, and what
+        it has not is still there.
+        """
+        queue = await self.queue()
+        await self.channel.queue_declare(f"{queue}-next")
+        for _ in range(DRAINS):
+            ids = {str(each) for each in range(300)}
+            await self.publish(queue, ids, f"{queue}-next")
+            daemon = await self.consuming(queue, "brisk_forward", "--prefetch", "20")
+            await daemon.when_said("done ", 30)
+            self.assertEqual(await daemon.terminate(), 0, daemon.output)
+            done, left = self.done(daemon), await self.left(queue)
+            self.assertEqual(sorted([*done, *left]), sorted(ids))
+            self.assertEqual(sorted(await self.left(f"{queue}-next")), sorted(done))
 
     async def test_running_handlers(self) -> None:
         """

@@ -23,7 +23,7 @@ from twisted.trial.unittest import SkipTest
 
 from txamqp091.errors import NotFound
 from txamqp091.message import Delivery
-from txamqp091.service.daemon import ExitStatus
+from txamqp091.service.statuses import ExitStatus
 from txamqp091.test.daemons import DaemonProcess
 from txamqp091.test.integration import every_broker, in_thread
 from txamqp091.test.processes import free_ports

@@ -20,8 +20,8 @@ from txamqp091.arguments import stream_queue
 from txamqp091.message import Delivery
 from txamqp091.service.checking import Problem
 from txamqp091.service.client import AMQPClientService
-from txamqp091.service.config import ConsumerSettings, LogSettings
 from txamqp091.service.consumer import ConsumerService
+from txamqp091.service.consumer_settings import ConsumerSettings
 from txamqp091.service.merging import load
 from txamqp091.service.offsets import OffsetFile, StreamOffset
 from txamqp091.service.outcomes import Tally
@@ -243,7 +243,7 @@ class StreamCase(ServiceCase):
             client or self.service(),
             "log",
             self.handle,
-            job=settings.job(LogSettings()),
+            job=settings.job(),
             prefetch=settings.prefetch,
             arguments=settings.arguments(),
             offsets=OffsetFile(str(self.path), "log"),

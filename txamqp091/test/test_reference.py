@@ -13,9 +13,9 @@ from shutil import which
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from txamqp091.service.daemon import ExitStatus
 from txamqp091.service.merging import load, variables
 from txamqp091.service.reference import reference
+from txamqp091.service.statuses import ExitStatus
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 COMMAND = "python -m txamqp091.service.reference"

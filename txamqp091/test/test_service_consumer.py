@@ -18,18 +18,17 @@ from txamqp091.errors import NotFound
 from txamqp091.message import Delivery
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.client import AMQPClientService
-from txamqp091.service.config import (
+from txamqp091.service.config import Settings
+from txamqp091.service.consumer import ConsumerService
+from txamqp091.service.consumer_settings import (
     ConsumerSettings,
-    LogSettings,
     RetryMethod,
     RetrySettings,
-    Settings,
 )
-from txamqp091.service.consumer import ConsumerService
+from txamqp091.service.jobs import Job
 from txamqp091.service.outcomes import Tally
 from txamqp091.service.policy import Halt, OnError, Policy
 from txamqp091.service.topology import Topology
-from txamqp091.service.work import Job
 from txamqp091.test.service_case import Place, ServiceCase
 from txamqp091.testing.memory import MemoryBroker
 from txamqp091.testing.server import BrokerFactory
@@ -223,7 +222,7 @@ class RetryTests(ConsumerServiceCase):
             client,
             "orders",
             self.fail_at_first,
-            job=settings.job(LogSettings()),
+            job=settings.job(),
             leave_to_broker=settings.may_leave_it_to_the_broker(),
         )
         consumer.startService()

@@ -42,9 +42,10 @@ from txamqp091.errors import (
 from txamqp091.message import Delivery
 from txamqp091.service.backoff import RetryPolicy
 from txamqp091.service.consumer import ConsumerService
-from txamqp091.service.daemon import Daemon, ExitStatus, exit_status
+from txamqp091.service.daemon import Daemon
 from txamqp091.service.outcomes import Tally
 from txamqp091.service.policy import Halt, OnRefused
+from txamqp091.service.statuses import ExitStatus, exit_status
 from txamqp091.service.systemd import Notifier
 from txamqp091.service.topology import Queue, Topology
 from txamqp091.test.service_case import ServiceCase

@@ -23,6 +23,7 @@ from txamqp091.consumer import Consumer, Handler
 from txamqp091.errors import EncodeError, Nacked, UndecodableProperty
 from txamqp091.message import Delivery, Message
 from txamqp091.service.delays import RetryPlan
+from txamqp091.service.jobs import Job
 from txamqp091.service.outcomes import Durations, Tally
 from txamqp091.service.policy import (
     Halt,
@@ -33,7 +34,7 @@ from txamqp091.service.policy import (
     Requeue,
     Retry,
 )
-from txamqp091.service.work import Job, Work
+from txamqp091.service.work import Work
 from txamqp091.test.peer import Peer
 from txamqp091.wire.properties import Properties
 from txamqp091.wire.spec import BasicAck, BasicNack, BasicReject

@@ -25,8 +25,9 @@ from txamqp091.parameters import ConnectionParameters
 from txamqp091.service.checking import Problem
 from txamqp091.service.config import LogThreshold
 from txamqp091.service.consumer import ConsumerService
-from txamqp091.service.daemon import Daemon, ExitStatus
+from txamqp091.service.daemon import Daemon
 from txamqp091.service.logs import set_threshold
+from txamqp091.service.statuses import ExitStatus
 from txamqp091.tap import Options, makeService
 
 CANARY = "canary-password"

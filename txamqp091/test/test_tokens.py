@@ -29,10 +29,11 @@ from txamqp091.service import addresses
 from txamqp091.service.assembly import check_parts, make_daemon
 from txamqp091.service.checking import Problem
 from txamqp091.service.config import Settings
-from txamqp091.service.daemon import Daemon, ExitStatus
+from txamqp091.service.daemon import Daemon
 from txamqp091.service.handlers import HandlerNotFound
 from txamqp091.service.merging import load
 from txamqp091.service.secrets import Secret, SecretUnavailable
+from txamqp091.service.statuses import ExitStatus
 from txamqp091.service.tokens import TokenSettings, TokenSource, check_token, find_token
 from txamqp091.test.service_case import Place, ServiceCase
 from txamqp091.testing.memory import MemoryBroker
