@@ -26,8 +26,7 @@ from dataclasses import dataclass, field
 from time import monotonic
 from typing import NamedTuple
 
-#: How long before a fault an acknowledgement may still have been on its way, in
-#: seconds, and how long after it has been mended.
+#: For how many seconds an acknowledgement may be on its way before a fault, and after.
 GRACE = 2.0
 
 #: What is no pause at all, in seconds.
