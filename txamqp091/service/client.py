@@ -297,12 +297,20 @@ class AMQPClientService(Service):
         self._consumers.append(consumer)
         return consumer
 
-    def on_drain(self, step: Callable[[], Deferred[Any]]) -> None:
+    def on_drain(self, step: Callable[[], Deferred[Any]]) -> Callable[[], None]:
         """
         Have something done when the service is stopped: after the handlers have ended,
         and before the channels are closed.  It has the rest of ``shutdown_timeout``.
+
+        :returns: call this to have it done no more.
         """
         self._drain_steps.append(step)
+
+        def forget() -> None:
+            if step in self._drain_steps:
+                self._drain_steps.remove(step)
+
+        return forget
 
     # -- what channels and consumers call: see `Host` ------------------------------
 

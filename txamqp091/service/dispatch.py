@@ -147,7 +147,7 @@ class Dispatcher:
         self._outlet = self._new_outlet()
         self._observer = _Observer(self)
         service.observe(self._observer)
-        service.on_drain(self._drain)
+        self._forget_drain = service.on_drain(self._drain)
 
     @property
     def unconfirmed(self) -> int:
@@ -207,6 +207,7 @@ class Dispatcher:
         Send nothing more.
         """
         self._service.forget_observer(self._observer)
+        self._forget_drain()
         _stop(self._trying_call)
         for outlet in self._outlets():
             outlet.close()

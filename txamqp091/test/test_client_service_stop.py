@@ -11,6 +11,7 @@ from txamqp091.channel import Channel
 from txamqp091.errors import ConnectionClosed
 from txamqp091.message import Delivery
 from txamqp091.service.draining import Drain
+from txamqp091.service.publisher import Publisher
 from txamqp091.service.topology import Exchange, Queue, Topology
 from txamqp091.test.service_case import Inbox, ServiceCase
 from txamqp091.testing.network import Link
@@ -325,6 +326,34 @@ class DrainTests(ServiceCase):
         self.turn()
         self.successResultOf(stopped)
         self.assertEqual(self.broker.sessions, [])
+
+    def test_forgotten_step(self) -> None:
+        """
+        A step that was taken back is not done; nor is that of a publisher which has
+        been stopped, and which is not kept then.
+        """
+        done_steps: list[str] = []
+
+        def step(name: str) -> Deferred[None]:
+            done_steps.append(name)
+            return succeed(None)
+
+        forget = self.client.on_drain(lambda: step("one"))
+        self.client.on_drain(lambda: step("two"))
+        forget()
+        forget()
+        steps = len(self.client._drain_steps)
+        publisher = Publisher(self.client)
+        self.assertEqual(len(self.client._drain_steps), steps + 1)
+        publisher.stop()
+        self.turn()
+        self.assertEqual(len(self.client._drain_steps), steps)
+        for _, done in self.running:
+            done.callback(None)
+        stopped = self.client.stopService()
+        self.turn()
+        self.successResultOf(stopped)
+        self.assertEqual(done_steps, ["two"])
 
     def test_defect(self) -> None:
         """
