@@ -15,12 +15,10 @@ PYTEST ?=
 BENCH ?=
 # The tests that take brokers down.
 CHAOS := $(addprefix txamqp091/test/,test_chaos_service.py test_cluster.py \
-	test_rabbitmq_publisher.py test_rabbitmq_publisher_cluster.py \
-	test_rabbitmq_service.py test_nemesis.py)
-# The tests that have sizes for the night.
-NIGHTLY := $(addprefix txamqp091/test/,test_chaos_service.py test_cluster.py \
-	test_scale.py test_day.py test_nemesis.py test_fuzz.py \
-	test_rabbitmq_blocking.py test_rabbitmq_faults.py)
+	test_rabbitmq_publisher.py test_rabbitmq_service.py test_nemesis.py)
+# The tests that have sizes, or limits of time, for the night.
+NIGHTLY := $(CHAOS) $(addprefix txamqp091/test/,test_scale.py test_day.py \
+	test_fuzz.py test_rabbitmq_blocking.py test_rabbitmq_faults.py)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -31,7 +29,7 @@ help:
 	@echo "make test      run all the tests, against RabbitMQ too"
 	@echo "make unit      run the tests that need no broker"
 	@echo "make coverage  run all the tests, and show what they do not reach"
-	@echo "make chaos     run the tests that kill and freeze brokers under load"
+	@echo "make chaos     run the tests that take brokers down, and faults at random"
 	@echo "make nightly   run the tests of reliability in their large sizes: hours"
 	@echo "make reactors  the tests against RabbitMQ, under Twisted's other reactors"
 	@echo "make lint      ruff, and the news fragments"

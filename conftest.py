@@ -30,7 +30,6 @@ if not (os.environ.get("TXAMQP091_CHAOS") or os.environ.get("TXAMQP091_NIGHTLY")
         "txamqp091/test/test_chaos_service.py",
         "txamqp091/test/test_cluster.py",
         "txamqp091/test/test_rabbitmq_publisher.py",
-        "txamqp091/test/test_rabbitmq_publisher_cluster.py",
         "txamqp091/test/test_rabbitmq_service.py",
     ]
 

@@ -49,7 +49,7 @@ _REOPENED_AFTER = RetryPolicy(initial_delay=0.05, max_delay=2.0)
 
 #: How long the first letter of a channel waits for its answer, in seconds, before
 #: another channel is tried, and the next ones.
-_FIRST_ANSWER = RetryPolicy(initial_delay=2.5, max_delay=30.0, jitter=0.0)
+_FIRST_ANSWER = RetryPolicy(initial_delay=2.0, factor=1.25, max_delay=30.0, jitter=0.0)
 
 #: How many channels may be there that were given up and are still owed answers.
 _RETIRED_MAX = 8

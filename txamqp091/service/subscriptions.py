@@ -46,7 +46,7 @@ from txamqp091.service.topology import Queue
 #: How long the broker may take, the first time, and the next ones.  While the leader of
 #: a quorum queue is frozen, RabbitMQ does not answer for 65 seconds; on another channel
 #: it does as soon as there is another leader.
-_PATIENCE = RetryPolicy(initial_delay=3.0, max_delay=30.0, jitter=0.0)
+_PATIENCE = RetryPolicy(initial_delay=5.0, factor=1.5, max_delay=30.0, jitter=0.0)
 
 #: What says, among the arguments of a consumer, where in a stream to begin.
 _OFFSET = "x-stream-offset"

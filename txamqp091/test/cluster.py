@@ -7,6 +7,7 @@ this machine, with a port mapper in common.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Mapping
 
 from txamqp091.test.installations import Installation
@@ -123,6 +124,32 @@ class RabbitCluster:
         if not wait_for(led, timeout):
             raise RabbitError(f"{queue} has no leader")
         return found[0]
+
+    def await_in_step(
+        self, queue: str, vhost: str = "/", timeout: float = 180.0
+    ) -> None:
+        """
+        Wait until every member of a quorum queue has what is committed now.  A member
+        whose node was away has to catch up first; the queue stands still for 5 seconds
+        when another one goes meanwhile.
+        """
+        question = (
+            '[proplists:get_value(<<"Commit Index">>, M, -1) || M <-'
+            f' rabbit_quorum_queue:status(<<"{vhost}">>, <<"{queue}">>)].'
+        )
+        wanted: list[int] = []
+
+        def in_step() -> bool:
+            with contextlib.suppress(RabbitError):
+                found = re.findall(r"-?\d+", self.alive[0].eval(question))
+                indexes = [int(each) for each in found]
+                if len(indexes) == len(self) and not wanted:
+                    wanted.append(max(indexes))
+                return len(indexes) == len(self) and min(indexes) >= wanted[0]
+            return False
+
+        if not wait_for(in_step, timeout):
+            raise RabbitError(f"{queue} is not in step in {timeout} s")
 
     def stop(self) -> None:
         """

@@ -36,6 +36,7 @@ from txamqp091.service.declaring import State
 from txamqp091.service.recovery import RecoveringChannel
 from txamqp091.service.subscriptions import RecoveringConsumer
 from txamqp091.service.topology import Binding, Exchange, Queue, Topology
+from txamqp091.test.books import PATIENCE, size
 from txamqp091.test.chaos import Cut, Direction, Frame, Link
 from txamqp091.test.integration import RabbitTestCase, every_broker, in_thread, until
 from txamqp091.test.processes import RabbitError
@@ -108,7 +109,7 @@ class ServiceTestCase(RabbitTestCase):
     A service, a consumer, and a channel in confirm mode.
     """
 
-    timeout = 60.0
+    timeout = 900.0
 
     async def begin(self, **options: Any) -> AMQPClientService:
         """
@@ -154,18 +155,31 @@ class ServiceTestCase(RabbitTestCase):
         Everything is there, once, and the books balance.
         """
         await self.ready()
-        declared = await self.channel.call(
-            Channel.queue_declare, self.queue, passive=True
-        )
-        self.assertEqual(declared.consumer_count, 1)
+        await self.one_subscription()
         self.books.publish(self.channel, self.queue, 10)
         await self.channel.when_idle()
         with contextlib.suppress(AssertionError):
-            await until(lambda: not self.books.missing, 20)
+            await until(lambda: not self.books.missing, PATIENCE)
         self.assertEqual(self.books.missing, [], repr(self.consumer))
         self.assertGreaterEqual(len(self.books.confirmed), 10)
         self.assertEqual(self.books.unmarked, 0)
-        await until(self.is_empty)
+        await until(self.is_empty, PATIENCE)
+
+    async def one_subscription(self) -> None:
+        """
+        The broker counts one subscription, as soon as it knows that those of former
+        connections have gone.
+        """
+        from twisted.internet import reactor
+
+        deadline = reactor.seconds() + PATIENCE
+        count = 0
+        while count != 1:
+            self.assertLess(reactor.seconds(), deadline, f"{count} subscriptions")
+            declared = await self.channel.call(
+                Channel.queue_declare, self.queue, passive=True
+            )
+            count = declared.consumer_count
 
     def is_empty(self) -> bool:
         """
@@ -177,6 +191,14 @@ class ServiceTestCase(RabbitTestCase):
             depth = self.node.queue_depth(self.queue, self.vhost)
             return not (unacknowledged or depth)
         return False
+
+    def depth(self) -> int:
+        """
+        How many messages the queue has ready; -1 if the node is too busy to say.
+        """
+        with contextlib.suppress(RabbitError):
+            return self.node.queue_depth(self.queue, self.vhost)
+        return -1
 
     async def lost_times(self, count: int) -> None:
         """
@@ -245,7 +267,7 @@ class LinkTests(ServiceTestCase):
         The peer vanishes without a word: the heartbeat notices.
         """
         proxy = self.proxy()
-        await self.begin(port=proxy.port, heartbeat=1)
+        await self.begin(port=proxy.port, heartbeat=2)
         await self.whole()
         proxy.hole()
         self.books.publish(self.channel, self.queue, 10)
@@ -264,25 +286,23 @@ class LinkTests(ServiceTestCase):
         await self.whole()
         self.assertNotIn("lost", self.events.names)
 
-    async def test_hundred_reconnects(self) -> None:
+    async def test_many_reconnects(self) -> None:
         """
-        After each of a hundred forced reconnects there is one subscription
+        After each of many forced reconnects there is one subscription
         (criterion 18).
         """
         policy = RetryPolicy(initial_delay=0.001, max_delay=0.001)
         await self.begin(policy=policy)
-        observing = await self.open_channel()
         await self.ready()
-        for _ in range(100):
+        for _ in range(size(100, 1000)):
             lost = self.events.names.count("lost")
             assert self.client.connection is not None
             transport: Any = self.client.connection.transport
             transport.abortConnection()
             await self.lost_times(lost + 1)
-            await self.consumer.when_subscribed()
-            declared = await observing.queue_declare(self.queue, passive=True)
-            self.assertEqual(declared.consumer_count, 1)
-        self.assertEqual(self.consumer.subscribed, 101)
+            await self.ready()
+            await self.one_subscription()
+        self.assertEqual(self.consumer.subscribed, size(100, 1000) + 1)
         await self.whole()
 
 
@@ -326,8 +346,9 @@ class BrokerTests(ServiceTestCase):
         await self.whole()
         other = await self.open_channel()
         await other.queue_delete(self.queue)
-        await until(lambda: not self.consumer.is_subscribed)
-        self.assertIsInstance(self.consumer.error, ConsumerCancelled)
+        await until(lambda: "unsubscribed" in self.events.names)
+        place = self.events.names.index("unsubscribed")
+        self.assertIsInstance(self.events.details[place][1], ConsumerCancelled)
         await self.whole()
         self.assertNotIn("lost", self.events.names)
 
@@ -623,7 +644,7 @@ class DrainTests(ServiceTestCase):
         for each in running:
             each.callback(None)
         await stopped
-        await until(lambda: self.node.queue_depth(self.queue, self.vhost) == 7)
+        await until(lambda: self.depth() == 7)
         channel = await self.open_channel()
         bodies = [await channel.basic_get(self.queue, True) for _ in range(7)]
         self.assertEqual(
@@ -637,21 +658,23 @@ class KilledTests(ServiceTestCase):
     A node of one's own is killed.
     """
 
-    timeout = 120.0
+    timeout = 3600.0
 
     async def test_killed(self) -> None:
         """
-        Three times it is killed under load, and started again: whatever was confirmed
-        is delivered, and marked if it comes again (criterion 15, for consumers).
+        It is killed under load, and started again: whatever was confirmed is delivered,
+        and marked if it comes again (criterion 15, for consumers).
         """
         self.node = await self.private_node()
         self.uri = f"amqp://guest:guest@{self.node.host}:{self.node.port}"
         self.vhost = "/"
         await self.begin()
         await self.ready()
-        for round_ in range(3):
+        for round_ in range(size(1, 3)):
             self.books.publish(self.channel, self.queue, 500)
-            await until(partial(longer, self.books.confirmed, 100 * (round_ + 1)))
+            await until(
+                partial(longer, self.books.confirmed, 100 * (round_ + 1)), PATIENCE
+            )
             self.books.publish(self.channel, self.queue, 2000)
             await in_thread(self.node.kill)
             await self.lost_times(round_ + 1)

@@ -207,7 +207,7 @@ class FirstTests(PublisherCase):
         publisher = self.publisher()
         self.broker.hold_confirms()
         published = self.publish(publisher, 5)
-        for seconds, republished in ((2, 0), (1, 1), (4, 1), (2, 2)):
+        for seconds, republished in ((1.5, 0), (1, 1), (2, 1), (1.5, 2)):
             self.passes(seconds)
             self.assertEqual(publisher.republished, republished)
             self.assertEqual((publisher.outstanding, publisher.unconfirmed), (5, 1))
