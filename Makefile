@@ -18,7 +18,7 @@ CHAOS := $(addprefix txamqp091/test/,test_chaos_service.py test_cluster.py \
 	test_rabbitmq_publisher.py test_rabbitmq_service.py test_nemesis.py)
 # The tests that have sizes, or limits of time, for the night.
 NIGHTLY := $(CHAOS) $(addprefix txamqp091/test/,test_scale.py test_day.py \
-	test_fuzz.py test_rabbitmq_blocking.py test_rabbitmq_faults.py)
+	test_fuzz.py test_rabbitmq_blocking.py test_rabbitmq_faults.py test_daemon.py)
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
