@@ -96,7 +96,7 @@ docs: $(VENV)/.with-docs
 package: $(VENV)/.with-dev
 	.ci/package $(BIN)/python
 
-audit: $(VENV)/.with-dev
+audit: $(VENV)/.with-audit
 	.ci/audit $(BIN)/python
 
 # All of it takes a quarter of an hour; a first look: make bench BENCH="--quick"
