@@ -288,7 +288,7 @@ class Publisher:
 
 class _Left(Deferred[None]):
     """
-    What `succeed` makes of None, for a third of its cost.
+    What ``succeed`` makes of None, for a third of its cost.
     """
 
     called = True
