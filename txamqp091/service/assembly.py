@@ -152,7 +152,9 @@ def make_daemon(
     token = None
     if settings.token is not None:
         username = getattr(parameters[0].credentials[0], "username", "")
-        source = TokenSource(reactor, settings.token, username, threads)
+        # Threads of its own: those of handlers may all be busy.
+        waiting = ThreadRunner(reactor, 3, "amqp-token")
+        source = TokenSource(reactor, settings.token, username, waiting)
         token = ExpiringCredentials(reactor, source)
     client = AMQPClientService(
         reactor,

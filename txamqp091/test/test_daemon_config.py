@@ -390,6 +390,26 @@ class AdminTests(ConfigTestCase):
         await self.ready(port, 200)
         self.assertEqual(await daemon.terminate(), 0, daemon.output)
 
+    async def test_refused(self) -> None:
+        """
+        Criterion 20: a daemon whose queue was deleted, and that is not to wait for
+        another one, ends with a status that says so.
+        """
+        queue = await self.queue()
+        daemon = self.configured(
+            f"""
+            [[consumers]]
+            queue = "{queue}"
+            handler = "{HANDLERS}:plain"
+            on_refused = "end"
+            """
+        )
+        await daemon.when_said("Consuming from")
+        await self.channel.queue_delete(queue)
+        self.assertEqual(await daemon.when_ended(), ExitStatus.NO_QUEUE, daemon.output)
+        [line] = daemon.said("Ending with exit status 66")
+        self.assertIn(f"no queue '{queue}'", line)
+
     async def test_publisher(self) -> None:
         """
         Handlers publish by the publisher that they are given, in the reactor's thread

@@ -63,7 +63,7 @@ class StreamTests(ConfigTestCase):
         self.assertEqual(sorted(done, key=int), ids[: len(done)])
         self.assertEqual(kept, len(done) + 1)
         self.assertIn("it is passed over", first.output)
-        self.assertEqual(first.output.count("Connecting to"), 1, first.output)
+        self.assertNotIn("The connection was lost", first.output)
         second = self.reader(queue, "plain", "halt")
         await self.publish(queue, ["y"], "bad")
         self.assertEqual(await second.when_ended(), ExitStatus.HALTED, second.output)

@@ -6,14 +6,19 @@ The documents of the daemon's settings, held true.
 from __future__ import annotations
 
 import configparser
+import re
 import subprocess
 import sys
 from pathlib import Path
 from shutil import which
+from unittest.mock import Mock
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from txamqp091.service.health import ConsumerHealth, Health
 from txamqp091.service.merging import load, variables
+from txamqp091.service.metrics import Metrics, NotInstalled
+from txamqp091.service.outcomes import Outcome
 from txamqp091.service.reference import reference
 from txamqp091.service.statuses import ExitStatus
 
@@ -61,6 +66,28 @@ class ReferenceTests(SynchronousTestCase):
         self.assertEqual(
             [each.label for each in settings.consumers], ["orders", "invoices"]
         )
+
+    def test_metrics(self) -> None:
+        """
+        Every number is among those of ``daemon.rst``, and no other.
+        """
+        try:
+            metrics = Metrics(lambda: Health(consumers=[consumer]))
+        except NotInstalled:
+            raise SkipTest("prometheus_client is not here") from None
+        consumer = ConsumerHealth(name="a", queue="b", subscribed=True, idle=1.0)
+        metrics.connected(Mock(bytes_received=1, bytes_sent=1, heard_at=0.0))
+        metrics.durations("a")
+        text = metrics.text().decode()
+        found = re.findall(
+            r"^# TYPE txamqp091_(\w+) (?:counter|gauge|histogram)$", text, re.MULTILINE
+        )
+        table = (DOCS / "daemon.rst").read_text().partition("The numbers are these")[2]
+        named = set(re.findall(r"``(\w+)``", table.partition("With ``tracing")[0]))
+        named -= {"txamqp091_", "outcome", "publisher", "retries", "handlers"}
+        named -= {each.value for each in Outcome}
+        created = {each for each in found if each.endswith("_created")}
+        self.assertEqual({*found} - created, named)
 
     def test_unit(self) -> None:
         """
