@@ -12,10 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from txamqp091.errors import AMQPError, Closed, EncodeError, NotFound
+from txamqp091.errors import AccessRefused, AMQPError, Closed, EncodeError, NotFound
 
-# What RabbitMQ says of a queue that is only absent: its node is down, or it crashed.
-_ABSENT = ("down or inaccessible", "stopped by supervisor", "has crashed")
+# What RabbitMQ says where it is only for now: the queue's node is down, it has crashed,
+# or somebody else has it, who may be our own last connection.
+_FOR_NOW = (
+    "down or inaccessible",
+    "stopped by supervisor",
+    "has crashed",
+    "in exclusive use",
+)
 
 
 def is_permanent(error: BaseException | None) -> bool:
@@ -36,7 +42,8 @@ def is_refusal(error: BaseException | None) -> bool:
     if not isinstance(error, Closed) or error.by_us or not is_permanent(error):
         return False
     text = error.reply_text
-    return not (isinstance(error, NotFound) and any(each in text for each in _ABSENT))
+    passes = isinstance(error, NotFound | AccessRefused)
+    return not (passes and any(each in text for each in _FOR_NOW))
 
 
 @dataclass(frozen=True, kw_only=True)

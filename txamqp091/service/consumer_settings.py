@@ -177,7 +177,11 @@ class ConsumerSettings:
         "``default`` of the virtual host.",
         QueueType.QUORUM,
     )
-    exclusive: bool = setting("Let nobody else consume from the queue.", False)
+    exclusive: bool = setting(
+        "Let nobody else consume from the queue.  Of several daemons that say so, one "
+        "consumes, and the others wait until it has gone.",
+        False,
+    )
     priority: int = setting(
         "The consumer's priority: those with a higher one get messages first.", 0
     )

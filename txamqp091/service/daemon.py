@@ -126,6 +126,11 @@ class Daemon(MultiService):
             blocked=self._blocked,
             stopping=bool(self._cause) or self._stopping is not None,
             expired=self.expired,
+            undeclared=[
+                printable(str(each), 500)
+                for each in self.client.outcomes
+                if not each.ok
+            ],
         )
 
     # -- starting and stopping -----------------------------------------------------

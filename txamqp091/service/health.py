@@ -77,6 +77,7 @@ class Health:
     :ivar blocked: why the broker lets nobody publish; "" if it does.
     :ivar stopping: whether the daemon is about to end.
     :ivar expired: whether the token has expired, and there is no new one.
+    :ivar undeclared: what is to be declared, and could not be, and why.
     """
 
     consumers: Sequence[ConsumerHealth] = ()
@@ -84,6 +85,7 @@ class Health:
     blocked: str = ""
     stopping: bool = False
     expired: bool = False
+    undeclared: Sequence[str] = ()
 
     @property
     def problems(self) -> list[str]:
@@ -95,6 +97,7 @@ class Health:
             problems.append("not connected")
         if self.expired:
             problems.append("the token has expired")
+        problems += [f"not declared: {each}" for each in self.undeclared]
         for each in self.consumers:
             if each.problem:
                 problems.append(f"{each.name}: {each.problem}")
@@ -118,6 +121,7 @@ class Health:
             "blocked": self.blocked,
             "stopping": self.stopping,
             "expired": self.expired,
+            "undeclared": list(self.undeclared),
             "consumers": [asdict(each) for each in self.consumers],
         }
 

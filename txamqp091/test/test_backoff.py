@@ -134,6 +134,7 @@ class RefusalTests(SynchronousTestCase):
             (EncodeError("arguments['x']", "is a set"), True),
             (NotFound("home node of queue 'q' is down or inaccessible"), False),
             (NotFound("queue 'q' process is stopped by supervisor"), False),
+            (AccessRefused("queue 'q' in vhost '/' in exclusive use"), False),
             (ResourceLocked("exclusive"), False),
             (ConnectionLost("gone"), False),
             (ChannelClosed("closed", by_us=True), False),

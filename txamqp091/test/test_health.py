@@ -71,6 +71,11 @@ class HealthTests(SynchronousTestCase):
             (Health(consumers=[GOOD], connected=False), ["not connected"]),
             (Health(consumers=[GOOD, absent]), ["more: not subscribed"]),
             (Health(consumers=[stalled]), ["slow: no handler has ended for 301 s"]),
+            (Health(consumers=[GOOD], expired=True), ["the token has expired"]),
+            (
+                Health(consumers=[GOOD], undeclared=["queue 'q': 406"]),
+                ["not declared: queue 'q': 406"],
+            ),
         ):
             self.assertFalse(health.ready)
             self.assertEqual(health.problems, problems)

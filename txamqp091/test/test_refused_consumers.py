@@ -358,6 +358,22 @@ class RefusedDaemonTests(DaemonCase):
         self.stop(daemon)
         self.assertEqual(self.exits, [66])
 
+    def test_in_reserve(self) -> None:
+        """
+        Of two that want a queue for themselves, one waits, and takes over when the
+        other has gone.
+        """
+        client = self.service()
+        first = client.consume("work", Inbox(), exclusive=True)
+        self.turn()
+        daemon = self.daemon(exclusive=True)
+        self.passes(60)
+        self.assertFalse(self.process.hasStopped)
+        self.assertEqual(daemon.health().problems, ["work: not subscribed"])
+        first.cancel()
+        self.passes(31)
+        self.assertTrue(daemon.health().ready)
+
     def test_waits_from_the_start(self) -> None:
         """
         It waits for a queue that was never there, if it is to.

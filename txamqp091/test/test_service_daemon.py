@@ -213,10 +213,17 @@ class DaemonCase(ServiceCase):
             start=False, policy=policy, topology=options.pop("topology", None)
         )
         on_refused = options.pop("on_refused", OnRefused.END_AT_START)
+        exclusive = options.pop("exclusive", False)
         daemon = Daemon(self.process, client, notifier=self.notifier, **options)
         for queue in queues or ["work"]:
             daemon.add(
-                ConsumerService(client, queue, self.handle, on_refused=on_refused)
+                ConsumerService(
+                    client,
+                    queue,
+                    self.handle,
+                    exclusive=exclusive,
+                    on_refused=on_refused,
+                )
             )
         daemon.startService()
         self.turn()
@@ -411,6 +418,25 @@ class EndTests(DaemonCase):
         self.broker.declare_queue("odd", auto_delete=True)
         topology = Topology.of(Queue(name="odd"))
         self.ends(self.daemon(topology=topology), 73)
+
+    def test_refused_later(self) -> None:
+        """
+        One that can be declared no longer does not end it, but it is not ready; until
+        it can again.
+        """
+        topology = Topology.of(Queue(name="parked"))
+        daemon = self.daemon(topology=topology)
+        self.assertTrue(daemon.health().ready)
+        self.broker.delete_queue("parked")
+        self.broker.declare_queue("parked", durable=False)
+        self.cut()
+        self.passes(5)
+        self.assertFalse(self.process.hasStopped)
+        [problem] = daemon.health().problems
+        self.assertIn("not declared: queue 'parked'", problem)
+        self.broker.delete_queue("parked")
+        self.passes(31)
+        self.assertTrue(daemon.health().ready)
 
     def test_gives_up(self) -> None:
         """
