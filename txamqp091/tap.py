@@ -25,6 +25,7 @@ from txamqp091.errors import printable
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.service.assembly import check_parts, load_handlers, make_daemon
 from txamqp091.service.checking import Problem
+from txamqp091.service.comparing import make_comparison
 from txamqp091.service.config import Settings
 from txamqp091.service.daemon import Daemon
 from txamqp091.service.handlers import HandlerNotFound
@@ -118,6 +119,7 @@ class Options(usage.Options):
     optFlags: ClassVar[list[list[object]]] = [
         ["declare", None, "Make the queue, durable, if it is not there."],
         ["check", None, "See whether the settings are right, and end."],
+        ["diff", None, "Compare what would be declared with the broker, and end."],
     ]
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
@@ -345,6 +347,8 @@ def makeService(options: Options) -> Daemon:
         )
     for name in options.strange:
         _log.warn("There is no such variable: {name}", name=name)
+    if options["diff"]:
+        return make_comparison(reactor, options.settings, options.logins.parameters)
     return _make_daemon(options, reactor)
 
 

@@ -5,7 +5,7 @@ From settings to a daemon: which parts there are, and how they hang together.
 
 from __future__ import annotations
 
-__all__ = ["check_parts", "load_handlers", "make_daemon"]
+__all__ = ["check_parts", "load_handlers", "make_daemon", "token_credentials"]
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -127,6 +127,21 @@ def check_parts(settings: Settings, reactor: Any) -> None:
         raise Problem("tracing", str(error)) from None
 
 
+def token_credentials(
+    reactor: Any, settings: Settings, parameters: Sequence[ConnectionParameters]
+) -> ExpiringCredentials | None:
+    """
+    What to log in with in place of the nodes' own credentials, if there is a token.
+    """
+    if settings.token is None:
+        return None
+    username = getattr(parameters[0].credentials[0], "username", "")
+    # Threads of its own: those of handlers may all be busy.
+    threads = ThreadRunner(reactor, 3, "amqp-token")
+    source = TokenSource(reactor, settings.token, username, threads)
+    return ExpiringCredentials(reactor, source)
+
+
 def make_daemon(
     reactor: Any,
     settings: Settings,
@@ -149,13 +164,7 @@ def make_daemon(
     notifier = Notifier(environ)
     threads = ThreadRunner(reactor, settings.threads, "amqp-handler")
     logins = RenewedLogins(parameters)
-    token = None
-    if settings.token is not None:
-        username = getattr(parameters[0].credentials[0], "username", "")
-        # Threads of its own: those of handlers may all be busy.
-        waiting = ThreadRunner(reactor, 3, "amqp-token")
-        source = TokenSource(reactor, settings.token, username, waiting)
-        token = ExpiringCredentials(reactor, source)
+    token = token_credentials(reactor, settings, parameters)
     client = AMQPClientService(
         reactor,
         list(logins.parameters),

@@ -228,6 +228,14 @@ class Daemon(MultiService):
             )
         self._reactor.callWhenRunning(self._stop_reactor)
 
+    def finish(self, cause: str, status: int) -> None:
+        """
+        End the process, since it has done what it was for.
+        """
+        if not self._cause:
+            self._cause, self.status = cause, status
+            self._reactor.callWhenRunning(self._stop_reactor)
+
     def _consumer_ended(self, failure: Failure, consumer: ConsumerService) -> None:
         """
         A consumer has ended by itself.

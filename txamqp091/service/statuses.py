@@ -47,6 +47,7 @@ class ExitStatus(IntEnum):
 
     OK = 0, "stopped by a signal; every handler had finished"
     USAGE = 64, "the command line cannot be understood"
+    DIFFERENT = 65, "what --diff has found is not as the settings declare it"
     NO_QUEUE = 66, "the queue does not exist, and --declare was not given"
     NO_VHOST = 68, "the virtual host does not exist, or is not for this user"
     UNAVAILABLE = 69, "no broker, until --give-up-after had passed"

@@ -390,6 +390,32 @@ class AdminTests(ConfigTestCase):
         await self.ready(port, 200)
         self.assertEqual(await daemon.terminate(), 0, daemon.output)
 
+    async def test_diff(self) -> None:
+        """
+        It can compare what it would declare with what the broker has, which changes
+        nothing.
+        """
+        self.channel = await self.open_channel()
+        queue = self.queue_name()
+        text = f"""
+            [[consumers]]
+            queue = "{queue}"
+            handler = "{HANDLERS}:plain"
+            declare = true
+            """
+        first = self.configured(text, "--diff")
+        self.assertEqual(await first.when_ended(), ExitStatus.DIFFERENT, first.output)
+        self.assertIn(f"queue '{queue}': missing", first.output)
+        daemon = self.configured(text)
+        await daemon.when_said("Consuming from")
+        second = self.configured(text, "--diff")
+        self.assertEqual(await second.when_ended(), 0, second.output)
+        self.assertIn(f"queue '{queue}': present", second.output)
+        self.assertEqual(await daemon.terminate(), 0, daemon.output)
+        third = self.configured(f'{text}queue_type = "classic"', "--diff")
+        self.assertEqual(await third.when_ended(), ExitStatus.DIFFERENT, third.output)
+        self.assertIn(f"queue '{queue}': different", third.output)
+
     async def test_refused(self) -> None:
         """
         Criterion 20: a daemon whose queue was deleted, and that is not to wait for
