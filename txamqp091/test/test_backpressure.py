@@ -47,16 +47,16 @@ class WritingTests(SynchronousTestCase):
             [b"%d" % n for n in range(100)] + [b""],
         )
 
-    def test_64_KiB(self) -> None:
+    def test_128_KiB(self) -> None:
         """
-        64 KiB are written at once; all of it in order.
+        128 KiB are written at once; all of it in order.
         """
-        bodies = [bytes([n]) * 10000 for n in range(40)]
+        bodies = [bytes([n]) * 10000 for n in range(70)]
         for body in bodies:
             self.channel.basic_publish("", "work", body)
         sizes = [len(each) for each in self.peer.transport.writes]
         self.assertEqual(len(sizes), 5)
-        self.assertTrue(all(65536 <= size < 65536 + 10100 for size in sizes), sizes)
+        self.assertTrue(all(0 <= size - 131072 < 10100 for size in sizes), sizes)
         self.assertEqual([each.body for each in self.peer.listen()], bodies)
 
     def test_in_answer(self) -> None:
@@ -110,23 +110,44 @@ class FullTests(SynchronousTestCase):
 
     def test_publishes_wait(self) -> None:
         """
-        Publishes wait while the transport is full, and leave in their order.
+        While the transport is full nothing is written.  Then what was said leaves,
+        and after it the publishes that have waited, in their order.
         """
         self.client.pauseProducing()
         waiting = [self.channel.basic_publish("", "work", b"%d" % n) for n in range(5)]
         declaring = self.channel.queue_declare("work")
-        self.assertEqual(
-            self.peer.serve(), [spec.QueueDeclare(queue="work", durable=True)]
-        )
-        self.successResultOf(declaring)
+        self.assertEqual(self.peer.listen(), [])
         for each in waiting:
             self.assertNoResult(each)
         self.client.resumeProducing()
+        self.peer.expect(spec.QueueDeclare)
+        self.peer.send(1, spec.QueueDeclareOk("work"))
+        self.successResultOf(declaring)
         self.assertEqual(
             [each.body for each in self.peer.listen()], [b"%d" % n for n in range(5)]
         )
         for each in waiting:
             self.assertIsNone(self.successResultOf(each))
+
+    def test_a_large_body(self) -> None:
+        """
+        Of a large body no more is handed on than there is room for, and it is not
+        copied meanwhile.
+        """
+        transport = self.peer.transport
+        transport.capacity = 300_000
+        self.peer.drain()
+        body = bytes(range(256)) * 8192
+        published = self.channel.basic_publish("", "work", body)
+        self.successResultOf(published)
+        most = drained = 0
+        while self.client._outgoing._pieces:
+            most = max(most, transport.held)
+            self.peer.drain()
+            drained += 1
+        self.assertGreater(drained, 3)
+        self.assertLess(most, transport.capacity + 2 * 131072)
+        self.assertEqual(self.peer.hear().body, body)
 
     def test_bounded(self) -> None:
         """
@@ -144,7 +165,7 @@ class FullTests(SynchronousTestCase):
             most = max(most, transport.held)
             self.peer.drain()
         self.successResultOf(batch)
-        self.assertLess(most, transport.capacity + 65536 + 2000)
+        self.assertLess(most, transport.capacity + 131072 + 2000)
         self.peer.turn()
         self.assertEqual(len(self.peer.listen()), 1000)
 
@@ -158,15 +179,16 @@ class FullTests(SynchronousTestCase):
         self.client.pauseProducing()
         waiting: list[Deferred[Any]] = []
         for n in range(3):
-            waiting.append(self.channel.basic_publish("", "work", bytes(70000 + n)))
-            waiting.append(other.basic_publish("", "work", bytes(70100 + n)))
+            waiting.append(self.channel.basic_publish("", "work", bytes(131040 + n)))
+            waiting.append(other.basic_publish("", "work", bytes(131050 + n)))
         sizes: list[int] = []
         for _ in waiting:
             self.peer.drain()
             (said,) = self.peer.listen()
             sizes.append(len(said.body))
             self.peer.said.clear()
-        self.assertEqual(sizes, [70000, 70100, 70001, 70101, 70002, 70102])
+        expected = [131040, 131050, 131041, 131051, 131042, 131052]
+        self.assertEqual(sizes, expected)
         for each in waiting:
             self.successResultOf(each)
 
@@ -183,15 +205,35 @@ class FullTests(SynchronousTestCase):
 
     def test_close(self) -> None:
         """
-        A close does not wait for room: it is the transport that makes it wait.
+        A close leaves behind all that was said before it, when there is room; and if
+        there never is, the connection is dropped in time.
+        """
+        for room in (True, False):
+            self.setUp()
+            self.client.pauseProducing()
+            self.channel.basic_ack(1)
+            closing = self.client.close()
+            self.assertEqual(self.peer.listen(), [])
+            if room:
+                self.client.resumeProducing()
+                self.peer.expect(spec.BasicAck)
+                self.peer.expect(spec.ConnectionClose)
+                self.peer.send(0, spec.ConnectionCloseOk())
+            else:
+                self.peer.clock.advance(self.client.parameters.close_timeout)
+            self.peer.turn()
+            self.successResultOf(closing)
+
+    def test_violated(self) -> None:
+        """
+        What a peer is told that breaks the rules does not wait for room.
         """
         self.client.pauseProducing()
-        closing = self.client.close()
+        self.channel.basic_ack(1)
+        self.peer.feed(b"garbage!")
+        self.peer.expect(spec.BasicAck)
         self.peer.expect(spec.ConnectionClose)
-        self.peer.send(0, spec.ConnectionCloseOk())
-        self.client.resumeProducing()
-        self.peer.turn()
-        self.successResultOf(closing)
+        self.flushLoggedErrors()
 
 
 class HoldingTests(SynchronousTestCase):
