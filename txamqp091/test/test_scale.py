@@ -10,17 +10,19 @@ import gc
 import os
 import resource
 import tracemalloc
-from time import monotonic
+from dataclasses import replace
+from time import monotonic, process_time
 from unittest import SkipTest
 
 from twisted.internet.defer import gatherResults
+from twisted.internet.task import deferLater
 
 from txamqp091.endpoint import connect
 from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.service.backoff import RetryPolicy
 from txamqp091.service.topology import Queue
-from txamqp091.test.books import Books, BooksTestCase, report, size
+from txamqp091.test.books import NIGHTLY, Books, BooksTestCase, report, size
 from txamqp091.test.chaos import ChaosProxy
 from txamqp091.test.integration import RabbitTestCase, every_broker, resident, until
 
@@ -144,19 +146,23 @@ class IdleTests(RabbitTestCase):
 
     async def test_idle_connections(self) -> None:
         """
-        An idle connection takes 25 kB at the most (criterion 23).
+        An idle connection takes 25 kB at the most; in the night, ten thousand take 5 %
+        of a processor's time for their heartbeats (criterion 23).
         """
         from twisted.internet import reactor
 
         count = size(1000, 10_000)
         self.allow_files(2 * count)
         parameters = ConnectionParameters.from_uri(self.uri)
+        if NIGHTLY:  # the other node may be allowed as many files as we were before
+            node = await self.private_node()
+            parameters = replace(parameters, port=node.port, virtual_host="/")
         # What the first one imports is not the others' doing.
         await self.connect()
         gc.collect()
         # What was freed before is used again, and is not seen in what is resident.
         tracemalloc.start()
-        self.addCleanup(tracemalloc.stop)
+        self.addCleanup(tracemalloc.stop)  # which may be done twice
         before, began = resident(), monotonic()
         connections = []
         for _ in range(count // 50):
@@ -166,6 +172,9 @@ class IdleTests(RabbitTestCase):
         gc.collect()
         traced = tracemalloc.get_traced_memory()[0] / count
         grown = (resident() - before) / count
+        tracemalloc.stop()
+        load = await self.load(60) if NIGHTLY else 0.0
+        self.assertTrue(all(connection.is_open for connection in connections))
         await gatherResults([connection.close() for connection in connections])
         report(
             self.id(),
@@ -173,5 +182,17 @@ class IdleTests(RabbitTestCase):
             seconds=seconds,
             allocated_kilobytes=traced / 1000,
             resident_kilobytes=grown / 1000,
+            idle_percent_of_a_processor=100 * load,
         )
         self.assertLessEqual(traced, 25_000)
+        self.assertLessEqual(load, 0.05)
+
+    async def load(self, seconds: float) -> float:
+        """
+        How much of a processor's time this process takes.
+        """
+        from twisted.internet import reactor
+
+        began, used = monotonic(), process_time()
+        await deferLater(reactor, seconds)
+        return (process_time() - used) / (monotonic() - began)
