@@ -280,10 +280,8 @@ class ConnectionMachine:
         """
         A channel has ended: its number is free.
         """
-        channel = self._channels.pop(number, None)
-        if channel is not None:
-            self._waiting.discard(channel)
-            self._free_numbers.append(number)
+        self._waiting.discard(self._channels.pop(number))
+        self._free_numbers.append(number)
         if by_peer:
             self._routes[number] = _Ended(number, self._routes)
         else:

@@ -57,6 +57,15 @@ class JoinTests(ChannelCase):
         sent = self.answer(*[(tag, Delivery.ack) for tag in (4, 5)])
         self.assertEqual(sent, [spec.BasicAck(5, True)])
 
+    def test_asked_again(self) -> None:
+        """
+        To ask for it again changes nothing, before there is a consumer.
+        """
+        channel = self.peer.open_channel()
+        channel.join_acks()
+        channel.join_acks()
+        self.assertRaises(LocalProtocolError, self.channel.join_acks)
+
     def test_gap(self) -> None:
         """
         While one before them is with its handler, they leave one by one, and settle
