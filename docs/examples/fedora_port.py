@@ -65,7 +65,7 @@ class FedoraConsumer:
         self.result: Deferred[FedoraConsumer] = Deferred()
         self.received = self.processed = self.dropped = self.rejected = 0  # F25
         self.subscription = service.client.consume(
-            queue, self.take, prefetch=1, on_cancelled="end"
+            queue, self.take, prefetch=1, on_cancelled="end", on_refused="end"
         )
         self.subscription.when_ended().addCallbacks(lambda _: self.end(), self.end)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from txamqp091.errors import ConsumerCancelled
+from txamqp091.errors import AccessRefused, ConsumerCancelled
 from txamqp091.service.backoff import RetryPolicy
 from txamqp091.service.topology import Queue
 from txamqp091.test.integration import RabbitTestCase, every_broker, until
@@ -170,6 +170,18 @@ class MemoryTests(AsyncBrokerTestCase):
         _, consumer = self.open_port(print, Queue(name="work"))
         result = await outcome(consumer)
         self.assertEqual(self.port.exit_code(result), 10)
+
+    async def test_forbidden_later(self) -> None:
+        """
+        A consumer that may not consume any more has ended, and says why (F20, F26).
+        """
+        _, consumer = self.open_port(print, Queue(name="work"))
+        await consumer.subscription.when_subscribed()
+        self.broker.set_permissions("guest", read="")
+        self.broker.close_channels()
+        result = await outcome(consumer)
+        self.assertIsInstance(result, AccessRefused)
+        self.assertEqual(self.port.exit_code(result), 15)
 
     async def test_forbidden(self) -> None:
         """
