@@ -136,8 +136,9 @@ class ComparisonTests(ServiceCase):
         )
         self.endpoint.delay = 0.1
         daemon.startService()
-        while daemon.client.connection is None:
-            self.clock.advance(0.1)
+        for _ in range(100):
+            if daemon.client.connection is None:
+                self.clock.advance(0.1)
         self.link.cut()
         self.passes(1)
         self.assertTrue(self.process.hasStopped)
