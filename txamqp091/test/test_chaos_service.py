@@ -299,6 +299,8 @@ class KillTests(BooksTestCase):
         books = self.open_books(uri)
         books.begin(1000)
         await books.when_more_is_confirmed(500)
+        # RabbitMQ 3.10 has said that there is a queue before that was on disk.
+        await in_thread(node.sync)
         for _ in range(size(3, 20)):
             node.kill()
             await in_thread(node.start)
