@@ -611,6 +611,31 @@ class TimeoutTests(BrokerTestCase):
         self.clock.advance(1800)
         self.assertEqual(self.broker.queue("q").bodies, [b"1"])
 
+    def test_asked_for(self) -> None:
+        """
+        A quorum queue, and a consumer of it, may say how long; each delivery has its
+        own time, whichever went out first.
+        """
+        asked = {"x-consumer-timeout": 5000}
+        self.channel.tell(
+            queue("usual", type="quorum"),
+            queue("short", type="quorum", consumer_timeout=60_000),
+            consume("usual", "usual"),
+            consume("short", "as the queue says"),
+            spec.BasicConsume(0, "usual", "as it says", arguments=asked),
+        )
+        for name in ("usual", "short", "usual"):
+            self.channel.publish("", name)
+        self.channel.take()
+        for seconds, tag in ((5, "as it says"), (55, "as the queue says")):
+            self.clock.advance(seconds - 1)
+            self.assertEqual(self.channel.methods(), [])
+            self.clock.advance(1)
+            [cancel, *_] = self.channel.methods()
+            self.assertEqual(cancel, spec.BasicCancel(tag, True))
+        self.clock.advance(1740)
+        self.assertIn(spec.BasicCancel("usual", True), self.channel.methods())
+
     def test_classic(self) -> None:
         """
         A classic queue waits for ever.

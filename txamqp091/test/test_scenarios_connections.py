@@ -188,6 +188,20 @@ class AcknowledgeTimeoutScenarios(Scenario):
             self.assertTrue(channel.is_open)
         self.assertTrue((await self.get(other, queue)).redelivered)
 
+    async def test_asked_for(self) -> None:
+        """
+        With 4.3 a quorum queue may say how long, and a consumer of it something else.
+        """
+        if self.by_version({"3.10": True, "4.3": False}):
+            return  # which looks at neither
+        channel, other = await self.channel(), await self.channel()
+        one = await self.quorum_queue(channel, consumer_timeout=200)
+        patient = await self.holding(channel, one, timeout=600_000)
+        two = await self.quorum_queue(channel, consumer_timeout=200)
+        await self.cancelled(await self.holding(channel, two))
+        self.assertTrue((await self.get(other, two)).redelivered)
+        self.assertTrue(patient.consumer.is_active)
+
     async def test_classic_queue(self) -> None:
         """
         With a classic queue 3.10 does the same, and 4.3 waits.

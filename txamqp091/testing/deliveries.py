@@ -30,21 +30,22 @@ class Delivery(NamedTuple):
     A message that is out.
 
     :ivar consumer: who has it, or None: it was fetched with ``basic.get``.
-    :ivar time: since when, by the broker's clock.
+    :ivar due: until when it may be, by the broker's clock, or None: for ever.
     """
 
     tag: int
     queue: AnyQueue
     entry: Entry
     consumer: Consumer | None
-    time: float
+    due: float | None
 
 
 class Unacked:
     """
     The deliveries of a channel that are not settled.
 
-    :ivar timeout: how long one may be out, in seconds, or None: for ever.
+    :ivar timeout: how long one may be out, in seconds, or None: for ever.  Queues and
+        consumers may want it otherwise.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class Unacked:
         self._timed_out = timed_out
         self._deliveries: OrderedDict[int, Delivery] = OrderedDict()
         # Of those, the ones that may time out.
-        self._watched: OrderedDict[int, Delivery] = OrderedDict()
+        self._watched: dict[int, float] = {}
         # Those that did: the client does not know, and may settle them.
         self._late: set[int] = set()
         self._call: IDelayedCall | None = None
@@ -82,11 +83,12 @@ class Unacked:
         """
         A message has gone out.
         """
-        delivery = Delivery(tag, queue, entry, consumer, self._clock.seconds())
-        self._deliveries[tag] = delivery
-        if self.timeout is not None and queue.times_out:
-            self._watched[tag] = delivery
-            if self._call is None:
+        timeout = queue.timeout_of(consumer, self.timeout)
+        due = None if timeout is None else self._clock.seconds() + timeout
+        self._deliveries[tag] = Delivery(tag, queue, entry, consumer, due)
+        if due is not None:
+            self._watched[tag] = due
+            if self._call is None or due < self._call.getTime():
                 self._watch()
 
     def take(self, tag: int, multiple: bool) -> list[Delivery]:
@@ -144,9 +146,9 @@ class Unacked:
         """
         everything = sorted([*taken, *self._deliveries.values()], key=_tag)
         self._deliveries = OrderedDict((each.tag, each) for each in everything)
-        if self.timeout is not None:
-            watched = [each for each in everything if each.queue.times_out]
-            self._watched = OrderedDict((each.tag, each) for each in watched)
+        self._watched = {
+            each.tag: each.due for each in everything if each.due is not None
+        }
         self._watch()
 
     def stop(self) -> None:
@@ -160,27 +162,22 @@ class Unacked:
 
     def _watch(self) -> None:
         """
-        Look again when the oldest delivery has been out for too long.
+        Look again when the next delivery will have been out for too long.
         """
         if self._call is not None:
             self._call.cancel()
             self._call = None
         if self._watched:
-            self._call = self._clock.callLater(max(0.0, self._left), self._look)
-
-    @property
-    def _left(self) -> float:
-        """
-        How many seconds are left for the oldest.
-        """
-        assert self.timeout is not None
-        oldest = next(iter(self._watched.values()))
-        return oldest.time + self.timeout - self._clock.seconds()
+            left = min(self._watched.values()) - self._clock.seconds()
+            self._call = self._clock.callLater(max(0.0, left), self._look)
 
     def _look(self) -> None:
         self._call = None
-        while self._watched and self._left <= _MOMENT:
-            self._timed_out(self._watched.popitem(last=False)[1])
+        latest = self._clock.seconds() + _MOMENT
+        for tag, due in list(self._watched.items()):
+            # One that was too late may have taken others with it.
+            if due <= latest and self._watched.pop(tag, None) is not None:
+                self._timed_out(self._deliveries[tag])
         self._watch()
 
 

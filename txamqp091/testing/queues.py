@@ -74,12 +74,16 @@ class AnyQueue(ABC):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}, {self.ready_count} ready>"
 
-    @property
-    def times_out(self) -> bool:
+    def timeout_of(
+        self, consumer: Consumer | None, usual: float | None
+    ) -> float | None:
         """
-        Whether its deliveries must be acknowledged in time.
+        How long a delivery may be unacknowledged, in seconds, or None: for ever.
+
+        :param consumer: who gets it, or None: it is fetched.
+        :param usual: what the broker is set to.
         """
-        return not self.vhost.behaviour.timeout_cancels
+        return None if self.vhost.behaviour.timeout_cancels else usual
 
     # -- what is in it -----------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from txamqp091.testing.classic import ClassicQueue, priority_of
+from txamqp091.testing.consumers import Consumer
 from txamqp091.testing.messages import (
     Comeback,
     Entry,
@@ -39,9 +40,16 @@ class QuorumQueue(ClassicQueue):
         super().__init__(name, vhost, **details)
         self.consumers.eager = vhost.behaviour.active_by_priority
 
-    @property
-    def times_out(self) -> bool:
-        return True
+    def timeout_of(
+        self, consumer: Consumer | None, usual: float | None
+    ) -> float | None:
+        if self.vhost.behaviour.timeout_cancels:
+            asked = [] if consumer is None else [consumer.arguments]
+            for arguments in (*asked, self.arguments):
+                timeout = arguments.get("x-consumer-timeout")
+                if isinstance(timeout, int):
+                    return timeout / 1000
+        return usual
 
     def _priority(self, message: Message) -> int:
         if not self.vhost.behaviour.quorum_priorities:
