@@ -6,21 +6,29 @@ the in-memory broker, are let in or not, and are told of what happens.
 
 from __future__ import annotations
 
+import os
 from typing import Any, TypeVar, cast
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IProtocolFactory, IPushProducer, IReactorTime
+from twisted.internet.interfaces import (
+    IListeningPort,
+    IProtocolFactory,
+    IPushProducer,
+    IReactorTime,
+)
 from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
 from txamqp091.endpoint import connect
-from txamqp091.errors import ConnectionForced, HeartbeatTimeout
+from txamqp091.errors import ConnectionForced, HeartbeatTimeout, TLSFailed
 from txamqp091.factory import AMQPClientFactory
 from txamqp091.protocol import AMQPProtocol
+from txamqp091.test.certificates import Authority
 from txamqp091.test.raw_client import HANDSHAKE, RawClient, handshake
 from txamqp091.test.recording import content, frames
+from txamqp091.test.tls_peers import server_options
 from txamqp091.testing import Direction, Link, MemoryBroker, MemoryEndpoint
 from txamqp091.testing.reactor import SteppingClock
 from txamqp091.testing.server import BrokerFactory, BrokerProtocol
@@ -547,7 +555,33 @@ class ListenTests(TestCase):
         port = broker.listen(cast(Any, reactor))
         address = cast(IPv4Address, port.getHost())
         self.assertEqual(address.host, "127.0.0.1")
-        uri = f"amqp://guest:guest@127.0.0.1:{address.port}"
+        await self.serves(broker, port, f"amqp://127.0.0.1:{address.port}")
+
+    async def test_tls(self) -> None:
+        """
+        It may have TLS: who trusts its authority, and no other, connects to it.
+        """
+        from twisted.internet import reactor
+
+        authority = Authority()
+        folder = self.mktemp()
+        os.mkdir(folder)
+        broker = MemoryBroker(reactor)
+        options = server_options(authority.issue("localhost"))
+        port = broker.listen(cast(Any, reactor), tls=options)
+        uri = f"amqps://localhost:{cast(IPv4Address, port.getHost()).port}"
+        refused: Deferred[Any] = connect(reactor, uri)
+        await self.assertFailure(refused, TLSFailed)
+        await self.serves(broker, port, f"{uri}?cacertfile={authority.write(folder)}")
+
+    async def serves(
+        self, broker: MemoryBroker, port: IListeningPort, uri: str
+    ) -> None:
+        """
+        A client connects, and is told when it is over.
+        """
+        from twisted.internet import reactor
+
         connection = await connect(reactor, uri)
         channel = await connection.open_channel()
         await channel.queue_declare("q")

@@ -8,7 +8,7 @@ What it does is in `txamqp091.testing.broker`, and what its bytes are in
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 from twisted.internet.interfaces import IListeningPort, IReactorTCP, IReactorTime
 
@@ -37,10 +37,15 @@ class MemoryBroker(Broker):
         return MemoryEndpoint(self.clock, BrokerFactory(self, self.clock))
 
     def listen(
-        self, reactor: IReactorTCP, port: int = 0, interface: str = "127.0.0.1"
+        self,
+        reactor: IReactorTCP,
+        port: int = 0,
+        interface: str = "127.0.0.1",
+        *,
+        tls: object = None,
     ) -> IListeningPort:
         """
-        Serve any AMQP client, over TCP, in the clear.
+        Serve any AMQP client, over TCP, in the clear or by TLS.
 
         To be done with it, stop the port, and then ``close_connections``::
 
@@ -52,8 +57,17 @@ class MemoryBroker(Broker):
         :param reactor: what bytes, heartbeats and time limits go by, which need not be
             the clock by which messages expire.
         :param port: 0 for one that is free.
+        :param tls: the certificate and all else that TLS needs, as Twisted has it: for
+            example the ``options()`` of a ``twisted.internet.ssl.PrivateCertificate``.
+            `None` is in the clear.
         :returns: the port, which listens already.
         :raises CannotListenError: somebody else has it.
         """
         factory = BrokerFactory(self, cast(IReactorTime, reactor))
-        return reactor.listenTCP(port, factory, interface=interface)
+        if tls is None:
+            return reactor.listenTCP(port, factory, interface=interface)
+        secure: Any = reactor  # not every reactor has TLS
+        return cast(
+            IListeningPort,
+            secure.listenSSL(port, factory, tls, interface=interface),
+        )
