@@ -9,7 +9,9 @@ nack for ever what is published on a channel that once had to do with a quorum q
 without a leader.
 
 A channel on which the broker does not answer for the first letter is given up: see
-`txamqp091.service.letters`.
+`txamqp091.service.letters`.  If it has answered, and does so for nothing any more, it
+is the connection that is given up: RabbitMQ 4.3 may keep for ever what was on its way
+to a quorum queue that was deleted and made anew, and reads nothing then.
 
 When the broker has closed a channel for something that was published, it does not say
 for what.  If it was the only message that had no answer, that one has failed.  If not,
@@ -50,6 +52,10 @@ _REOPENED_AFTER = RetryPolicy(initial_delay=0.05, max_delay=2.0)
 #: How long the first letter of a channel waits for its answer, in seconds, before
 #: another channel is tried, and the next ones.
 _FIRST_ANSWER = RetryPolicy(initial_delay=2.0, factor=1.25, max_delay=30.0, jitter=0.0)
+
+#: After how many seconds without any answer, though messages have left, the connection
+#: is given up.
+_SILENCE = 30.0
 
 #: How many channels may be there that were given up and are still owed answers.
 _RETIRED_MAX = 8
@@ -140,6 +146,9 @@ class Dispatcher:
         self._deaths = 0
         self._hold_call: IDelayedCall | None = None
         self._trying_call: IDelayedCall | None = None
+        # When to look whether there were answers, and what there was the last time.
+        self._silence_call: IDelayedCall | None = None
+        self._oldest: tuple[Letter | None, int] = None, 0
         self._blocked_for: str | None = None
         self._blocked_since = 0.0
         self._blocked_call: IDelayedCall | None = None
@@ -177,6 +186,7 @@ class Dispatcher:
             self._aside_call,
             self._hold_call,
             self._trying_call,
+            self._silence_call,
             self._blocked_call,
         ):
             _stop(call)
@@ -209,6 +219,7 @@ class Dispatcher:
         self._service.forget_observer(self._observer)
         self._forget_drain()
         _stop(self._trying_call)
+        _stop(self._silence_call)
         for outlet in self._outlets():
             outlet.close()
         self._retired.clear()
@@ -278,6 +289,27 @@ class Dispatcher:
         _stop(self._trying_call)
         patience = _FIRST_ANSWER.delay(self._deaths + 1)
         self._trying_call = self._reactor.callLater(patience, self._tried, outlet)
+        if self._silence_call is None or not self._silence_call.active():
+            self._listen()
+
+    def _listen(self) -> None:
+        """
+        There should have been an answer since the last time, if a letter was there.
+        """
+        self._silence_call = self._reactor.callLater(_SILENCE, self._listen)
+        outlet, connection = self._outlet, self._service.connection
+        before, self._oldest = self._oldest, (None, 0)
+        if self._blocked_for is not None or self._draining or not outlet.proven:
+            return
+        oldest = next(iter(outlet.sent), None)
+        self._oldest = oldest, self.confirms + self.nacks
+        if oldest is None or before != self._oldest or connection is None:
+            return
+        self._log.warn(
+            "No answer to what was published in {seconds} s: connecting anew",
+            seconds=_SILENCE,
+        )
+        connection.close(reply_text="no answer to what was published")
 
     def _tried(self, outlet: Outlet) -> None:
         """

@@ -219,6 +219,44 @@ class FirstTests(PublisherCase):
         self.assertEqual(len(self.broker.sessions[0].channels), 1)
         self.assertFlat(publisher)
 
+    def test_no_answer_any_more(self) -> None:
+        """
+        When the broker has answered, and then does so for nothing any more, another
+        connection is made, once.
+        """
+        publisher = self.publisher()
+        self.prove(publisher)
+        self.broker.hold_confirms()
+        published = self.publish(publisher, 5)
+        first = self.link
+        self.passes(29)
+        self.assertEqual(publisher.republished, 0)
+        self.assertIs(self.link, first)
+        self.passes(35)
+        self.assertIsNot(self.link, first)
+        self.assertGreaterEqual(publisher.republished, 5)
+        second = self.link
+        self.passes(100)
+        self.assertIs(self.link, second)
+        self.broker.release_confirms()
+        self.passes(1)
+        self.assertDone(published)
+        self.assertFlat(publisher)
+
+    def test_answers_to_others(self) -> None:
+        """
+        While there are answers, or nothing to answer for, it stays.
+        """
+        publisher = self.publisher()
+        self.prove(publisher)
+        first = self.link
+        self.passes(100)
+        for _ in range(10):
+            published = self.publish(publisher, 5)
+            self.passes(10)
+            self.assertDone(published)
+        self.assertIs(self.link, first)
+
     def test_failed(self) -> None:
         """
         Or it has failed, and the next one goes alone.
