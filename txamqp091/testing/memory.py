@@ -59,7 +59,7 @@ class MemoryBroker(Broker):
         :param port: 0 for one that is free.
         :param tls: the certificate and all else that TLS needs, as Twisted has it: for
             example the ``options()`` of a ``twisted.internet.ssl.PrivateCertificate``.
-            `None` is in the clear.
+            None is in the clear.
         :returns: the port, which listens already.
         :raises CannotListenError: somebody else has it.
         """
