@@ -365,7 +365,8 @@ class BooksTestCase(RabbitTestCase):
         except AssertionError:
             self.fail(
                 f"of {books.submitted} submitted, {len(books.confirmed)} are confirmed,"
-                f" {len(books.failed)} failed, {len(books.missing)} are missing"
+                f" {len(books.failed)} failed, {len(books.missing)} are missing:"
+                f" {sorted(books.missing)[:1]} to {sorted(books.missing)[-1:]}"
             )
         self.assertEqual(books.failed, {})
         self.assertEqual(books.unmarked, [])
