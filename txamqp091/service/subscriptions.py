@@ -113,6 +113,8 @@ class RecoveringConsumer:
         if _OFFSET in self._arguments or (isinstance(queue, Queue) and queue.is_stream):
             self._position = Position()
         self._consumer: Consumer | None = None
+        # The channel on which it was subscribed, or tried to be, the last time.
+        self._used: Channel | None = None
         # Whether the queue may have been deleted, and whether it was.
         self._queue_gone = False
         self._queue_missed = False
@@ -299,6 +301,13 @@ class RecoveringConsumer:
             self._position.rewind()
             if self._position.offset is not None:
                 arguments = arguments | {_OFFSET: self._position.offset}
+        if renewed and self._owns_channel and channel is self._used:
+            # RabbitMQ 4.3 may keep for ever what a channel has to do with a quorum
+            # queue that was deleted and made anew: take another one.
+            self._subscribing = None
+            channel.close()
+            return
+        self._used = channel
         consumer = await channel.basic_consume(
             name,
             self._take,

@@ -174,12 +174,13 @@ class ComingBackTests(ConsumerCase):
         self.turn()
         self.broker.delete_queue("q")
         self.turn()
-        self.passes(1)
+        self.passes(3)
         self.assertTrue(consumer.is_subscribed)
         self.broker.publish("x", "", b"bound")
         self.turn()
         self.assertEqual(self.inbox.bodies, [b"bound"])
         self.assertOneSubscription("q")
+        self.assertEqual(consumer.channel.opened, 2)
 
     def test_no_permission(self) -> None:
         """
@@ -307,7 +308,7 @@ class ServerNamedTests(ServiceCase):
         self.turn()
         name = client.queue_name(replies)
         self.broker.delete_queue(name)
-        self.passes(1)
+        self.passes(3)
         self.assertTrue(consumer.is_subscribed)
         self.assertNotEqual(client.queue_name(replies), name)
         self.broker.publish("amq.fanout", "", b"x")
@@ -629,7 +630,7 @@ class StreamTests(ServiceCase):
         self.consume(inbox)
         self.assertEqual(len(inbox.bodies), 10)
         self.broker.delete_queue("log")
-        self.passes(1)
+        self.passes(3)
         self.broker.publish("", "log", b"new")
         self.turn()
         self.assertEqual(inbox.bodies[10:], [b"new"])
