@@ -402,6 +402,12 @@ class Reactor(MemoryReactorClock):
     A reactor in memory that runs, and has no threads.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        # By default, Twisted's versions differ.
+        self.running = True
+        self.hasStopped = False
+
     def callWhenRunning(  # type: ignore[override]
         self, function: Callable[[], object]
     ) -> None:
