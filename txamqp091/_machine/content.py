@@ -24,7 +24,7 @@ _UNPACK_HEADER = Struct(">HHQH").unpack_from
 _CONTENT_CLASS = spec.BasicDeliver.identity[0]
 
 #: The largest buffer that is kept for the next large body.
-_SPARE_SIZE = 4 << 20
+_SPARE_SIZE = 16 << 20
 
 #: What is done with a content: it is given what `Assembler.begin` was, the payload of
 #: the header frame, and the body, or None for a body that was not kept.

@@ -78,11 +78,11 @@ class ContentTests(ChannelCase):
 
     def test_a_large_buffer(self) -> None:
         """
-        A buffer of more than 4 MiB is not kept.
+        A buffer of more than 16 MiB is not kept.
         """
-        self.channel.max_body = 5 << 20
-        self.recorder.receive(self.deliver(bytes(5 << 20)))
-        self.assertEqual(len(self.recorder.take()[0][-1]), 5 << 20)
+        self.channel.max_body = 17 << 20
+        self.recorder.receive(self.deliver(bytes(17 << 20)))
+        self.assertEqual(len(self.recorder.take()[0][-1]), 17 << 20)
         self.assertEqual(self.recorder.machine._spares, [])
 
     def test_fields(self) -> None:
