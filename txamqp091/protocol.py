@@ -52,8 +52,10 @@ from txamqp091.wire import spec
 
 __all__ = ["AMQPProtocol"]
 
-#: How many bytes the transport may hold before publishing waits.
-_TRANSPORT_BUFFER = 4 * 65536
+#: How many bytes the transport may hold before publishing waits: two writes of
+#: `Outgoing` fill it.  With a third, bodies of 1 MiB cost up to three times as much, as
+#: the C library gives the memory for it back each time.
+_TRANSPORT_BUFFER = 2 * 131072 - 1
 
 #: What a connection that ended, or fell silent, was about; and what that may mean.
 _ABOUT = {
