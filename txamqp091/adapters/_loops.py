@@ -18,6 +18,7 @@ import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from threading import Lock, get_ident
 from time import monotonic
 from typing import Any, cast
@@ -138,11 +139,7 @@ class AsyncioLoop:
         See ``IReactorTime``.
         """
         if args or kwargs:
-            function = callable
-
-            def callable() -> Any:
-                return function(*args, **kwargs)
-
+            callable = partial(callable, *args, **kwargs)
         call = AsyncioCall(self.loop, self._calls, delay, callable)
         return cast(IDelayedCall, call)
 
@@ -158,13 +155,7 @@ class AsyncioLoop:
         """
         See ``IReactorFromThreads``.
         """
-        if kwargs:
-            function = callable
-
-            def callable(*args: object) -> Any:
-                return function(*args, **kwargs)
-
-        self.loop.call_soon_threadsafe(callable, *args)
+        self.loop.call_soon_threadsafe(partial(callable, *args, **kwargs))
 
 
 @implementer(IDelayedCall)
@@ -271,11 +262,7 @@ class SelectorLoop:
         See ``IReactorTime``.
         """
         if args or kwargs:
-            function = callable
-
-            def callable() -> Any:
-                return function(*args, **kwargs)
-
+            callable = partial(callable, *args, **kwargs)
         if delay > 0:
             call = SelectorCall(self, 0.0, callable)
             self.add(call, monotonic() + delay)
@@ -305,10 +292,7 @@ class SelectorLoop:
         See ``IReactorFromThreads``.  When the loop will turn no more, the call is
         made at once: nothing happens at the same time then.
         """
-
-        def call() -> Any:
-            return callable(*args, **kwargs)
-
+        call = partial(callable, *args, **kwargs)
         with self._lock:
             if not self.stopped:
                 self._posted.append(call)
