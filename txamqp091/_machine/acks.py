@@ -37,7 +37,14 @@ def settle_frame(
     """
     class_id, method_id = method.identity
     return _PACK_SETTLE(
-        spec.FRAME_METHOD, channel, 13, class_id, method_id, delivery_tag, bits, 206
+        spec.FRAME_METHOD,
+        channel,
+        13,
+        class_id,
+        method_id,
+        delivery_tag,
+        bits,
+        spec.FRAME_END,
     )
 
 

@@ -54,7 +54,7 @@ class Assembler:
         "max_body",
     )
 
-    def __init__(self, max_body: int, spares: list[bytearray] | None = None) -> None:
+    def __init__(self, max_body: int, spares: list[bytearray]) -> None:
         """
         :param spares: where a buffer for large bodies is kept, for whoever shares it.
         """
@@ -73,7 +73,7 @@ class Assembler:
         self._left = 0
         self._kept = False
         self._body = bytearray()
-        self._spares = [] if spares is None else spares
+        self._spares = spares
 
     def receive_method(self, payload: bytes) -> None:
         """

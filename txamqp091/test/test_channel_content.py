@@ -263,7 +263,7 @@ class ContentTests(ChannelCase):
         """
         What both ends share does not know what a method means.
         """
-        self.assertRaises(NotImplementedError, Assembler(0).expect, 1, b"")
+        self.assertRaises(NotImplementedError, Assembler(0, []).expect, 1, b"")
 
     def test_limit_is_exact(self) -> None:
         """

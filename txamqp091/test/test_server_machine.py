@@ -465,7 +465,7 @@ class ChannelTests(SynchronousTestCase):
         """
         What is shared with the client's end does not know what methods mean.
         """
-        self.assertRaises(NotImplementedError, Assembler(1).receive_method, b"")
+        self.assertRaises(NotImplementedError, Assembler(1, []).receive_method, b"")
 
     def test_large_and_not_kept(self) -> None:
         """
