@@ -6,16 +6,21 @@ memory between them, and a ``Clock``.
 
 from __future__ import annotations
 
+import atexit
+import signal
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime
 from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
+from txamqp091.endpoint import connect as endpoint_connect
 from txamqp091.message import Delivery
 from txamqp091.protocol import AMQPProtocol
+from txamqp091.service import addresses
 from txamqp091.service.backoff import RetryPolicy
 from txamqp091.service.client import AMQPClientService
 from txamqp091.service.observing import ServiceObserver
@@ -24,7 +29,8 @@ from txamqp091.testing.memory import MemoryBroker
 from txamqp091.testing.network import Link, MemoryEndpoint
 from txamqp091.testing.server import BrokerFactory
 
-__all__ = ["POLICY", "Events", "Inbox", "Place", "ServiceCase"]
+__all__ = ["POLICY", "Events", "Inbox", "Place", "ProcessCase", "RunningReactor",
+           "ServiceCase"]  # fmt: skip
 
 #: Delays of 1, 2, 4 and 8 seconds, and no chance.
 POLICY = RetryPolicy(initial_delay=1.0, max_delay=8.0, jitter=0.0, random=lambda: 0.5)
@@ -211,3 +217,46 @@ class ServiceCase(SynchronousTestCase):
         """
         self.assertNoResult(deferred)
         deferred.addErrback(lambda _: None)
+
+
+class RunningReactor(MemoryReactorClock):
+    """
+    A reactor in memory that runs, and has no threads.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # By default, Twisted's versions differ.
+        self.running = True
+        self.hasStopped = False
+
+    def callWhenRunning(  # type: ignore[override]
+        self, function: Callable[[], object]
+    ) -> None:
+        """
+        Twisted: call a function, as soon as the reactor runs.
+        """
+        function()
+
+
+class ProcessCase(ServiceCase):
+    """
+    Tests of what has a process to itself, with a reactor that it may stop.
+
+    :ivar process: that reactor, which is the clock, too.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(atexit, "register", lambda function: function)
+        self.patch(signal, "signal", lambda number, handler: None)
+        self.process = RunningReactor()
+        reactor: Any = self.process
+        self.clock = self.reactor = reactor
+        self.broker = MemoryBroker(reactor)
+        self.endpoint = Place(self.broker)
+
+        def connect(reactor: Any, parameters: Any, endpoint: Any = None) -> Any:
+            return endpoint_connect(reactor, parameters, endpoint=self.endpoint)
+
+        self.patch(addresses, "connect", connect)

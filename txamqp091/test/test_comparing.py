@@ -5,22 +5,16 @@ A process that compares settings with a broker, and ends.
 
 from __future__ import annotations
 
-import atexit
-import signal
 from pathlib import Path
 from typing import Any
 
 from txamqp091.arguments import classic_queue
-from txamqp091.endpoint import connect as endpoint_connect
 from txamqp091.parameters import ConnectionParameters
-from txamqp091.service import addresses
 from txamqp091.service.comparing import make_comparison
 from txamqp091.service.daemon import Daemon
 from txamqp091.service.merging import load
 from txamqp091.service.statuses import ExitStatus
-from txamqp091.test.service_case import Place, ServiceCase
-from txamqp091.test.test_tokens import Reactor
-from txamqp091.testing.memory import MemoryBroker
+from txamqp091.test.service_case import ProcessCase
 
 TEXT = """
 [[consumers]]
@@ -34,25 +28,13 @@ handler = "m:f"
 """
 
 
-class ComparisonTests(ServiceCase):
+class ComparisonTests(ProcessCase):
     """
     What it says, and what it ends with.
     """
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(atexit, "register", lambda function: function)
-        self.patch(signal, "signal", lambda number, handler: None)
-        self.process = Reactor()
-        reactor: Any = self.process
-        self.clock = self.reactor = reactor
-        self.broker = MemoryBroker(reactor)
-        self.endpoint = Place(self.broker)
-
-        def connect(reactor: Any, parameters: Any, endpoint: Any = None) -> Any:
-            return endpoint_connect(reactor, parameters, endpoint=self.endpoint)
-
-        self.patch(addresses, "connect", connect)
         self.path = Path(self.mktemp())
         self.path.write_text(TEXT)
 

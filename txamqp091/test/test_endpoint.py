@@ -424,37 +424,28 @@ class Nobody:
     ) -> Any:
         self.name = hostName
         resolutionReceiver.resolutionBegan(self)
+        for address in self.addresses(hostName, portNumber):
+            resolutionReceiver.addressResolved(address)
         resolutionReceiver.resolutionComplete()
         return self
+
+    def addresses(self, host: str, port: int) -> list[IPv4Address]:
+        """
+        What a host name stands for.
+        """
+        return []
 
     def cancel(self) -> None:
         raise NotImplementedError
 
 
-@implementer(IHostnameResolver, IHostResolution)
-class Literally:
+class Literally(Nobody):
     """
     Takes every host name for the address that it is.
     """
 
-    name = ""
-
-    def resolveHostName(
-        self,
-        resolutionReceiver: Any,
-        hostName: str,
-        portNumber: int = 0,
-        addressTypes: Any = None,
-        transportSemantics: str = "TCP",
-    ) -> Any:
-        self.name = hostName
-        resolutionReceiver.resolutionBegan(self)
-        resolutionReceiver.addressResolved(IPv4Address("TCP", hostName, portNumber))
-        resolutionReceiver.resolutionComplete()
-        return self
-
-    def cancel(self) -> None:
-        raise NotImplementedError
+    def addresses(self, host: str, port: int) -> list[IPv4Address]:
+        return [IPv4Address("TCP", host, port)]
 
 
 @implementer(IReactorPluggableNameResolver)

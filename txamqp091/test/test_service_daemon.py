@@ -14,7 +14,6 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ReactorNotRunning
-from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -48,7 +47,7 @@ from txamqp091.service.policy import Halt, OnRefused
 from txamqp091.service.statuses import ExitStatus, exit_status
 from txamqp091.service.systemd import Notifier
 from txamqp091.service.topology import Queue, Topology
-from txamqp091.test.service_case import ServiceCase
+from txamqp091.test.service_case import RunningReactor, ServiceCase
 
 
 class ExitStatusTests(SynchronousTestCase):
@@ -127,16 +126,13 @@ class ExitStatusTests(SynchronousTestCase):
         self.assertEqual(f"{ExitStatus.CONFIG}", "78")
 
 
-class Reactor(MemoryReactorClock):
+class Reactor(RunningReactor):
     """
     A reactor in memory, which can be stopped once, as a real one.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # By default, Twisted's versions differ.
-        self.running = True
-        self.hasStopped = False
         self.from_threads: list[Callable[[], object]] = []
         self.when_running: list[Callable[[], object]] = []
 

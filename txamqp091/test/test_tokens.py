@@ -5,27 +5,22 @@ Where a daemon's token comes from, how long it is good for, and that nobody sees
 
 from __future__ import annotations
 
-import atexit
 import base64
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from txamqp091.credentials import PlainCredentials
-from txamqp091.endpoint import connect as endpoint_connect
 from txamqp091.errors import AuthenticationFailed, ConnectFailed, VhostAccessRefused
 from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
-from txamqp091.service import addresses
 from txamqp091.service.assembly import check_parts, make_daemon
 from txamqp091.service.checking import Problem
 from txamqp091.service.config import Settings
@@ -35,8 +30,7 @@ from txamqp091.service.merging import load
 from txamqp091.service.secrets import Secret, SecretUnavailable
 from txamqp091.service.statuses import ExitStatus
 from txamqp091.service.tokens import TokenSettings, TokenSource, check_token, find_token
-from txamqp091.test.service_case import Place, ServiceCase
-from txamqp091.testing.memory import MemoryBroker
+from txamqp091.test.service_case import ProcessCase
 
 CANARY = "canary-token"
 
@@ -397,46 +391,15 @@ def _lives(number: int) -> bool:
     return True
 
 
-class Reactor(MemoryReactorClock):
-    """
-    A reactor in memory that runs, and has no threads.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        # By default, Twisted's versions differ.
-        self.running = True
-        self.hasStopped = False
-
-    def callWhenRunning(  # type: ignore[override]
-        self, function: Callable[[], object]
-    ) -> None:
-        """
-        Twisted: call a function, as soon as the reactor runs.
-        """
-        function()
-
-
-class DaemonTests(ServiceCase):
+class DaemonTests(ProcessCase):
     """
     A daemon that logs in by a token, and whose passwords change.
     """
 
     def setUp(self) -> None:
         super().setUp()
-        self.patch(atexit, "register", lambda function: function)
-        self.patch(signal, "signal", lambda number, handler: None)
-        self.process = Reactor()
-        reactor: Any = self.process
-        self.clock = self.reactor = reactor
-        self.broker = MemoryBroker(reactor)
-        self.endpoint = Place(self.broker)
         self.broker.declare_queue("work")
 
-        def connect(reactor: Any, parameters: Any, endpoint: Any = None) -> Any:
-            return endpoint_connect(reactor, parameters, endpoint=self.endpoint)
-
-        self.patch(addresses, "connect", connect)
         self.path = Path(self.mktemp()).absolute()
         self.token = Path(self.mktemp()).absolute()
         self.logins = [ConnectionParameters()]
