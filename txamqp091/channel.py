@@ -30,7 +30,7 @@ from txamqp091._machine.channel import ChannelMachine, Content
 from txamqp091._observer import OneShot
 from txamqp091.consumer import DEFAULT_PREFETCH, Consumer, Deliveries, Handler
 from txamqp091.errors import AMQPError, ContentTooLarge, LocalProtocolError
-from txamqp091.message import Body, Delivery, Message, Settler
+from txamqp091.message import Body, Delivery, Message, Settler, SettlerFactory
 from txamqp091.publisher import DEFAULT_WINDOW, DEFAULT_WINDOW_SIZE, Publisher
 from txamqp091.wire import spec
 from txamqp091.wire.method import Method
@@ -55,17 +55,21 @@ class Channel:
 
     :ivar number: its number on the connection.
     :ivar connection: the connection.
+    :ivar settler: sends the settlements of its deliveries.
     """
 
     _log = Logger()
 
-    def __init__(self, connection: AMQPProtocol, flow: Flow) -> None:
+    def __init__(
+        self, connection: AMQPProtocol, flow: Flow, make_settler: SettlerFactory
+    ) -> None:
         self.connection = connection
         self.number = 0
+        self.settler: Settler
         self._flow = flow
         self._machine: ChannelMachine
+        self._make_settler = make_settler
         self._publisher: Publisher
-        self._settler: Settler
         self._closed: OneShot[None] = OneShot()
         self._tags = 0
 
@@ -73,7 +77,7 @@ class Channel:
         self._machine = machine
         self.number = machine.number
         self._publisher = Publisher(machine, self._flow, self._ended)
-        self._settler = Settler(machine, self.connection.reactor)
+        self.settler = self._make_settler(machine, self.connection.reactor)
         machine.sink = self._publisher
 
     def __repr__(self) -> str:
@@ -521,7 +525,7 @@ class Channel:
             tag = f"ctag-{self.number}.{self._tags}"
         return Consumer(
             self._machine,
-            self._settler,
+            self.settler,
             self._flow,
             queue,
             tag,
@@ -634,7 +638,7 @@ class Channel:
     def _fetched(self, content: Content, auto_ack: bool) -> Delivery:
         method = cast(spec.BasicGetOk, content.method)
         delivery = Delivery.__new__(Delivery)
-        delivery._settler = self._settler
+        delivery._settler = self.settler
         delivery._header = content.header
         # What `Delivery` reads of a method is its exchange and routing key.
         delivery._method = method.encode()

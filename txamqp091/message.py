@@ -8,7 +8,7 @@ A delivery keeps the bytes that it came in, and takes them apart when somebody l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from threading import get_ident
 from typing import Any, cast
 
@@ -20,7 +20,7 @@ from txamqp091.wire.method import Method
 from txamqp091.wire.properties import EMPTY, Properties
 from txamqp091.wire.spec import BasicAck, BasicNack, BasicReject
 
-__all__ = ["Body", "Delivery", "Message", "Settler", "body_bytes"]
+__all__ = ["Body", "Delivery", "Message", "Settler", "SettlerFactory", "body_bytes"]
 
 #: What may be the body of a message.  Text is sent as UTF-8.
 Body = bytes | str | bytearray | memoryview
@@ -128,6 +128,10 @@ class Settler:
         Send it, in the connection's thread.  For others to add to.
         """
         self.machine.settle(method, delivery_tag, bits)
+
+
+#: What makes the `Settler` of a channel, of its machine and its reactor.
+SettlerFactory = Callable[[ChannelMachine, object], Settler]
 
 
 class Delivery:

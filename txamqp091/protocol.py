@@ -47,6 +47,7 @@ from txamqp091.errors import (
     LocalProtocolError,
     RemoteProtocolError,
 )
+from txamqp091.message import Settler, SettlerFactory
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.wire import spec
 
@@ -142,6 +143,13 @@ class AMQPProtocol(Protocol):
         return self._reason is None and self._machine.state is State.OPEN
 
     @property
+    def close_reason(self) -> AMQPError | None:
+        """
+        Why the connection has ended, or is ending; None while it has not.
+        """
+        return self._reason
+
+    @property
     def heard_at(self) -> float | None:
         """
         When the broker was last heard, by the reactor's clock; None before AMQP is
@@ -165,17 +173,20 @@ class AMQPProtocol(Protocol):
         """
         return self._closed.when_fired()
 
-    def open_channel(self) -> Deferred[Channel]:
+    def open_channel(self, *, settler: SettlerFactory = Settler) -> Deferred[Channel]:
         """
         Open a channel.
 
+        :param settler: what makes the object that sends the settlements of the
+            channel's deliveries: a subclass of `txamqp091.message.Settler`, for
+            adapters and services.
         :returns: fires with the `Channel`; fails with `ChannelsExhausted` when there
             are as many as the broker allows, with the reason when the connection
             ends first, and with `LocalProtocolError` before `when_open` has fired.
             When it is cancelled, the channel is closed again.
         """
         result: Deferred[Channel] = Deferred(lambda _: None)
-        channel = Channel(self, self._flow)
+        channel = Channel(self, self._flow, settler)
         reply: Deferred[spec.ChannelOpenOk] = Deferred()
 
         def agreed(_: spec.ChannelOpenOk) -> None:

@@ -18,11 +18,13 @@ from typing import (
     ParamSpec,
     Self,
     TypeVar,
+    cast,
 )
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from txamqp091._machine.channel import ChannelMachine
 from txamqp091.adapters._loops import SelectorLoop
 from txamqp091.adapters.threads import InThreads, ThreadsafeChannel
 from txamqp091.channel import Arguments, Channel
@@ -105,9 +107,9 @@ class FlushingSettler(Settler):
 
     __slots__ = ("_loop",)
 
-    def __init__(self, settler: Settler, loop: SelectorLoop) -> None:
-        super().__init__(settler.machine, loop)
-        self._loop = loop
+    def __init__(self, machine: ChannelMachine, reactor: object) -> None:
+        super().__init__(machine, reactor)
+        self._loop = cast(SelectorLoop, reactor)
 
     def send(self, method: type[Method], delivery_tag: int, bits: int) -> None:
         """
@@ -160,8 +162,6 @@ class BlockingChannel:
         self._prefetch = DEFAULT_PREFETCH
         self._subscriptions: dict[str, _Subscription] = {}
         self._iterated: tuple[tuple[str, bool, bool], Deliveries] | None = None
-        if not self._driver.turns_by_itself:
-            native._settler = FlushingSettler(native._settler, self._driver.loop)
 
     def __repr__(self) -> str:
         return f"<BlockingChannel, {self.native!r}>"

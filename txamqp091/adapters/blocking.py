@@ -39,7 +39,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from txamqp091 import parameters as settings
-from txamqp091.adapters._blocking_channel import BlockingChannel, Frame
+from txamqp091.adapters._blocking_channel import BlockingChannel, FlushingSettler, Frame
 from txamqp091.adapters._driver import Driver, ThreadDriver
 from txamqp091.adapters._endpoints import SelectorEndpoint
 from txamqp091.adapters._pika import (
@@ -54,6 +54,7 @@ from txamqp091.adapters.threads import in_threads
 from txamqp091.endpoint import connect
 from txamqp091.errors import AMQPError, ConnectionClosed, LocalProtocolError
 from txamqp091.interfaces import ICredentials
+from txamqp091.message import Settler
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.wire import spec
 
@@ -230,7 +231,8 @@ class BlockingConnection:
         """
         if channel_number is not None:
             raise LocalProtocolError("the number of a channel is not to be chosen")
-        native = self._ask(self.native.open_channel)
+        settler = Settler if self._driver.turns_by_itself else FlushingSettler
+        native = self._ask(self.native.open_channel, settler=settler)
         channel = BlockingChannel(self, native)
         self._channels.append(channel)
         self._driver.do(self._attend, channel)
@@ -241,7 +243,7 @@ class BlockingConnection:
             self._channels.remove(channel)
             reason = failure and failure.value
             # The connection's reason is told by the connection.
-            if isinstance(reason, AMQPError) and reason is not self.native._reason:
+            if isinstance(reason, AMQPError) and reason is not self.native.close_reason:
                 self._unreported.append(reason)
 
         channel.native.when_closed().addBoth(ended)
@@ -351,7 +353,9 @@ class BlockingConnection:
                 self._report(error)
                 raise error.with_traceback(None)
         if self._gone:
-            raise self.native._reason or ConnectionClosed("the connection has ended")
+            raise self.native.close_reason or ConnectionClosed(
+                "the connection has ended"
+            )
 
     def sleep(self, duration: float) -> None:
         """
@@ -396,7 +400,9 @@ class BlockingConnection:
         """
         _check_callable(callback)
         if not self.native.is_open:
-            raise self.native._reason or ConnectionClosed("the connection is closing")
+            raise self.native.close_reason or ConnectionClosed(
+                "the connection is closing"
+            )
         self._driver.loop.callFromThread(self._due.append, callback)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 __all__ = ["Host", "Ledger", "Position", "RecoveringChannel", "together"]
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 from twisted.internet.defer import (
@@ -26,6 +27,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from txamqp091._machine.channel import ChannelMachine
 from txamqp091._observer import OneShot
 from txamqp091.channel import Channel
 from txamqp091.errors import ChannelClosed, printable
@@ -135,11 +137,13 @@ class Ledger(Settler):
 
     __slots__ = ("_empty", "_stale", "open")
 
-    def __init__(self, channel: Channel, stale: Callable[[], None]) -> None:
+    def __init__(
+        self, machine: ChannelMachine, reactor: object, stale: Callable[[], None]
+    ) -> None:
         """
         :param stale: told of each answer that is too late.
         """
-        super().__init__(channel._machine, channel.connection.reactor)
+        super().__init__(machine, reactor)
         self.open: dict[int, Position | None] = {}
         self._stale = stale
         self._empty: list[Deferred[None]] = []
@@ -411,8 +415,10 @@ class RecoveringChannel:
 
     async def _set_up(self, connection: AMQPProtocol) -> Channel:
         reactor = self._host.reactor
-        channel = await connection.open_channel().addTimeout(STEP_TIMEOUT, reactor)
-        channel._settler = Ledger(channel, self._answered_too_late)
+        ledger = partial(Ledger, stale=self._answered_too_late)
+        channel = await connection.open_channel(settler=ledger).addTimeout(
+            STEP_TIMEOUT, reactor
+        )
         if self._join_acks:
             channel.join_acks()
         modes: list[Deferred[Any]] = []
@@ -459,7 +465,7 @@ class RecoveringChannel:
         """
         There is none any more.
         """
-        ledger = channel._settler
+        ledger = channel.settler
         if isinstance(ledger, Ledger):
             ledger.finish()
         if self.channel is not channel:

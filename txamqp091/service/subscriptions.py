@@ -219,7 +219,7 @@ class RecoveringConsumer:
 
     def _when_settled(self) -> Deferred[None]:
         channel = self.channel.channel
-        ledger = None if channel is None else channel._settler
+        ledger = None if channel is None else channel.settler
         return ledger.when_empty() if isinstance(ledger, Ledger) else succeed(None)
 
     def _generations(self) -> list[Consumer]:

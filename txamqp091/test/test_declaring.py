@@ -148,9 +148,9 @@ class ApplyTests(DeclaringCase):
         opened = []
         open_channel = self.connection.open_channel
 
-        def counted() -> Any:
+        def counted(**settler: Any) -> Any:
             opened.append(1)
-            return open_channel()
+            return open_channel(**settler)
 
         self.connection.open_channel = counted  # type: ignore[method-assign]
         outcomes = self.apply(

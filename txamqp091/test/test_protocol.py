@@ -18,12 +18,14 @@ from zope.interface.verify import verifyObject
 
 from txamqp091 import errors
 from txamqp091.endpoint import connect
+from txamqp091.message import Settler
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.test.peer import Peer
 from txamqp091.testing.memory import MemoryBroker
 from txamqp091.testing.network import Direction
 from txamqp091.testing.server import BrokerFactory
 from txamqp091.wire import spec
+from txamqp091.wire.method import Method
 
 
 class ShowTests(SynchronousTestCase):
@@ -70,6 +72,19 @@ class ShowTests(SynchronousTestCase):
         self.assertTrue(peer.client.is_open)
         peer.client.close()
         self.assertFalse(peer.client.is_open)
+
+    def test_close_reason(self) -> None:
+        """
+        It tells why it has ended, from the moment that its end has begun.
+        """
+        peer = Peer(self)
+        self.assertIsNone(peer.handshake().close_reason)
+        peer.client.close(320, "maintenance")
+        self.assertEqual(str(peer.client.close_reason), "320 maintenance")
+        lost = Peer(self)
+        lost.handshake()
+        lost.drop()
+        self.assertIsInstance(lost.client.close_reason, errors.ConnectionLost)
 
 
 class CountTests(SynchronousTestCase):
@@ -155,6 +170,26 @@ class OpenChannelTests(SynchronousTestCase):
         self.assertEqual((error.reply_code, error.operation), (506, "channel.open"))
         self.assertTrue(other.is_open)
         self.assertEqual(self.peer.listen()[-1].method, spec.ChannelCloseOk())
+
+    def test_settler(self) -> None:
+        """
+        An adapter can bring the object that sends the settlements of a channel.
+        """
+        settled = []
+
+        class Recorder(Settler):
+            def send(self, method: type[Method], delivery_tag: int, bits: int) -> None:
+                settled.append((method, delivery_tag))
+
+        opening = self.client.open_channel(settler=Recorder)
+        self.peer.serve()
+        channel = self.successResultOf(opening)
+        self.assertIsInstance(channel.settler, Recorder)
+        channel.basic_consume("work", lambda delivery: delivery.ack(), consumer_tag="c")
+        self.peer.serve()
+        self.peer.deliver(1, "c", 1)
+        self.assertEqual(settled, [(spec.BasicAck, 1)])
+        self.assertEqual(self.peer.listen(), [])
 
     def test_cancel(self) -> None:
         """
