@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091.testing.broker import Broker, Refused
+from txamqp091.testing._broker.broker import Broker, Refused
 from txamqp091.wire import spec
 from txamqp091.wire.method import Method
 from txamqp091.wire.properties import EMPTY, Properties

@@ -25,9 +25,9 @@ from txamqp091.service.backoff import RetryPolicy
 from txamqp091.service.client import AMQPClientService
 from txamqp091.service.observing import ServiceObserver
 from txamqp091.service.subscriptions import RecoveringConsumer
+from txamqp091.testing._broker.protocol import BrokerFactory
 from txamqp091.testing.memory import MemoryBroker
 from txamqp091.testing.network import Link, MemoryEndpoint
-from txamqp091.testing.server import BrokerFactory
 
 __all__ = ["POLICY", "Events", "Inbox", "Place", "ProcessCase", "RunningReactor",
            "ServiceCase"]  # fmt: skip

@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.test_broker -*-
 """
-Tests for `txamqp091.testing.broker`: users, connections, views and faults.
+Tests for `txamqp091.testing._broker.broker`: users, connections, views and faults.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091.test.brokers import BrokerTestCase, queue
-from txamqp091.testing.broker import Broker, Refused
-from txamqp091.testing.exchanges import Exchange
+from txamqp091.testing._broker.broker import Broker, Refused
+from txamqp091.testing._broker.exchanges import Exchange
 from txamqp091.wire import spec
 from txamqp091.wire.encoding import encode_table
 from txamqp091.wire.properties import Properties

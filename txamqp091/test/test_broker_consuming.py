@@ -1,7 +1,8 @@
 # -*- test-case-name: txamqp091.test.test_broker_consuming -*-
 """
-Tests for `txamqp091.testing.channels` and `txamqp091.testing.consumers`: who gets which
-message, and what settling it does.
+Tests for `txamqp091.testing._broker.channels` and
+`txamqp091.testing._broker.consumers`: who gets which message, and what settling it
+does.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # -*- test-case-name: txamqp091.test.test_broker_publishing -*-
 """
-Tests for `txamqp091.testing.publishing` and `txamqp091.testing.replies`: what a client
-publishes, and what it hears of it.
+Tests for `txamqp091.testing._broker.publishing`: what a client publishes, and what it
+hears of it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import struct
 
 from txamqp091.test.brokers import BrokerTestCase, ClientChannel, queue
-from txamqp091.testing.broker import Broker, Refused
-from txamqp091.testing.replies import REPLY_TO
+from txamqp091.testing._broker.broker import Broker, Refused
+from txamqp091.testing._broker.publishing import REPLY_TO
 from txamqp091.wire import spec
 from txamqp091.wire.properties import Properties
 

@@ -1,8 +1,7 @@
 # -*- test-case-name: txamqp091.test.test_broker_queues -*-
 """
-Tests for `txamqp091.testing.classic`, `txamqp091.testing.quorum` and
-`txamqp091.testing.deaths`: how long messages stay in a queue, in which order, and what
-becomes of them.
+Tests for `txamqp091.testing._broker.queues` and `txamqp091.testing._broker.messages`:
+how long messages stay in a queue, in which order, and what becomes of them.
 """
 
 from __future__ import annotations
@@ -15,9 +14,8 @@ from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
 from txamqp091.test.brokers import BrokerTestCase, queue
-from txamqp091.testing.broker import Broker, Refused
-from txamqp091.testing.deaths import Death, is_cycle
-from txamqp091.testing.messages import Comeback
+from txamqp091.testing._broker.broker import Broker, Refused
+from txamqp091.testing._broker.messages import Comeback, Death, is_cycle
 from txamqp091.wire import spec
 from txamqp091.wire.method import Method
 from txamqp091.wire.properties import Properties

@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.test_broker_routing -*-
 """
-Tests for `txamqp091.testing.exchanges`: where messages go.
+Tests for `txamqp091.testing._broker.exchanges`: where messages go.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091.test.brokers import BrokerTestCase, queue
-from txamqp091.testing.exchanges import Exchange
+from txamqp091.testing._broker.exchanges import Exchange
 from txamqp091.wire import spec
 from txamqp091.wire.types import FieldValue
 

@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.test_broker_streams -*-
 """
-Tests for `txamqp091.testing.streams`.
+Tests for `txamqp091.testing._broker.streams`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from txamqp091.test.brokers import BrokerTestCase, ClientChannel, queue
-from txamqp091.testing.broker import Broker
+from txamqp091.testing._broker.broker import Broker
 from txamqp091.wire import spec
 from txamqp091.wire.types import FieldValue
 

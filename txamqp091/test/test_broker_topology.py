@@ -1,7 +1,7 @@
 # -*- test-case-name: txamqp091.test.test_broker_topology -*-
 """
-Tests for `txamqp091.testing.topology`: exchanges and queues, and the words with which
-they are refused.
+Tests for `txamqp091.testing._broker.declarations`: exchanges and queues, and the words
+with which they are refused.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from txamqp091.test.brokers import BrokerTestCase, queue
-from txamqp091.testing.behaviour import Behaviour
-from txamqp091.testing.broker import Broker
-from txamqp091.testing.refusals import Refused, field_type
+from txamqp091.testing._broker.behaviour import Behaviour
+from txamqp091.testing._broker.broker import Broker
+from txamqp091.testing._broker.refusals import Refused, field_type
 from txamqp091.wire import spec
 from txamqp091.wire.method import Method
 

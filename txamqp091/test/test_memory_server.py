@@ -1,7 +1,7 @@
 # -*- test-case-name: txamqp091.test.test_memory_server -*-
 """
-Tests for `txamqp091.testing.memory` and `txamqp091.testing.server`: how clients get to
-the in-memory broker, are let in or not, and are told of what happens.
+Tests for `txamqp091.testing.memory` and `txamqp091.testing._broker.protocol`: how
+clients get to the in-memory broker, are let in or not, and are told of what happens.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from txamqp091.test.raw_client import HANDSHAKE, RawClient, handshake
 from txamqp091.test.recording import content, frames
 from txamqp091.test.tls_peers import server_options
 from txamqp091.testing import Direction, Link, MemoryBroker, MemoryEndpoint
+from txamqp091.testing._broker.protocol import BrokerFactory, BrokerProtocol
 from txamqp091.testing.reactor import SteppingClock
-from txamqp091.testing.server import BrokerFactory, BrokerProtocol
 from txamqp091.wire import spec
 from txamqp091.wire.frames import HEARTBEAT
 

@@ -21,9 +21,9 @@ from txamqp091.endpoint import connect
 from txamqp091.message import Settler
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.test.peer import Peer
+from txamqp091.testing._broker.protocol import BrokerFactory
 from txamqp091.testing.memory import MemoryBroker
 from txamqp091.testing.network import Direction
-from txamqp091.testing.server import BrokerFactory
 from txamqp091.wire import spec
 from txamqp091.wire.method import Method
 

@@ -31,8 +31,8 @@ from txamqp091.service.secrets import (
     SecretUnavailable,
 )
 from txamqp091.test.service_case import ServiceCase
-from txamqp091.testing.refusals import Refused
-from txamqp091.testing.sessions import Session
+from txamqp091.testing._broker.refusals import Refused
+from txamqp091.testing._broker.sessions import Session
 
 STEADY = RetryPolicy(initial_delay=1.0, max_delay=8.0, jitter=0.0)
 

@@ -30,8 +30,8 @@ from txamqp091.service.outcomes import Tally
 from txamqp091.service.policy import Halt, OnError, Policy
 from txamqp091.service.topology import Topology
 from txamqp091.test.service_case import Place, ServiceCase
+from txamqp091.testing._broker.protocol import BrokerFactory
 from txamqp091.testing.memory import MemoryBroker
-from txamqp091.testing.server import BrokerFactory
 
 
 class ConsumerServiceCase(ServiceCase):

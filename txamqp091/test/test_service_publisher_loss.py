@@ -25,8 +25,8 @@ from txamqp091.service.backoff import RetryPolicy
 from txamqp091.service.letters import REPUBLISHED, Letter
 from txamqp091.service.publisher import Publisher
 from txamqp091.test.test_service_publisher import PublisherCase
+from txamqp091.testing._broker.publishing import ChannelPublishes
 from txamqp091.testing.network import Direction, Link
-from txamqp091.testing.publishing import Publisher as BrokerPublisher
 from txamqp091.wire.properties import Properties
 
 STEADY = RetryPolicy(initial_delay=1.0, max_delay=4.0, jitter=0.0, max_attempts=4)
@@ -376,15 +376,15 @@ class Sticky:
 
     def __init__(self, case: PublisherCase) -> None:
         self.ill = True
-        self.channels: set[BrokerPublisher] = set()
-        confirm = BrokerPublisher.confirm
+        self.channels: set[ChannelPublishes] = set()
+        confirm = ChannelPublishes.confirm
 
-        def confirm_or_not(half: BrokerPublisher, number: int, taken: bool) -> None:
+        def confirm_or_not(half: ChannelPublishes, number: int, taken: bool) -> None:
             if self.ill:
                 self.channels.add(half)
             confirm(half, number, taken and half not in self.channels)
 
-        case.patch(BrokerPublisher, "confirm", confirm_or_not)
+        case.patch(ChannelPublishes, "confirm", confirm_or_not)
 
 
 class NackTests(PublisherCase):

@@ -1,9 +1,8 @@
 """
 An AMQP broker in memory, for tests and first tries.
 
-The semantics are in `txamqp091.testing.broker`: what RabbitMQ would answer, deliver and
-refuse, without any bytes; the bytes are in `txamqp091.testing.server`, and the network
-is in `txamqp091.testing.network`.  What a user's tests inherit is in
+The broker itself is in `txamqp091.testing._broker`, and the network is in
+`txamqp091.testing.network`.  The base classes of users' tests are in
 `txamqp091.testing.case`.
 """
 

@@ -2,8 +2,8 @@
 """
 The in-memory broker as users have it: `MemoryBroker`, and the ways to connect to it.
 
-What it does is in `txamqp091.testing.broker`, and what its bytes are in
-`txamqp091.testing.server`.
+What it does is in `txamqp091.testing._broker.broker`, and what its bytes are in
+`txamqp091.testing._broker.protocol`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any, cast
 
 from twisted.internet.interfaces import IListeningPort, IReactorTCP, IReactorTime
 
-from txamqp091.testing.broker import Broker
+from txamqp091.testing._broker.broker import Broker
+from txamqp091.testing._broker.protocol import BrokerFactory
 from txamqp091.testing.network import MemoryEndpoint
-from txamqp091.testing.server import BrokerFactory
 
 __all__ = ["MemoryBroker"]
 

@@ -23,9 +23,9 @@ from twisted.logger import Logger
 from twisted.python import usage
 from twisted.python.failure import Failure
 
-from txamqp091.testing.behaviour import DEFAULT_VERSION, Behaviour
+from txamqp091.testing._broker.behaviour import DEFAULT_VERSION, Behaviour
+from txamqp091.testing._broker.protocol import BrokerFactory
 from txamqp091.testing.memory import MemoryBroker
-from txamqp091.testing.server import BrokerFactory
 
 DEFAULT_LISTEN = "tcp:5672:interface=127.0.0.1"
 

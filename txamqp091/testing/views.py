@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from txamqp091.testing.exchanges import Exchange
-from txamqp091.testing.messages import Entry, Message
-from txamqp091.testing.queues import AnyQueue
+from txamqp091.testing._broker.exchanges import Exchange
+from txamqp091.testing._broker.messages import Entry, Message
+from txamqp091.testing._broker.queues import AnyQueue
 from txamqp091.wire.properties import Properties
 
 __all__ = ["ExchangeView", "MessageView", "QueueView"]

@@ -15,17 +15,17 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from txamqp091.testing.arguments import max_age
-from txamqp091.testing.consumers import Consumer
-from txamqp091.testing.messages import (
+from txamqp091.testing._broker.arguments import max_age
+from txamqp091.testing._broker.consumers import Consumer
+from txamqp091.testing._broker.messages import (
     Comeback,
     Entry,
     Message,
     headers_of,
     with_properties,
 )
-from txamqp091.testing.queues import AnyQueue
-from txamqp091.testing.refusals import (
+from txamqp091.testing._broker.queues import AnyQueue
+from txamqp091.testing._broker.refusals import (
     Refused,
     field_type,
     invalid_argument,
@@ -38,7 +38,7 @@ from txamqp091.wire.properties import Properties
 from txamqp091.wire.types import FieldValue, Int64
 
 if TYPE_CHECKING:
-    from txamqp091.testing.vhosts import VirtualHost
+    from txamqp091.testing._broker.vhosts import VirtualHost
 
 __all__ = ["Stream"]
 

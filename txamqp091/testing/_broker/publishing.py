@@ -1,33 +1,87 @@
 # -*- test-case-name: txamqp091.test.test_broker_publishing -*-
 """
 What a client publishes on a channel: checked, routed, returned and confirmed.
+
+Direct reply-to is here too.  A channel that consumes from the pseudo-queue `REPLY_TO`
+gets an address of its own, which its requests bear as ``reply_to``.  `ReplyAddresses`
+knows which channel has which address.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from txamqp091.errors import UndecodableProperty
-from txamqp091.testing.messages import Message, message_from, with_properties
-from txamqp091.testing.refusals import (
+from txamqp091.testing._broker.messages import Message, message_from, with_properties
+from txamqp091.testing._broker.refusals import (
     access_refused,
     not_implemented,
     precondition,
     shown,
 )
-from txamqp091.testing.replies import REPLY_TO
-from txamqp091.testing.sinks import ChannelSink
 from txamqp091.wire import spec
 from txamqp091.wire.properties import Properties
 
 if TYPE_CHECKING:
-    from txamqp091.testing.sessions import Session
+    from txamqp091.testing._broker.sessions import ChannelSink, Session
 
-__all__ = ["Publisher"]
+__all__ = ["REPLY_TO", "ChannelPublishes", "ReplyAddresses", "ReplyConsumer"]
+
+#: The name that stands for an address of its own.
+REPLY_TO = "amq.rabbitmq.reply-to"
 
 
-class Publisher:
+class ReplyConsumer(Protocol):
+    """
+    A channel that waits for answers.
+    """
+
+    def replied(self, message: Message) -> None:
+        """
+        An answer has come.
+        """
+
+
+class ReplyAddresses:
+    """
+    The addresses that were given out.
+    """
+
+    def __init__(self) -> None:
+        self._consumers: dict[str, ReplyConsumer] = {}
+        self._given = 0
+
+    def give(self, consumer: ReplyConsumer) -> str:
+        """
+        A new address for a channel.
+        """
+        self._given += 1
+        address = f"{REPLY_TO}.{self._given:08}.memory"
+        self._consumers[address] = consumer
+        return address
+
+    def withdraw(self, address: str) -> None:
+        """
+        Nobody waits at an address any more.
+        """
+        self._consumers.pop(address, None)
+
+    def find(self, address: str) -> ReplyConsumer | None:
+        """
+        Who waits at an address, if anyone does.
+        """
+        return self._consumers.get(address)
+
+    def was_given(self, address: str) -> bool:
+        """
+        Whether it is an address that somebody has, or had.
+        """
+        number = address.removeprefix(f"{REPLY_TO}.").removesuffix(".memory")
+        return number.isascii() and number.isdigit() and 0 < int(number) <= self._given
+
+
+class ChannelPublishes:
     """
     The publishing half of a channel.
 

@@ -2,8 +2,8 @@
 """
 The in-memory broker's wire side: bytes to calls of the broker, and back.
 
-What a broker does is in `txamqp091.testing.broker`, and knows no bytes; what may be
-said when is in `txamqp091._machine.server`.
+What a broker does is in `txamqp091.testing._broker.broker`, and knows no bytes; what
+may be said when is in `txamqp091._machine.server`.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from txamqp091.errors import (
     RemoteProtocolError,
     printable,
 )
-from txamqp091.testing.broker import Broker, Refused, User
-from txamqp091.testing.sessions import BrokerChannel, Session
+from txamqp091.testing._broker.broker import Broker, Refused, User
+from txamqp091.testing._broker.sessions import BrokerChannel, Session
 from txamqp091.wire import spec
 from txamqp091.wire.method import Method
 from txamqp091.wire.properties import Properties

@@ -2,7 +2,7 @@
 """
 What a client may do to exchanges and queues, and the answers to it.
 
-`Topology` has one method for each AMQP method of the classes exchange and queue: it
+`Declarations` has one method for each AMQP method of the classes exchange and queue: it
 checks, changes the virtual host, and returns the reply.  It knows nothing of messages.
 """
 
@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from txamqp091.testing.arguments import (
+from txamqp091.testing._broker.arguments import (
     QueueSettings,
     check_equivalent,
     check_exchange_name,
 )
-from txamqp091.testing.exchanges import EXCHANGE_TYPES, Destination, Exchange
-from txamqp091.testing.queues import AnyQueue
-from txamqp091.testing.refusals import (
+from txamqp091.testing._broker.exchanges import EXCHANGE_TYPES, Destination, Exchange
+from txamqp091.testing._broker.publishing import REPLY_TO
+from txamqp091.testing._broker.queues import AnyQueue
+from txamqp091.testing._broker.refusals import (
     Refused,
     access_refused,
     locked,
@@ -26,15 +27,14 @@ from txamqp091.testing.refusals import (
     precondition,
     shown,
 )
-from txamqp091.testing.replies import REPLY_TO
 from txamqp091.wire import spec
 from txamqp091.wire.method import Method
 from txamqp091.wire.types import FieldValue
 
 if TYPE_CHECKING:
-    from txamqp091.testing.sessions import Session
+    from txamqp091.testing._broker.sessions import Session
 
-__all__ = ["Topology"]
+__all__ = ["Declarations"]
 
 Arguments = Mapping[str, FieldValue]
 
@@ -49,7 +49,7 @@ _TRANSIENT = (
 )
 
 
-class Topology:
+class Declarations:
     """
     One channel's view of the exchanges and queues.
 

@@ -3,7 +3,7 @@
 A virtual host: its exchanges and queues, and the way of a message between them.
 
 `VirtualHost` makes and deletes both, and routes.  What a client may ask for, and the
-answers to it, are in `txamqp091.testing.topology`.
+answers to it, are in `txamqp091.testing._broker.declarations`.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
-from txamqp091.testing.arguments import QueueSettings
-from txamqp091.testing.behaviour import Behaviour
-from txamqp091.testing.classic import ClassicQueue
-from txamqp091.testing.consumers import Consumer
-from txamqp091.testing.deaths import dead_letter, is_cycle
-from txamqp091.testing.exchanges import Destination, Exchange
-from txamqp091.testing.messages import Entry, Message, headers_of
-from txamqp091.testing.queues import AnyQueue
-from txamqp091.testing.quorum import QuorumQueue
-from txamqp091.testing.refusals import no_such
-from txamqp091.testing.streams import Stream
+from txamqp091.testing._broker.arguments import QueueSettings
+from txamqp091.testing._broker.behaviour import Behaviour
+from txamqp091.testing._broker.consumers import Consumer
+from txamqp091.testing._broker.exchanges import Destination, Exchange
+from txamqp091.testing._broker.messages import (
+    Entry,
+    Message,
+    dead_letter,
+    headers_of,
+    is_cycle,
+)
+from txamqp091.testing._broker.queues import AnyQueue, ClassicQueue, QuorumQueue
+from txamqp091.testing._broker.refusals import no_such
+from txamqp091.testing._broker.streams import Stream
 
 __all__ = ["VirtualHost"]
 

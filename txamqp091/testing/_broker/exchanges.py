@@ -4,7 +4,7 @@ The exchanges of the in-memory broker: to whom each type passes a message on.
 
 One table per type, each of which finds the destinations of a message without looking at
 the bindings that do not matter, but for headers, where all do.  An `Exchange` passes on
-one step; `txamqp091.testing.vhosts` follows the steps to the queues.
+one step; `txamqp091.testing._broker.vhosts` follows the steps to the queues.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, Union
 
-from txamqp091.testing.refusals import field_type, precondition
+from txamqp091.testing._broker.refusals import field_type, precondition
 from txamqp091.wire.types import FieldValue
 
 if TYPE_CHECKING:
-    from txamqp091.testing.queues import AnyQueue
+    from txamqp091.testing._broker.queues import AnyQueue
 
 __all__ = ["EXCHANGE_TYPES", "Binding", "Destination", "Exchange", "RoutingTable"]
 

@@ -3,9 +3,9 @@
 An AMQP broker, as RabbitMQ would behave: `Broker`.
 
 It speaks in the methods of `txamqp091.wire.spec`, and knows no bytes and no transport:
-those are in `txamqp091.testing.server`.  A test looks at it with `Broker.queue`,
-`Broker.exchange` and `Broker.published`, and makes it misbehave with the methods under
-"faults".
+those are in `txamqp091.testing._broker.protocol`.  A test looks at it with
+`Broker.queue`, `Broker.exchange` and `Broker.published`, and makes it misbehave with
+the methods under "faults".
 """
 
 from __future__ import annotations
@@ -17,17 +17,19 @@ from typing import cast
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 
-from txamqp091.testing.arguments import QueueSettings
-from txamqp091.testing.behaviour import DEFAULT_VERSION, Behaviour
-from txamqp091.testing.exchanges import Exchange
-from txamqp091.testing.messages import Message, message_from
-from txamqp091.testing.publishing import Publisher
-from txamqp091.testing.refusals import Refused, shown
-from txamqp091.testing.replies import REPLY_TO, ReplyAddresses
-from txamqp091.testing.sessions import Session
-from txamqp091.testing.sinks import SessionSink
-from txamqp091.testing.users import Registry, User
-from txamqp091.testing.vhosts import VirtualHost
+from txamqp091.testing._broker.arguments import QueueSettings
+from txamqp091.testing._broker.behaviour import DEFAULT_VERSION, Behaviour
+from txamqp091.testing._broker.exchanges import Exchange
+from txamqp091.testing._broker.messages import Message, message_from
+from txamqp091.testing._broker.publishing import (
+    REPLY_TO,
+    ChannelPublishes,
+    ReplyAddresses,
+)
+from txamqp091.testing._broker.refusals import Refused, shown
+from txamqp091.testing._broker.sessions import Session, SessionSink
+from txamqp091.testing._broker.users import Registry, User
+from txamqp091.testing._broker.vhosts import VirtualHost
 from txamqp091.testing.views import ExchangeView, MessageView, QueueView
 from txamqp091.wire import spec
 from txamqp091.wire.properties import EMPTY, Properties
@@ -90,7 +92,7 @@ class Broker:
         self._sessions: dict[Session, None] = {}
         self._names = 0
         self._blocked_for: str | None = None
-        self._held: list[tuple[Publisher, int, bool]] | None = None
+        self._held: list[tuple[ChannelPublishes, int, bool]] | None = None
         self._refusals = 0
         for vhost in vhosts:
             self.add_vhost(vhost)
@@ -224,7 +226,7 @@ class Broker:
         given = self.replies.was_given(message.routing_key)
         return given and self.behaviour.routes_replies
 
-    def confirm(self, publisher: Publisher, number: int, taken: bool) -> None:
+    def confirm(self, publisher: ChannelPublishes, number: int, taken: bool) -> None:
         """
         Confirm a publish, now or when confirms are held no longer.
         """

@@ -15,7 +15,7 @@ from hmac import compare_digest
 from re import Pattern
 
 from txamqp091.errors import DecodeError
-from txamqp091.testing.refusals import Refused
+from txamqp091.testing._broker.refusals import Refused
 from txamqp091.wire import spec
 from txamqp091.wire.types import decode_table
 

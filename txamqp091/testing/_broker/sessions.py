@@ -3,25 +3,75 @@
 One AMQP connection, as the in-memory broker sees it.
 
 A `Session` has a user, a virtual host and channels; what a channel may do is in
-`txamqp091.testing.channels`.
+`txamqp091.testing._broker.channels`.  `SessionSink` and `ChannelSink` are what the
+broker calls, and the wire side implements.  The broker has changed its own state before
+it calls a sink, so a sink may call back at once; and a sink does not raise.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from txamqp091.testing.channels import BrokerChannel, close_channels
-from txamqp091.testing.queues import AnyQueue
-from txamqp091.testing.refusals import Refused, access_refused, shown
-from txamqp091.testing.sinks import ChannelSink, SessionSink
-from txamqp091.testing.users import User
-from txamqp091.testing.vhosts import VirtualHost
+from txamqp091.testing._broker.channels import BrokerChannel, close_channels
+from txamqp091.testing._broker.queues import AnyQueue
+from txamqp091.testing._broker.refusals import Refused, access_refused, shown
+from txamqp091.testing._broker.users import User
+from txamqp091.testing._broker.vhosts import VirtualHost
+from txamqp091.wire.method import Method
+from txamqp091.wire.properties import Properties
 from txamqp091.wire.types import FieldValue
 
 if TYPE_CHECKING:
-    from txamqp091.testing.broker import Broker
+    from txamqp091.testing._broker.broker import Broker
 
-__all__ = ["BrokerChannel", "Refused", "Session"]
+__all__ = ["BrokerChannel", "ChannelSink", "Refused", "Session", "SessionSink"]
+
+
+class SessionSink(Protocol):
+    """
+    What a `Session` calls.
+    """
+
+    def block(self, reason: str) -> None:
+        """
+        The broker is short of something: the client shall not publish.
+        """
+
+    def unblock(self) -> None:
+        """
+        It is not any more.
+        """
+
+    def close(
+        self, reply_code: int, reply_text: str, class_id: int = 0, method_id: int = 0
+    ) -> None:
+        """
+        The broker ends the connection.  The session has ended already.
+        """
+
+
+class ChannelSink(Protocol):
+    """
+    What a `BrokerChannel` calls.
+    """
+
+    def send(self, method: Method) -> None:
+        """
+        A method without content, for the client.
+        """
+
+    def deliver(self, method: Method, properties: Properties, body: bytes) -> None:
+        """
+        A message for the client: a ``BasicDeliver``, ``BasicReturn`` or ``BasicGetOk``
+        with its content.
+        """
+
+    def close(
+        self, reply_code: int, reply_text: str, class_id: int = 0, method_id: int = 0
+    ) -> None:
+        """
+        The broker ends the channel.  The `BrokerChannel` has ended already.
+        """
 
 
 class Session:

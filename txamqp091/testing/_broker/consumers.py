@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Protocol
 from txamqp091.wire.types import FieldValue
 
 if TYPE_CHECKING:
-    from txamqp091.testing.messages import Entry
-    from txamqp091.testing.queues import AnyQueue
+    from txamqp091.testing._broker.messages import Entry
+    from txamqp091.testing._broker.queues import AnyQueue
 
 __all__ = ["Consumer", "ConsumerChannel", "ConsumerRing"]
 

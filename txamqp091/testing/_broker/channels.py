@@ -4,8 +4,8 @@ One channel, as the in-memory broker sees it.
 
 `BrokerChannel.handle` takes a method of the client's, looks up in `_HANDLERS` what is
 to be done, and sends the reply.  Consuming and settling are here; publishing is in
-`txamqp091.testing.publishing`, what concerns exchanges and queues in
-`txamqp091.testing.topology`.
+`txamqp091.testing._broker.publishing`, what concerns exchanges and queues in
+`txamqp091.testing._broker.declarations`.
 
 Theory.  A channel is in one of three modes: plain, confirming or transactional.  A
 transaction keeps what it shall do, as functions, until it is committed.  What it
@@ -17,28 +17,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from txamqp091.testing.arguments import check_consumer, priority_of
-from txamqp091.testing.consumers import Consumer
-from txamqp091.testing.deliveries import Delivery, Unacked, put_back
-from txamqp091.testing.messages import Comeback, Entry, Message
-from txamqp091.testing.publishing import Publisher
-from txamqp091.testing.queues import AnyQueue
-from txamqp091.testing.refusals import (
+from txamqp091.testing._broker.arguments import check_consumer, priority_of
+from txamqp091.testing._broker.consumers import Consumer
+from txamqp091.testing._broker.declarations import Declarations
+from txamqp091.testing._broker.deliveries import Delivery, Unacked, put_back
+from txamqp091.testing._broker.messages import Comeback, Entry, Message
+from txamqp091.testing._broker.publishing import REPLY_TO, ChannelPublishes
+from txamqp091.testing._broker.queues import AnyQueue
+from txamqp091.testing._broker.refusals import (
     Refused,
     access_refused,
     not_implemented,
     precondition,
     shown,
 )
-from txamqp091.testing.replies import REPLY_TO
-from txamqp091.testing.sinks import ChannelSink
-from txamqp091.testing.topology import Topology
 from txamqp091.wire import spec
 from txamqp091.wire.method import Method
 from txamqp091.wire.properties import Properties
 
 if TYPE_CHECKING:
-    from txamqp091.testing.sessions import Session
+    from txamqp091.testing._broker.sessions import ChannelSink, Session
 
 __all__ = ["BrokerChannel", "close_channels"]
 
@@ -60,8 +58,8 @@ class BrokerChannel:
         self.is_open = True
         self._broker = session.broker
         self._vhost = session.vhost
-        self._topology = Topology(session)
-        self._publisher = Publisher(session, sink)
+        self._declarations = Declarations(session)
+        self._publishes = ChannelPublishes(session, sink)
         self._unacked = Unacked(
             self._broker.clock, self._broker.consumer_timeout, self._timed_out
         )
@@ -100,7 +98,7 @@ class BrokerChannel:
 
         :raises Refused: the channel, or the connection, is to be closed for it.
         """
-        self._do(self._publisher.accept(method, properties, body))
+        self._do(self._publishes.accept(method, properties, body))
 
     def _reply(self, method: Method, reply: Method) -> None:
         if not getattr(method, "no_wait", False) and self.is_open:
@@ -116,10 +114,10 @@ class BrokerChannel:
             action()
 
     def _arrange(self, name: str, method: Method) -> None:
-        self._reply(method, getattr(self._topology, name)(method))
+        self._reply(method, getattr(self._declarations, name)(method))
 
     def _queue_delete(self, method: spec.QueueDelete) -> None:
-        reply, tell = self._topology.queue_delete(method)
+        reply, tell = self._declarations.queue_delete(method)
         self._reply(method, reply)
         tell()
 
@@ -139,12 +137,12 @@ class BrokerChannel:
     def _confirm_select(self, method: spec.ConfirmSelect) -> None:
         if self.transactional:
             raise precondition("cannot switch from tx to confirm mode")
-        self._publisher.confirming = True
+        self._publishes.confirming = True
         if not method.nowait:
             self.sink.send(spec.ConfirmSelectOk())
 
     def _tx_select(self, method: spec.TxSelect) -> None:
-        if self._publisher.confirming:
+        if self._publishes.confirming:
             raise precondition("cannot switch from confirm to tx mode")
         self.transactional = True
         self._reply(method, spec.TxSelectOk())
@@ -208,10 +206,10 @@ class BrokerChannel:
         if method.queue == REPLY_TO:
             self._consume_replies(method)
             return
-        name = self._topology.queue_name(method.queue)
+        name = self._declarations.queue_name(method.queue)
         self.session.check("read", "queue", name)
         tag = self._new_tag(method)
-        consumer = self._make_consumer(tag, self._topology.queue(name), method)
+        consumer = self._make_consumer(tag, self._declarations.queue(name), method)
         self._consumers[tag] = consumer
         self._reply(method, spec.BasicConsumeOk(tag))
         consumer.queue.subscribe(consumer)
@@ -291,9 +289,9 @@ class BrokerChannel:
             self.sink.send(spec.BasicCancel(consumer.tag, True))
 
     def _get(self, method: spec.BasicGet) -> None:
-        name = self._topology.queue_name(method.queue)
+        name = self._declarations.queue_name(method.queue)
         self.session.check("read", "queue", name)
-        queue = self._topology.queue(name)
+        queue = self._declarations.queue(name)
         entry = queue.fetch(method.no_ack)
         if entry is None:
             self.sink.send(spec.BasicGetEmpty())
@@ -321,12 +319,12 @@ class BrokerChannel:
         if not method.no_ack:
             raise precondition("reply consumer cannot acknowledge")
         self._reply_tag = self._new_tag(method)
-        self._publisher.reply_address = self._broker.replies.give(self)
+        self._publishes.reply_address = self._broker.replies.give(self)
         self._reply(method, spec.BasicConsumeOk(self._reply_tag))
 
     def _end_replies(self) -> None:
-        self._broker.replies.withdraw(self._publisher.reply_address)
-        self._publisher.reply_address = self._reply_tag = ""
+        self._broker.replies.withdraw(self._publishes.reply_address)
+        self._publishes.reply_address = self._reply_tag = ""
 
     def replied(self, message: Message) -> None:
         """
@@ -474,7 +472,7 @@ class BrokerChannel:
         """
         if not self.is_open:
             return [], []
-        self.is_open = self._publisher.is_open = False
+        self.is_open = self._publishes.is_open = False
         if self.session.channels.get(self.number) is self:
             del self.session.channels[self.number]
         if self._reply_tag:
@@ -505,7 +503,7 @@ def close_channels(channels: Iterable[BrokerChannel]) -> None:
 
 def _arranged(name: str) -> Callable[[BrokerChannel, Any], None]:
     """
-    A handler that leaves everything to `Topology`.
+    A handler that leaves everything to `Declarations`.
     """
 
     def arrange(channel: BrokerChannel, method: Method) -> None:

@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from txamqp091.testing.behaviour import Behaviour
-from txamqp091.testing.refusals import (
+from txamqp091.testing._broker.behaviour import Behaviour
+from txamqp091.testing._broker.refusals import (
     Refused,
     field_type,
     invalid_argument,

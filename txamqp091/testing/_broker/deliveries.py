@@ -3,7 +3,7 @@
 What a channel has delivered, and waits to hear of.
 
 `Unacked` keeps deliveries by their tags, the oldest first, and tells when one has been
-out for too long.  What settling them does is in `txamqp091.testing.channels`.
+out for too long.  What settling them does is in `txamqp091.testing._broker.channels`.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from txamqp091.testing.consumers import Consumer
-from txamqp091.testing.messages import Comeback, Entry
-from txamqp091.testing.queues import AnyQueue
-from txamqp091.testing.refusals import precondition
+from txamqp091.testing._broker.consumers import Consumer
+from txamqp091.testing._broker.messages import Comeback, Entry
+from txamqp091.testing._broker.queues import AnyQueue
+from txamqp091.testing._broker.refusals import precondition
 
 __all__ = ["Delivery", "Unacked", "put_back"]
 

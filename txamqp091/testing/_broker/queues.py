@@ -1,0 +1,541 @@
+# -*- test-case-name: txamqp091.test.test_broker_queues -*-
+"""
+The queues of the in-memory broker: classic queues and quorum queues.
+
+`AnyQueue` is what queues and streams have in common; streams are in
+`txamqp091.testing._broker.streams`.
+
+Theory.  A message in a queue is an `Entry`: *ready*, in a heap in the order in which
+entries are delivered, or *unacked*, out with a consumer.  One that comes back keeps its
+place.  Only the first ready entry can expire, as in RabbitMQ: others wait behind it.  A
+queue changes its own state before it calls a channel, which may call back at once.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Any
+
+from twisted.internet.interfaces import IDelayedCall
+
+from txamqp091.errors import UndecodableProperty
+from txamqp091.testing._broker.arguments import QueueSettings
+from txamqp091.testing._broker.consumers import Consumer, ConsumerRing
+from txamqp091.testing._broker.messages import (
+    Comeback,
+    Entry,
+    Message,
+    headers_of,
+    with_properties,
+)
+from txamqp091.wire.properties import Properties
+from txamqp091.wire.types import FieldValue, Int64
+
+if TYPE_CHECKING:
+    from txamqp091.testing._broker.exchanges import Exchange
+    from txamqp091.testing._broker.sessions import Session
+    from txamqp091.testing._broker.vhosts import VirtualHost
+
+__all__ = ["AnyQueue", "ClassicQueue", "QuorumQueue"]
+
+# Times that differ by less are the same: they are sums of floats.
+_MOMENT = 1e-6
+
+# What RabbitMQ gives a message without a priority in a quorum queue.
+_QUORUM_PRIORITY = 4
+_QUORUM_PRIORITY_MAX = 31
+_RETURNED = 32
+
+
+class AnyQueue(ABC):
+    """
+    A queue or a stream.
+
+    :ivar vhost: where it is.
+    :ivar owner: the connection that it is exclusive to, or None.
+    :ivar arguments: as they were declared.
+    :ivar settings: what they mean.
+    :ivar consumers: who consumes from it.
+    :ivar sources: the exchanges that pass messages on to it.
+    :ivar deleted: whether it is gone.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        vhost: VirtualHost,
+        *,
+        durable: bool = True,
+        auto_delete: bool = False,
+        owner: Session | None = None,
+        arguments: Mapping[str, FieldValue] | None = None,
+        settings: QueueSettings | None = None,
+    ) -> None:
+        self.name = name
+        self.vhost = vhost
+        self.durable = durable
+        self.auto_delete = auto_delete
+        self.owner = owner
+        self.arguments = dict(arguments or {})
+        self.settings = settings or QueueSettings()
+        self.consumers = ConsumerRing(
+            self.settings.single_active, vhost.behaviour.active_by_priority
+        )
+        self.sources: dict[Exchange, None] = {}
+        self.deleted = False
+        self._idle_call: IDelayedCall | None = None
+        self.used()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}, {self.ready_count} ready>"
+
+    def timeout_of(
+        self, consumer: Consumer | None, usual: float | None
+    ) -> float | None:
+        """
+        How long a delivery may be unacknowledged, in seconds, or None: for ever.
+
+        :param consumer: who gets it, or None: it is fetched.
+        :param usual: what the broker is set to.
+        """
+        return None if self.vhost.behaviour.timeout_cancels else usual
+
+    # -- what is in it -----------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def ready_count(self) -> int:
+        """
+        How many messages could be delivered.
+        """
+
+    @abstractmethod
+    def ready_entries(self) -> list[Entry]:
+        """
+        Those messages, in the order in which they would be.
+        """
+
+    @abstractmethod
+    def unacked_entries(self) -> list[Entry]:
+        """
+        The messages that are out with a consumer.
+        """
+
+    def properties_of(self, entry: Entry, fetched: bool = False) -> Properties:
+        """
+        The properties of a message as it is delivered, or fetched.
+        """
+        return entry.message.properties
+
+    # -- messages ----------------------------------------------------------------------
+
+    @abstractmethod
+    def publish(self, message: Message) -> bool:
+        """
+        Take a message.
+
+        :returns: False if it does not.
+        """
+
+    @abstractmethod
+    def fetch(self, no_ack: bool) -> Entry | None:
+        """
+        Give out one message, for ``basic.get``.
+
+        :raises Refused: it does not do that.
+        """
+
+    @abstractmethod
+    def purge(self) -> int:
+        """
+        Drop what is ready.
+
+        :returns: how many messages that were.
+        :raises Refused: it does not do that.
+        """
+
+    @abstractmethod
+    def acknowledge(self, entry: Entry) -> None:
+        """
+        A delivery is dealt with.
+        """
+
+    @abstractmethod
+    def check_reject(self) -> None:
+        """
+        See whether clients may refuse messages.
+
+        :raises Refused: they may not.
+        """
+
+    @abstractmethod
+    def reject(self, entry: Entry, why: Comeback) -> None:
+        """
+        A client does not want a message, and neither shall others get it.
+        """
+
+    @abstractmethod
+    def requeue(self, entries: Iterable[Entry], why: Comeback) -> None:
+        """
+        Messages come back.
+        """
+
+    # -- consumers ---------------------------------------------------------------------
+
+    @abstractmethod
+    def check_consumer(self, consumer: Consumer) -> None:
+        """
+        See whether a consumer may begin.
+
+        :raises Refused: it asks for what this queue cannot do.
+        """
+
+    def subscribe(self, consumer: Consumer) -> None:
+        """
+        Start to deliver to a consumer, which was checked.
+        """
+        self.consumers.add(consumer)
+        self.used()
+        self.deliver()
+
+    def unsubscribe(self, consumer: Consumer) -> None:
+        """
+        A consumer has gone.  Call `abandoned` when all have that go together.
+        """
+        self.consumers.remove(consumer)
+
+    def abandoned(self) -> None:
+        """
+        Others may have their turn; if nobody is left, an auto-delete queue goes.
+        """
+        self.used()
+        if self.auto_delete and not self.consumers and not self.deleted:
+            self.vhost.delete_queue(self)
+        else:
+            self.deliver()
+
+    def resume(self, consumers: Iterable[Consumer]) -> None:
+        """
+        Consumers may have room again.
+        """
+        self.consumers.resume(consumers)
+        self.deliver()
+
+    @abstractmethod
+    def deliver(self) -> None:
+        """
+        Give out what consumers can take.
+        """
+
+    # -- life --------------------------------------------------------------------------
+
+    def used(self) -> None:
+        """
+        Somebody has done something with the queue: the time until it expires begins
+        again.
+        """
+        if self._idle_call is not None:
+            self._idle_call.cancel()
+            self._idle_call = None
+        expires = self.settings.expires
+        if expires is not None and not self.consumers and not self.deleted:
+            self._idle_call = self.vhost.clock.callLater(expires, self._unused)
+
+    def _unused(self) -> None:
+        self._idle_call = None
+        self.vhost.delete_queue(self)
+
+    def end(self) -> list[Consumer]:
+        """
+        The queue is deleted.
+
+        :returns: the consumers that it had.
+        """
+        self.deleted = True
+        consumers = list(self.consumers)
+        for consumer in consumers:
+            self.consumers.remove(consumer)
+        self.used()
+        return consumers
+
+
+class ClassicQueue(AnyQueue):
+    """
+    A classic queue.
+    """
+
+    def __init__(self, name: str, vhost: VirtualHost, **details: Any) -> None:
+        self._ready: list[Entry] = []
+        self._ready_bytes = 0
+        self._unacked: dict[Entry, None] = {}
+        self._positions = 0
+        self._delivering = False
+        self._expiry_call: IDelayedCall | None = None
+        self._expiry_at = 0.0
+        self._new: Entry | None = None  # that comes just now
+        super().__init__(name, vhost, **details)
+
+    @property
+    def ready_count(self) -> int:
+        return len(self._ready)
+
+    def ready_entries(self) -> list[Entry]:
+        return sorted(self._ready)
+
+    def unacked_entries(self) -> list[Entry]:
+        return list(self._unacked)
+
+    # -- the heap ----------------------------------------------------------------------
+
+    def _push(self, entry: Entry) -> None:
+        heappush(self._ready, entry)
+        self._ready_bytes += len(entry.message.body)
+
+    def _pop(self) -> Entry:
+        entry = heappop(self._ready)
+        self._ready_bytes -= len(entry.message.body)
+        return entry
+
+    def _priority(self, message: Message) -> int:
+        limit = self.settings.max_priority
+        if limit is None:
+            return 0
+        return min(_priority_of(message) or 0, limit)
+
+    # -- messages ----------------------------------------------------------------------
+
+    def publish(self, message: Message) -> bool:
+        if self.settings.overflow != "drop-head" and self._is_full(message):
+            if self.settings.overflow == "reject-publish-dlx":
+                self.vhost.dead_letter(self, self._entry(message), "maxlen")
+            return False
+        # One that may not wait at all is delivered, if it can be at once.
+        self._new = self._entry(message)
+        self._push(self._new)
+        self.deliver()
+        self._new = None
+        return True
+
+    def _limit(self) -> None:
+        """
+        Drop the first messages, if there are too many.
+        """
+        if self.settings.overflow == "drop-head":
+            while self._is_over():
+                self.vhost.dead_letter(self, self._pop(), "maxlen")
+
+    def _entry(self, message: Message) -> Entry:
+        self._positions += 1
+        lives = [each for each in (message.ttl, self.settings.ttl) if each is not None]
+        expires = self.vhost.clock.seconds() + min(lives) if lives else None
+        return Entry(message, self._positions, self._priority(message), expires)
+
+    def _is_full(self, message: Message) -> bool:
+        """
+        Whether one more message is too much.
+        """
+        length, size = self.settings.max_length, self.settings.max_bytes
+        if length is not None and len(self._ready) >= length:
+            return True
+        return size is not None and self._ready_bytes + len(message.body) > size
+
+    def _is_over(self) -> bool:
+        """
+        Whether there is too much.
+        """
+        length, size = self.settings.max_length, self.settings.max_bytes
+        if length is not None and len(self._ready) > length:
+            return True
+        return size is not None and self._ready_bytes > size
+
+    def fetch(self, no_ack: bool) -> Entry | None:
+        self.used()
+        self._expire()
+        if not self._ready:
+            return None
+        entry = self._pop()
+        if not no_ack:
+            self._unacked[entry] = None
+        self._expire()
+        self._watch()
+        return entry
+
+    def purge(self) -> int:
+        count = len(self._ready)
+        self._ready.clear()
+        self._ready_bytes = 0
+        self._watch()
+        return count
+
+    def acknowledge(self, entry: Entry) -> None:
+        self._unacked.pop(entry, None)
+
+    def check_reject(self) -> None:
+        """
+        They may.
+        """
+
+    def check_consumer(self, consumer: Consumer) -> None:
+        """
+        Any may.
+        """
+
+    def reject(self, entry: Entry, why: Comeback) -> None:
+        self._unacked.pop(entry, None)
+        if not self.deleted:
+            entry.failed = why is Comeback.REJECTED
+            self.vhost.dead_letter(self, entry, "rejected")
+
+    def requeue(self, entries: Iterable[Entry], why: Comeback) -> None:
+        for entry in entries:
+            self._unacked.pop(entry, None)
+            entry.returns += 1
+            entry.redelivered = True
+            if not self.deleted and self._keeps(entry, why):
+                self._push(entry)
+        self.deliver()
+
+    def _keeps(self, entry: Entry, why: Comeback) -> bool:
+        """
+        Whether a message that comes back may stay.
+        """
+        return True
+
+    # -- delivery ----------------------------------------------------------------------
+
+    def deliver(self) -> None:
+        if self._delivering or self.deleted:
+            return
+        self._delivering = True
+        try:
+            while self._ready:
+                self._expire(spare=self._new)
+                consumer = self.consumers.next() if self._ready else None
+                if consumer is None:
+                    break
+                entry = self._pop()
+                if not consumer.no_ack:
+                    self._unacked[entry] = None
+                consumer.channel.consumer_delivers(consumer, entry)
+        finally:
+            self._delivering = False
+        self._expire()
+        self._limit()
+        self._watch()
+
+    # -- time --------------------------------------------------------------------------
+
+    def _expire(self, spare: Entry | None = None) -> None:
+        """
+        Drop the first messages, as long as their time is up.
+
+        :param spare: one that shall not be dropped yet.
+        """
+        until = self.vhost.clock.seconds() + _MOMENT
+        while self._ready:
+            first = self._ready[0]
+            if first is spare or first.expires is None or first.expires > until:
+                break
+            self.vhost.dead_letter(self, self._pop(), "expired")
+
+    def _watch(self) -> None:
+        """
+        See to it that the first message is dropped in time.
+        """
+        expires = self._ready[0].expires if self._ready and not self.deleted else None
+        call = self._expiry_call
+        if call is not None and expires is not None and self._expiry_at <= expires:
+            return  # early is good enough: then we look again
+        if call is not None:
+            call.cancel()
+            self._expiry_call = None
+        if expires is not None:
+            clock = self.vhost.clock
+            self._expiry_at = expires
+            delay = max(0.0, expires - clock.seconds())
+            self._expiry_call = clock.callLater(delay, self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._expiry_call = None
+        self._expire()
+        self._watch()
+
+    def end(self) -> list[Consumer]:
+        consumers = super().end()
+        self._ready.clear()
+        self._watch()
+        return consumers
+
+
+class QuorumQueue(ClassicQueue):
+    """
+    A queue that counts how often its messages come back, and drops those that do so
+    too often.
+    """
+
+    def __init__(self, name: str, vhost: VirtualHost, **details: Any) -> None:
+        super().__init__(name, vhost, **details)
+        self.consumers.eager = vhost.behaviour.active_by_priority
+
+    def timeout_of(
+        self, consumer: Consumer | None, usual: float | None
+    ) -> float | None:
+        if self.vhost.behaviour.timeout_cancels:
+            asked = [] if consumer is None else [consumer.arguments]
+            for arguments in (*asked, self.arguments):
+                timeout = arguments.get("x-consumer-timeout")
+                if isinstance(timeout, int):
+                    return timeout / 1000
+        return usual
+
+    def _priority(self, message: Message) -> int:
+        if not self.vhost.behaviour.quorum_priorities:
+            return 0
+        priority = _priority_of(message)
+        if priority is None:
+            return _QUORUM_PRIORITY
+        return min(priority, _QUORUM_PRIORITY_MAX)
+
+    def _is_full(self, message: Message) -> bool:
+        # The publishers learn that it is full when it holds more than it should.
+        return self._is_over()
+
+    def _keeps(self, entry: Entry, why: Comeback) -> bool:
+        behaviour = self.vhost.behaviour
+        if why is not Comeback.NACKED or behaviour.counts_returns:
+            entry.failures += 1
+        limit = self.settings.delivery_limit
+        if limit is not None and entry.failures > limit:
+            self.vhost.dead_letter(self, entry, "delivery_limit")
+            return False
+        # In the order of return: ahead of everything else, or behind it.
+        self._positions += 1
+        entry.position = self._positions
+        if behaviour.returns_first or why is Comeback.LOST:
+            entry.priority = _RETURNED
+        return True
+
+    def properties_of(self, entry: Entry, fetched: bool = False) -> Properties:
+        behaviour = self.vhost.behaviour
+        counts: dict[str, FieldValue] = {}
+        if entry.returns and behaviour.counts_acquisitions:
+            counts["x-acquired-count"] = Int64(entry.returns)
+        if entry.failures or (fetched and behaviour.counts_from_zero):
+            counts["x-delivery-count"] = Int64(entry.failures)
+        properties = entry.message.properties
+        if not counts:
+            return properties
+        headers = {**headers_of(properties), **counts}
+        return with_properties(properties, headers=headers)
+
+
+def _priority_of(message: Message) -> int | None:
+    """
+    The priority of a message, if it has one that can be read.
+    """
+    try:
+        return message.properties.priority
+    except UndecodableProperty:
+        return None
