@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from txamqp091.adapters._loops import SelectorLoop
+from txamqp091.adapters._selector import SelectorLoop
 
 P = ParamSpec("P")
 T = TypeVar("T")

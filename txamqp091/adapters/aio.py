@@ -22,8 +22,7 @@ from twisted.python.failure import Failure
 
 from txamqp091 import channel as verbs
 from txamqp091 import consumer as consumers
-from txamqp091.adapters._endpoints import AsyncioEndpoint
-from txamqp091.adapters._loops import AsyncioLoop
+from txamqp091.adapters._asyncio import AsyncioEndpoint, AsyncioLoop
 from txamqp091.adapters.threads import ThreadsafeChannel
 from txamqp091.consumer import DEFAULT_PREFETCH, Consumer
 from txamqp091.endpoint import connect as open_connection

@@ -28,20 +28,18 @@ __all__ = [
 ]
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from functools import partial
+from functools import partial, wraps
 from time import monotonic
-from typing import Any, ParamSpec, Self, TypeVar, cast
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, cast
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
 from txamqp091 import parameters as settings
-from txamqp091.adapters._blocking_channel import BlockingChannel, FlushingSettler, Frame
 from txamqp091.adapters._driver import Driver, ThreadDriver
-from txamqp091.adapters._endpoints import SelectorEndpoint
 from txamqp091.adapters._pika import (
     BasicProperties,
     ConnectionParameters,
@@ -50,16 +48,30 @@ from txamqp091.adapters._pika import (
     URLParameters,
     exceptions,
 )
-from txamqp091.adapters.threads import in_threads
+from txamqp091.adapters._selector import SelectorEndpoint, SelectorLoop
+from txamqp091.adapters.threads import InThreads, ThreadsafeChannel, in_threads
+from txamqp091.channel import Arguments, Channel
+from txamqp091.consumer import DEFAULT_PREFETCH, Consumer, Deliveries
 from txamqp091.endpoint import connect
 from txamqp091.errors import AMQPError, ConnectionClosed, LocalProtocolError
 from txamqp091.interfaces import ICredentials
-from txamqp091.message import Settler
+from txamqp091.message import Delivery, Message, Settler
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.wire import spec
+from txamqp091.wire.method import Method
+from txamqp091.wire.properties import Properties
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+Reply = TypeVar("Reply", bound=Method)
+
+#: What takes a delivery: called with the channel, the delivery (pika says ``method``),
+#: its properties and its body.
+Callback = Callable[["BlockingChannel", Delivery, Properties, bytes], object]
+
+#: A delivery, its properties and its body; or three times None.
+Item = tuple[Delivery, Properties, bytes] | tuple[None, None, None]
 
 _One = settings.ConnectionParameters | str | bytes
 
@@ -404,6 +416,501 @@ class BlockingConnection:
                 "the connection is closing"
             )
         self._driver.loop.callFromThread(self._due.append, callback)
+
+
+class Frame(Generic[Reply]):
+    """
+    An answer of the broker's, whose fields can be read of it, or, as in pika, of its
+    ``method``.
+
+    :ivar method: the method of `txamqp091.wire.spec`.
+    """
+
+    __slots__ = ("method",)
+
+    def __init__(self, method: Reply) -> None:
+        self.method = method
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.method, name)
+
+    def __repr__(self) -> str:
+        return f"<Frame {self.method!r}>"
+
+
+def _waited(
+    verb: Callable[Concatenate[Channel, P], Deferred[T]],
+) -> Callable[Concatenate[BlockingChannel, P], T]:
+    """
+    A verb that waits.
+    """
+
+    @wraps(verb)
+    def ask(self: BlockingChannel, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self.connection._ask(verb, self.native, *args, **kwargs)
+
+    return ask
+
+
+def _framed(
+    verb: Callable[Concatenate[Channel, P], Deferred[Reply]],
+) -> Callable[Concatenate[BlockingChannel, P], Frame[Reply]]:
+    """
+    A verb that waits for a method.
+    """
+
+    @wraps(verb)
+    def ask(
+        self: BlockingChannel, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Frame[Reply]:
+        return Frame(self.connection._ask(verb, self.native, *args, **kwargs))
+
+    return ask
+
+
+class FlushingSettler(Settler):
+    """
+    Sends the answer for a delivery at once: there may be no next turn for long.
+    """
+
+    __slots__ = ("_loop",)
+
+    def __init__(self, machine: Any, reactor: object) -> None:
+        super().__init__(machine, reactor)
+        self._loop = cast(SelectorLoop, reactor)
+
+    def send(self, method: type[Method], delivery_tag: int, bits: int) -> None:
+        """
+        See `Settler.send`.
+        """
+        super().send(method, delivery_tag, bits)
+        self._loop.flush()
+
+
+class _Subscription:
+    """
+    A consumer, and the callback that it is for.
+
+    :ivar deliveries: what has come; None if a thread takes it at once.
+    :ivar end: why there are no more deliveries, once that is so.
+    """
+
+    def __init__(
+        self, callback: Callback, consumer: Consumer, deliveries: Deliveries | None
+    ) -> None:
+        self.callback = callback
+        self.consumer = consumer
+        self.deliveries = deliveries
+        self.end: BaseException | None = None
+        consumer.when_ended().addErrback(self._ended)
+
+    def _ended(self, failure: Failure) -> None:
+        self.end = failure.value
+
+    @property
+    def waiting(self) -> int:
+        return 0 if self.deliveries is None else self.deliveries.buffered
+
+
+class BlockingChannel:
+    """
+    A channel; made by `BlockingConnection.channel`.  ``with`` closes it.
+
+    The verbs are those of `txamqp091.channel.Channel`, and wait for their answer.
+    What they raise is what its Deferreds fail with, or ``TimeoutError``.
+
+    :ivar connection: its connection.
+    :ivar native: the `txamqp091.channel.Channel`.
+    """
+
+    def __init__(self, connection: BlockingConnection, native: Channel) -> None:
+        self.connection = connection
+        self.native = native
+        self._driver = connection._driver
+        self._prefetch = DEFAULT_PREFETCH
+        self._subscriptions: dict[str, _Subscription] = {}
+        self._iterated: tuple[tuple[str, bool, bool], Deliveries] | None = None
+
+    def __repr__(self) -> str:
+        return f"<BlockingChannel, {self.native!r}>"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *reason: object) -> None:
+        self.close()
+
+    @property
+    def channel_number(self) -> int:
+        """
+        Its number on the connection.
+        """
+        return self.native.number
+
+    @property
+    def is_open(self) -> bool:
+        """
+        Whether the channel can be used.
+        """
+        return self.native.is_open
+
+    @property
+    def is_closed(self) -> bool:
+        """
+        Whether it is over.
+        """
+        return not self.native.is_open
+
+    @property
+    def threadsafe(self) -> ThreadsafeChannel:
+        """
+        The channel for other threads: each verb returns a Future.  They are dealt
+        with while a call of the connection's thread waits, or, with ``background``,
+        at once.
+        """
+        return ThreadsafeChannel(self.native)
+
+    # -- verbs ---------------------------------------------------------------------
+
+    close = _waited(Channel.close)
+    exchange_declare = _framed(Channel.exchange_declare)
+    exchange_delete = _framed(Channel.exchange_delete)
+    exchange_bind = _framed(Channel.exchange_bind)
+    exchange_unbind = _framed(Channel.exchange_unbind)
+    queue_declare = _framed(Channel.queue_declare)
+    queue_bind = _framed(Channel.queue_bind)
+    queue_unbind = _framed(Channel.queue_unbind)
+    queue_purge = _framed(Channel.queue_purge)
+    queue_delete = _framed(Channel.queue_delete)
+    basic_publish = _waited(Channel.basic_publish)
+    confirm_select = _framed(Channel.confirm_select)
+    basic_ack = _waited(Channel.basic_ack)
+    basic_nack = _waited(Channel.basic_nack)
+    basic_reject = _waited(Channel.basic_reject)
+    basic_recover = _framed(Channel.basic_recover)
+    basic_recover_async = _waited(Channel.basic_recover_async)
+    tx_select = _framed(Channel.tx_select)
+    tx_commit = _framed(Channel.tx_commit)
+    tx_rollback = _framed(Channel.tx_rollback)
+    flow = _framed(Channel.flow)
+    access_request = _framed(Channel.access_request)
+
+    def publish_many(self, messages: Iterable[Message]) -> None:
+        """
+        See `txamqp091.channel.Channel.publish_many`.
+        """
+        self.connection._ask(self.native.publish_many, messages)
+
+    def confirm_delivery(self) -> None:
+        """
+        Enter confirm mode: from now on `basic_publish` returns when the broker has
+        the message, and raises `Nacked` or `Returned` if it has not.
+        """
+        self.confirm_select()
+
+    def observe_returns(self, listener: Callable[[Message], object]) -> None:
+        """
+        Have mandatory messages that come back given to a function, as deliveries are
+        to their callbacks.
+        """
+        due = self.connection._due
+        self._driver.do(
+            self.native.observe_returns,
+            lambda message: due.append(partial(listener, message)),
+        )
+
+    def basic_qos(
+        self,
+        prefetch_size: int = 0,
+        prefetch_count: int = 0,
+        global_qos: bool = False,
+    ) -> Frame[spec.BasicQosOk]:
+        """
+        Limit what is unacknowledged, for each consumer that is started after this.
+        Without it, that is 100 messages.
+        """
+        ok = self.connection._ask(
+            self.native.basic_qos, prefetch_size, prefetch_count, global_qos
+        )
+        if not global_qos:
+            self._prefetch = prefetch_count
+        return Frame(ok)
+
+    def basic_get(self, queue: str, auto_ack: bool = False) -> Item:
+        """
+        Fetch one message.
+
+        :returns: a `Delivery`, its properties and its body; three times None if the
+            queue is empty.
+        """
+        delivery = self.connection._ask(self.native.basic_get, queue, auto_ack)
+        if delivery is None:
+            return None, None, None
+        return delivery, delivery.properties, delivery.body
+
+    # -- consumers with callbacks ----------------------------------------------------
+
+    def basic_consume(
+        self,
+        queue: str,
+        on_message_callback: Callback | InThreads,
+        auto_ack: bool = False,
+        exclusive: bool = False,
+        consumer_tag: str = "",
+        arguments: Arguments | None = None,
+    ) -> str:
+        """
+        Have the messages of a queue given to a function, once `start_consuming`, or
+        `BlockingConnection.process_data_events`, is called.
+
+        :param on_message_callback: called with this channel, the `Delivery`, its
+            properties and its body.  What it raises is raised by whoever called it,
+            and the delivery stays unacknowledged.  If it is made by `in_threads` it
+            is called at once, in a thread, and is to acknowledge by the delivery.
+        :returns: the consumer tag.
+        """
+        if not callable(on_message_callback):
+            raise TypeError(f"a callback is a function, not {on_message_callback!r}")
+        subscribe = self._subscribe
+        if isinstance(on_message_callback, InThreads):
+            subscribe = self._subscribe_threads
+        subscription = self.connection._ask(
+            subscribe,
+            queue,
+            on_message_callback,
+            auto_ack,
+            exclusive,
+            consumer_tag or "",
+            arguments,
+        )
+        tag = subscription.consumer.consumer_tag
+        self._subscriptions[tag] = subscription
+        return tag
+
+    def _subscribe(
+        self,
+        queue: str,
+        callback: Any,
+        auto_ack: bool,
+        exclusive: bool,
+        tag: str,
+        arguments: Arguments | None,
+    ) -> Deferred[_Subscription]:
+        started = self.native.consume(
+            queue,
+            auto_ack,
+            exclusive,
+            arguments,
+            prefetch=self._prefetch,
+            consumer_tag=tag,
+        )
+        return started.addCallback(
+            lambda deliveries: _Subscription(callback, deliveries.consumer, deliveries)
+        )
+
+    def _subscribe_threads(
+        self,
+        queue: str,
+        callback: Any,
+        auto_ack: bool,
+        exclusive: bool,
+        tag: str,
+        arguments: Arguments | None,
+    ) -> Deferred[_Subscription]:
+        def handle(delivery: Delivery) -> Deferred[Any]:
+            properties, body = delivery.properties, delivery.body
+            return callback.run(  # type: ignore[no-any-return]
+                delivery, self, delivery, properties, body
+            )
+
+        started = self.native.basic_consume(
+            queue,
+            handle,
+            auto_ack,
+            exclusive,
+            tag,
+            arguments,
+            prefetch=self._prefetch,
+        )
+        return started.addCallback(
+            lambda consumer: _Subscription(callback, consumer, None)
+        )
+
+    def basic_cancel(self, consumer_tag: str) -> list[Item]:
+        """
+        End a consumer.  What its callback was not called with goes back to the queue.
+
+        :returns: with ``auto_ack``, when nothing goes back, the deliveries that the
+            callback was not called with.
+        """
+        subscription = self._subscriptions.pop(consumer_tag, None)
+        if subscription is None:
+            self.connection._ask(self.native.basic_cancel, consumer_tag)
+            return []
+        deliveries = subscription.deliveries
+        ending = subscription.consumer if deliveries is None else deliveries
+        self.connection._ask(ending.cancel)
+        left: list[Item] = []
+        while deliveries is not None and deliveries.buffered:
+            delivery = self._driver.do(deliveries._take)
+            left.append((delivery, delivery.properties, delivery.body))
+        return left
+
+    @property
+    def consumer_tags(self) -> list[str]:
+        """
+        The consumers that have callbacks.
+        """
+        return list(self._subscriptions)
+
+    def start_consuming(self) -> None:
+        """
+        Call callbacks, until `stop_consuming` ends the last consumer.
+
+        :raises ConsumerCancelled: the broker has ended one.
+        :raises LocalProtocolError: it is called by a callback.
+        """
+        if self.connection._dispatching:
+            raise LocalProtocolError("start_consuming was called by a handler")
+        with self.connection._driver.interruptible():
+            while self._subscriptions:
+                self.connection.process_data_events(None)
+
+    def stop_consuming(self, consumer_tag: str | None = None) -> None:
+        """
+        End a consumer, or all: as `basic_cancel`.  If the channel has ended, they
+        have, too.
+        """
+        if self.is_closed:
+            self._subscriptions.clear()
+        for tag in [consumer_tag] if consumer_tag else self.consumer_tags:
+            self.basic_cancel(tag)
+
+    def _has_work(self) -> bool:
+        return any(
+            each.waiting or each.end is not None
+            for each in self._subscriptions.values()
+        )
+
+    def _dispatch(self) -> None:
+        """
+        Call callbacks with what has come by now.
+        """
+        connection = self.connection
+        for tag, subscription in list(self._subscriptions.items()):
+            for _ in range(subscription.waiting):
+                # A callback may have ended this consumer, or others.
+                if self._subscriptions.get(tag) is not subscription:
+                    break
+                assert subscription.deliveries is not None
+                if not subscription.waiting:
+                    break
+                delivery = self._driver.do(subscription.deliveries._take)
+                with connection._in_dispatch():
+                    subscription.callback(
+                        self, delivery, delivery.properties, delivery.body
+                    )
+                self._driver.flush()
+            if subscription.end is not None and not subscription.waiting:
+                if self._subscriptions.pop(tag, None) is not None:
+                    self._raise_end(subscription.end)
+
+    def _raise_end(self, end: BaseException) -> None:
+        # Why the channel or the connection has ended is told by the connection.
+        if self.native.is_open:
+            raise end.with_traceback(None)
+
+    # -- a consumer to iterate over --------------------------------------------------
+
+    def consume(
+        self,
+        queue: str,
+        auto_ack: bool = False,
+        exclusive: bool = False,
+        arguments: Arguments | None = None,
+        inactivity_timeout: float | None = None,
+        consumer_tag: str | None = None,
+        *,
+        end_quietly: bool = False,
+    ) -> Generator[Item, None, None]:
+        """
+        Iterate over the messages of a queue.  Nothing is sent before the first one is
+        asked for.  To leave the loop does not end the consumer: `cancel` does, and
+        until then calling this again goes on where it was left.
+
+        :param inactivity_timeout: after so many seconds without a message, three times
+            None is what the iterator gives.
+        :param end_quietly: whether the iteration just ends when the broker ends the
+            consumer, as pika's does.
+        :returns: a `Delivery`, its properties and its body, at a time.  It ends after
+            `cancel`, and raises `ConsumerCancelled` when the broker ends the consumer,
+            and the channel's or the connection's reason when that ends.
+        :raises ValueError: another iteration is not ended.
+        """
+        connection = self.connection
+        key = (queue, auto_ack, exclusive)
+        if self._iterated is None:
+            deliveries = connection._ask(
+                self.native.consume,
+                queue,
+                auto_ack,
+                exclusive,
+                arguments,
+                prefetch=self._prefetch,
+                consumer_tag=consumer_tag or "",
+            )
+            self._iterated = key, deliveries
+        elif self._iterated[0] != key:
+            raise ValueError(
+                f"the consumer of {self._iterated[0][0]!r} is not ended: "
+                "cancel() does that"
+            )
+        deliveries = self._iterated[1]
+
+        def ready() -> bool:
+            return bool(
+                deliveries.buffered
+                or deliveries._end is not None
+                or (connection._due and not connection._dispatching)
+            )
+
+        while True:
+            in_time = connection._wait(ready, inactivity_timeout)
+            connection._run_due()
+            if deliveries.buffered:
+                delivery = self._driver.do(deliveries._take)
+                yield delivery, delivery.properties, delivery.body
+            elif deliveries._end is not None:
+                break
+            elif not in_time:
+                yield None, None, None
+        end = deliveries._end
+        if self._iterated is not None and self._iterated[1] is deliveries:
+            self._iterated = None
+        if isinstance(end, AMQPError):
+            connection._report(end)
+            if self.is_closed or not end_quietly:
+                raise end.with_traceback(None)
+
+    def cancel(self) -> int:
+        """
+        End the consumer of `consume`.
+
+        :returns: how many messages have gone back to the queue: those that had come
+            and were not iterated over.  With ``auto_ack`` none does, and the iterator
+            has them still.
+        """
+        if self._iterated is None:
+            return 0
+        deliveries = self._iterated[1]
+        self._iterated = None
+        return self.connection._ask(deliveries.cancel)
+
+    def get_waiting_message_count(self) -> int:
+        """
+        How many messages have come that `consume` has not given yet.
+        """
+        return 0 if self._iterated is None else self._iterated[1].buffered
 
 
 def _check_callable(callback: object) -> None:

@@ -19,7 +19,8 @@ from twisted.internet.interfaces import (
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from txamqp091.adapters._loops import AsyncioLoop, SelectorLoop
+from txamqp091.adapters._asyncio import AsyncioLoop
+from txamqp091.adapters._selector import SelectorLoop
 from txamqp091.errors import LocalProtocolError
 
 

@@ -1,27 +1,30 @@
 # -*- test-case-name: txamqp091.test.test_aio -*-
 """
-Transports of loops that are not Twisted's.
-
-`Transport` is what all of them have in common, and `AsyncioTransport` is over one of
-asyncio's; a socket by itself is in `txamqp091.adapters._sockets`.
+The half of a transport that is the same on every loop, and what errors of sockets mean.
 """
 
 from __future__ import annotations
 
-__all__ = ["AsyncioTransport", "Transport", "address_of"]
+__all__ = ["Transport", "address_of", "why_lost", "why_not_connected"]
 
-import asyncio
+import socket
 import ssl
 from collections.abc import Iterable
 from typing import Any, cast
 
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
+from twisted.internet.error import (
+    ConnectError,
+    ConnectionAborted,
+    ConnectionDone,
+    ConnectionLost,
+    DNSLookupError,
+    getConnectError,
+)
 from twisted.internet.interfaces import (
     IAddress,
     IConsumer,
     IHandshakeListener,
-    IProtocolFactory,
     IPushProducer,
     ISSLTransport,
     ITransport,
@@ -30,6 +33,7 @@ from twisted.python.failure import Failure
 from zope.interface import alsoProvides, implementer
 
 from txamqp091.adapters._ssl import explained, verify_names
+from txamqp091.errors import ConnectFailed
 
 
 def address_of(name: object) -> IAddress:
@@ -57,6 +61,25 @@ def why_lost(problem: BaseException | None, aborted: bool) -> Exception:
         why = explained(problem)
     else:
         why = ConnectionLost(str(problem))
+    why.__cause__ = problem
+    return why
+
+
+def why_not_connected(problem: OSError) -> Exception:
+    """
+    Twisted's error, or ours, for what a connection could not be made for.
+    """
+    why: Exception
+    if isinstance(problem, ssl.SSLError):
+        why = explained(problem)
+    elif isinstance(problem, TimeoutError):
+        why = ConnectFailed("connecting took too long")
+    elif isinstance(problem, socket.gaierror):
+        why = DNSLookupError(problem.strerror or str(problem))
+    elif problem.errno:
+        why = getConnectError((problem.errno, problem.strerror or ""))
+    else:  # one of asyncio's, for several addresses
+        why = ConnectError(string=str(problem))
     why.__cause__ = problem
     return why
 
@@ -198,110 +221,3 @@ class Transport:
         :raises TLSFailed: it is for somebody else.
         """
         verify_names(self.getPeerCertificate(), hostname)
-
-
-class AsyncioTransport(Transport, asyncio.Protocol):
-    """
-    An asyncio transport, seen from both sides: as asyncio's protocol, and as the
-    transport of Twisted's.
-    """
-
-    def __init__(self, factory: IProtocolFactory) -> None:
-        super().__init__()
-        self._factory = factory
-        self._transport: asyncio.Transport
-
-    # -- asyncio's side --------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """
-        See ``asyncio.Protocol``: TCP is there, and TLS if it was asked for.
-        """
-        self._transport = cast(asyncio.Transport, transport)
-        protocol = self._factory.buildProtocol(self.getPeer())
-        self.made(protocol, transport.get_extra_info("ssl_object"))
-
-    def data_received(self, data: bytes) -> None:
-        """
-        See ``asyncio.Protocol``.
-        """
-        self.protocol.dataReceived(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """
-        See ``asyncio.Protocol``.
-        """
-        self.gone(exc)
-
-    def pause_writing(self) -> None:
-        """
-        See ``asyncio.Protocol``.
-        """
-        self.full()
-
-    def resume_writing(self) -> None:
-        """
-        See ``asyncio.Protocol``.
-        """
-        self.drained()
-
-    # -- the protocol's side ---------------------------------------------------------
-
-    def write(self, data: bytes) -> None:
-        """
-        See ``ITransport``.
-        """
-        if self.connected and not self.disconnecting:
-            self._transport.write(data)
-
-    @property
-    def bufferSize(self) -> int:
-        """
-        How many bytes may wait to be written before the producer is paused.
-        """
-        return self._transport.get_write_buffer_limits()[1]
-
-    @bufferSize.setter
-    def bufferSize(self, size: int) -> None:
-        self._transport.set_write_buffer_limits(high=size)
-
-    def loseConnection(self) -> None:
-        """
-        See ``ITransport``.
-        """
-        self.disconnecting = True
-        self._transport.close()
-
-    def abortConnection(self) -> None:
-        """
-        See ``ITCPTransport``.
-        """
-        if self.connected:
-            self.disconnecting = self.aborted = True
-            self._transport.abort()
-
-    def pauseProducing(self) -> None:
-        """
-        See ``IPushProducer``.
-        """
-        if not self._transport.is_closing():
-            self._transport.pause_reading()
-
-    def resumeProducing(self) -> None:
-        """
-        See ``IPushProducer``.
-        """
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
-
-    def getPeer(self) -> IAddress:
-        """
-        See ``ITransport``.
-        """
-        return address_of(self._transport.get_extra_info("peername"))
-
-    def getHost(self) -> IAddress:
-        """
-        See ``ITransport``.
-        """
-        return address_of(self._transport.get_extra_info("sockname"))

@@ -1,0 +1,306 @@
+# -*- test-case-name: txamqp091.test.test_loops -*-
+"""
+asyncio under the protocol: its loop as a reactor, its transports and endpoint.
+"""
+
+from __future__ import annotations
+
+__all__ = ["AsyncioEndpoint", "AsyncioLoop", "AsyncioTransport"]
+
+import asyncio
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred
+from twisted.internet.error import AlreadyCalled, AlreadyCancelled
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IProtocol,
+    IProtocolFactory,
+    IReactorFromThreads,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from zope.interface import implementer
+
+from txamqp091.adapters._ssl import context_for, server_name
+from txamqp091.adapters._transport import Transport, address_of, why_not_connected
+from txamqp091.parameters import ConnectionParameters
+
+
+@implementer(IDelayedCall)
+class AsyncioCall:
+    """
+    A call that an asyncio loop will make.
+    """
+
+    __slots__ = ("_called", "_calls", "_handle", "_loop", "_time", "_what")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        calls: set[IDelayedCall],
+        delay: float,
+        what: Callable[[], object],
+    ) -> None:
+        """
+        :param calls: where it is as long as it waits.
+        """
+        self._loop = loop
+        self._calls = calls
+        self._what = what
+        self._called = False
+        self._time = 0.0
+        self._handle: asyncio.Handle | None = None
+        self._wait(delay)
+
+    def _wait(self, delay: float) -> None:
+        if delay > 0:
+            self._time = self._loop.time() + delay
+            self._handle = self._loop.call_at(self._time, self._run)
+        else:
+            self._time = 0.0
+            self._handle = self._loop.call_soon(self._run)
+        self._calls.add(cast(IDelayedCall, self))
+
+    def _run(self) -> None:
+        self._called = True
+        self._calls.discard(cast(IDelayedCall, self))
+        self._what()
+
+    def getTime(self) -> float:
+        """
+        See ``IDelayedCall``.
+        """
+        return self._time or self._loop.time()
+
+    def active(self) -> bool:
+        """
+        See ``IDelayedCall``.
+        """
+        return self._handle is not None and not self._called
+
+    def cancel(self) -> None:
+        """
+        See ``IDelayedCall``.
+        """
+        self._stop()
+        self._handle = None
+        self._calls.discard(cast(IDelayedCall, self))
+
+    def reset(self, secondsFromNow: float) -> None:
+        """
+        See ``IDelayedCall``.
+        """
+        self._stop()
+        self._wait(secondsFromNow)
+
+    def delay(self, secondsLater: float) -> None:
+        """
+        See ``IDelayedCall``.
+        """
+        self.reset(self.getTime() + secondsLater - self._loop.time())
+
+    def _stop(self) -> None:
+        if self._called:
+            raise AlreadyCalled
+        if self._handle is None:
+            raise AlreadyCancelled
+        self._handle.cancel()
+
+
+@implementer(IReactorTime, IReactorFromThreads)
+class AsyncioLoop:
+    """
+    An asyncio loop, as the clock of a protocol and its way in from other threads.
+
+    :ivar loop: the loop.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.seconds = loop.time
+        self._calls: set[IDelayedCall] = set()
+
+    def callLater(
+        self,
+        delay: float,
+        callable: Callable[..., Any],
+        *args: object,
+        **kwargs: object,
+    ) -> IDelayedCall:
+        """
+        See ``IReactorTime``.
+        """
+        if args or kwargs:
+            callable = partial(callable, *args, **kwargs)
+        call = AsyncioCall(self.loop, self._calls, delay, callable)
+        return cast(IDelayedCall, call)
+
+    def getDelayedCalls(self) -> Sequence[IDelayedCall]:
+        """
+        See ``IReactorTime``.
+        """
+        return list(self._calls)
+
+    def callFromThread(
+        self, callable: Callable[..., Any], *args: object, **kwargs: object
+    ) -> None:
+        """
+        See ``IReactorFromThreads``.
+        """
+        self.loop.call_soon_threadsafe(partial(callable, *args, **kwargs))
+
+
+class AsyncioTransport(Transport, asyncio.Protocol):
+    """
+    An asyncio transport, seen from both sides: as asyncio's protocol, and as the
+    transport of Twisted's.
+    """
+
+    def __init__(self, factory: IProtocolFactory) -> None:
+        super().__init__()
+        self._factory = factory
+        self._transport: asyncio.Transport
+
+    # -- asyncio's side --------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """
+        See ``asyncio.Protocol``: TCP is there, and TLS if it was asked for.
+        """
+        self._transport = cast(asyncio.Transport, transport)
+        protocol = self._factory.buildProtocol(self.getPeer())
+        self.made(protocol, transport.get_extra_info("ssl_object"))
+
+    def data_received(self, data: bytes) -> None:
+        """
+        See ``asyncio.Protocol``.
+        """
+        self.protocol.dataReceived(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """
+        See ``asyncio.Protocol``.
+        """
+        self.gone(exc)
+
+    def pause_writing(self) -> None:
+        """
+        See ``asyncio.Protocol``.
+        """
+        self.full()
+
+    def resume_writing(self) -> None:
+        """
+        See ``asyncio.Protocol``.
+        """
+        self.drained()
+
+    # -- the protocol's side ---------------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """
+        See ``ITransport``.
+        """
+        if self.connected and not self.disconnecting:
+            self._transport.write(data)
+
+    @property
+    def bufferSize(self) -> int:
+        """
+        How many bytes may wait to be written before the producer is paused.
+        """
+        return self._transport.get_write_buffer_limits()[1]
+
+    @bufferSize.setter
+    def bufferSize(self, size: int) -> None:
+        self._transport.set_write_buffer_limits(high=size)
+
+    def loseConnection(self) -> None:
+        """
+        See ``ITransport``.
+        """
+        self.disconnecting = True
+        self._transport.close()
+
+    def abortConnection(self) -> None:
+        """
+        See ``ITCPTransport``.
+        """
+        if self.connected:
+            self.disconnecting = self.aborted = True
+            self._transport.abort()
+
+    def pauseProducing(self) -> None:
+        """
+        See ``IPushProducer``.
+        """
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resumeProducing(self) -> None:
+        """
+        See ``IPushProducer``.
+        """
+        if not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def getPeer(self) -> IAddress:
+        """
+        See ``ITransport``.
+        """
+        return address_of(self._transport.get_extra_info("peername"))
+
+    def getHost(self) -> IAddress:
+        """
+        See ``ITransport``.
+        """
+        return address_of(self._transport.get_extra_info("sockname"))
+
+
+@implementer(IStreamClientEndpoint)
+class AsyncioEndpoint:
+    """
+    Connects by asyncio, and does TLS by asyncio's own.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, parameters: ConnectionParameters
+    ) -> None:
+        """
+        :raises InvalidURI: when a file of certificates cannot be read.
+        """
+        self._loop = loop
+        self._parameters = parameters
+        self._context = context_for(parameters)
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """
+        See ``IStreamClientEndpoint``.
+        """
+        task = self._loop.create_task(self._connect(protocolFactory))
+        return Deferred.fromFuture(task)
+
+    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        parameters = self._parameters
+        options: dict[str, Any] = {}
+        if isinstance(self._loop, asyncio.BaseEventLoop):  # uvloop has none of it
+            options["happy_eyeballs_delay"] = 0.3
+        if self._context is not None:
+            options["ssl"] = self._context
+            options["server_hostname"] = server_name(parameters)
+            options["ssl_handshake_timeout"] = parameters.handshake_timeout
+        try:
+            async with asyncio.timeout(parameters.connection_timeout):
+                _, transport = await self._loop.create_connection(
+                    lambda: AsyncioTransport(factory),
+                    parameters.host,
+                    parameters.port_number,
+                    **options,
+                )
+        except OSError as problem:
+            raise why_not_connected(problem) from problem
+        return cast(IProtocol, transport.protocol)

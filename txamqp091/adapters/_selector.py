@@ -1,0 +1,664 @@
+# -*- test-case-name: txamqp091.test.test_loops -*-
+"""
+A loop of selectors for programs that have no loop, with its transport and endpoint.
+
+`SelectorLoop` turns while a call waits, and only then.  `SelectorTransport` is a
+socket, perhaps with TLS by Python's own ssl module, and `SelectorEndpoint` connects it.
+"""
+
+from __future__ import annotations
+
+__all__ = ["READ", "WRITE", "SelectorEndpoint", "SelectorLoop", "SelectorTransport"]
+
+import errno
+import heapq
+import itertools
+import os
+import selectors
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from threading import Lock, Thread, get_ident
+from time import monotonic
+from typing import Any, cast
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import AlreadyCalled, AlreadyCancelled
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IProtocol,
+    IProtocolFactory,
+    IReactorFromThreads,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from txamqp091.adapters._ssl import context_for, server_name
+from txamqp091.adapters._transport import Transport, address_of, why_not_connected
+from txamqp091.errors import LocalProtocolError
+from txamqp091.parameters import ConnectionParameters
+
+READ = selectors.EVENT_READ
+WRITE = selectors.EVENT_WRITE
+
+_READ_SIZE = 65536
+
+#: How much is tried to be written at a time.
+_WRITE_SIZE = 1 << 18
+
+_WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError,
+                ssl.SSLWantWriteError)  # fmt: skip
+
+
+@implementer(IDelayedCall)
+class SelectorCall:
+    """
+    A call that a `SelectorLoop` will make.
+    """
+
+    __slots__ = ("_loop", "_state", "time", "what")
+
+    def __init__(
+        self, loop: SelectorLoop, time: float, what: Callable[[], object]
+    ) -> None:
+        self._loop = loop
+        self._state = ""
+        self.time = time
+        self.what = what
+
+    def run(self) -> None:
+        """
+        Make the call, unless it was cancelled.
+        """
+        if not self._state:
+            self._state = "called"
+            self.what()
+
+    def getTime(self) -> float:
+        """
+        See ``IDelayedCall``.
+        """
+        return self.time
+
+    def active(self) -> bool:
+        """
+        See ``IDelayedCall``.
+        """
+        return not self._state
+
+    def cancel(self) -> None:
+        """
+        See ``IDelayedCall``.
+        """
+        self._check()
+        self._state = "cancelled"
+
+    def reset(self, secondsFromNow: float) -> None:
+        """
+        See ``IDelayedCall``.
+        """
+        self._check()
+        # The loop finds it before its time, or at it, and looks again.
+        self._loop.add(self, self._loop.seconds() + secondsFromNow)
+
+    def delay(self, secondsLater: float) -> None:
+        """
+        See ``IDelayedCall``.
+        """
+        self._check()
+        self._loop.add(self, self.time + secondsLater)
+
+    def _check(self) -> None:
+        if self._state:
+            raise AlreadyCalled if self._state == "called" else AlreadyCancelled
+
+
+@implementer(IReactorTime, IReactorFromThreads)
+class SelectorLoop:
+    """
+    Turns as long as `run` is told to, in whichever thread calls it, one at a time.
+
+    :ivar stopped: whether it will turn no more.
+    """
+
+    _log = Logger()
+
+    def __init__(self) -> None:
+        self.stopped = False
+        self.seconds = monotonic
+        self._selector = selectors.DefaultSelector()
+        self._soon: deque[SelectorCall] = deque()
+        self._later: list[tuple[float, int, SelectorCall]] = []
+        self._numbers = itertools.count()
+        self._running: int | None = None
+        self._looked_at = 0.0
+        # From other threads.
+        self._lock = Lock()
+        self._posted: deque[Callable[[], object]] = deque()
+        self._wake, wakened = socket.socketpair()
+        self._wakened = wakened
+        for each in (self._wake, wakened):
+            each.setblocking(False)
+        self._selector.register(wakened, READ, self._woken)
+
+    # -- what the protocol calls ---------------------------------------------------
+
+    def callLater(
+        self,
+        delay: float,
+        callable: Callable[..., Any],
+        *args: object,
+        **kwargs: object,
+    ) -> IDelayedCall:
+        """
+        See ``IReactorTime``.
+        """
+        if args or kwargs:
+            callable = partial(callable, *args, **kwargs)
+        if delay > 0:
+            call = SelectorCall(self, 0.0, callable)
+            self.add(call, monotonic() + delay)
+        else:
+            call = SelectorCall(self, 0.0, callable)
+            self._soon.append(call)
+        return cast(IDelayedCall, call)
+
+    def add(self, call: SelectorCall, time: float) -> None:
+        """
+        Have a call made at a time, and not before.
+        """
+        call.time = time
+        heapq.heappush(self._later, (time, next(self._numbers), call))
+
+    def getDelayedCalls(self) -> Sequence[IDelayedCall]:
+        """
+        See ``IReactorTime``.
+        """
+        calls = {*self._soon, *(call for _, _, call in self._later)}
+        return [cast(IDelayedCall, call) for call in calls if call.active()]
+
+    def callFromThread(
+        self, callable: Callable[..., Any], *args: object, **kwargs: object
+    ) -> None:
+        """
+        See ``IReactorFromThreads``.  When the loop will turn no more, the call is
+        made at once: nothing happens at the same time then.
+        """
+        call = partial(callable, *args, **kwargs)
+        with self._lock:
+            if not self.stopped:
+                self._posted.append(call)
+                with suppress(OSError):  # it is full: the loop will wake
+                    self._wake.send(b"!")
+                return
+        call()
+
+    def _woken(self, _: int) -> None:
+        with suppress(BlockingIOError, InterruptedError):
+            self._wakened.recv(4096)
+
+    # -- turning -------------------------------------------------------------------
+
+    def run(self, done: Callable[[], object], seconds: float | None = None) -> bool:
+        """
+        Turn until something is true, or the loop is stopped.
+
+        :param seconds: for how long at the most; None is without limit.
+        :returns: whether it is true.
+        """
+        deadline = None if seconds is None else monotonic() + seconds
+        with self._turning:
+            while not done() and not self.stopped:
+                left = None if deadline is None else deadline - monotonic()
+                self._turn(left)
+                if left is not None and left <= 0:
+                    break
+        return bool(done())
+
+    def flush(self) -> None:
+        """
+        Do what is to be done in the next turn, without looking at the network, or
+        only if that is some time ago.
+        """
+        if self._running is not None or self.stopped:
+            return
+        if monotonic() - self._looked_at > 0.01:
+            self.run(lambda: False, 0)
+        elif self._soon:
+            with self._turning:
+                self._run_soon()
+
+    def catch_up(self) -> None:
+        """
+        Do what other threads have asked for so far.
+        """
+        if self._posted and self._running is None and not self.stopped:
+            with self._turning:
+                self._run_posted()
+
+    @property
+    def _turning(self) -> _Turning:
+        return _Turning(self)
+
+    def _turn(self, left: float | None) -> None:
+        if self._soon or self._posted:
+            left = 0
+        elif self._later:
+            first = self._later[0][0] - monotonic()
+            left = first if left is None or first < left else left
+        if left is not None and left < 0:
+            left = 0
+        for key, mask in self._selector.select(left):
+            key.data(mask)
+        self._looked_at = now = monotonic()
+        while self._later and self._later[0][0] <= now:
+            time, _, call = heapq.heappop(self._later)
+            if call.time == time:  # or else it was put off
+                self._call(call.run)
+        self._run_soon()
+
+    def _run_posted(self) -> None:
+        for _ in range(len(self._posted)):
+            self._call(self._posted.popleft())
+
+    def _run_soon(self) -> None:
+        self._run_posted()
+        for _ in range(len(self._soon)):
+            self._call(self._soon.popleft().run)
+
+    def _call(self, function: Callable[[], object]) -> None:
+        try:
+            function()
+        except Exception:
+            self._log.failure("A call by the loop failed")
+
+    def enter(self) -> None:
+        """
+        Begin to turn in this thread.
+        """
+        if self._running is not None:
+            where = "itself" if self._running == get_ident() else "another thread"
+            raise LocalProtocolError(
+                f"the connection is in use by {where}: from other threads, use "
+                "channel.threadsafe or add_callback_threadsafe"
+            )
+        self._running = get_ident()
+
+    def leave(self) -> None:
+        """
+        Turn no more, for now.
+        """
+        self._running = None
+
+    def stop(self) -> None:
+        """
+        Turn no more at all.  What other threads have asked for is still done.
+        """
+        with self._lock:
+            if self.stopped:
+                return
+            self.stopped = True
+        while self._posted:
+            self._call(self._posted.popleft())
+        self._selector.close()
+        self._wake.close()
+        self._wakened.close()
+
+    # -- sockets -------------------------------------------------------------------
+
+    def watch(
+        self, sock: socket.socket, events: int, ready: Callable[[int], object]
+    ) -> None:
+        """
+        Have a function called when a socket can be read from, or written to.
+
+        :param events: which of the two; 0 is neither.
+        """
+        if self.stopped:
+            return
+        known = sock.fileno() in self._selector.get_map()
+        if known and events:
+            self._selector.modify(sock, events, ready)
+        elif known:
+            self._selector.unregister(sock)
+        elif events:
+            self._selector.register(sock, events, ready)
+
+
+class _Turning:
+    """
+    A loop turns in this thread.
+    """
+
+    __slots__ = ("_loop",)
+
+    def __init__(self, loop: SelectorLoop) -> None:
+        self._loop = loop
+
+    def __enter__(self) -> None:
+        self._loop.enter()
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.leave()
+
+
+class SelectorTransport(Transport):
+    """
+    A socket, perhaps with TLS, as a transport.
+
+    :ivar bufferSize: how many bytes may wait before the producer is paused.
+    """
+
+    _log = Logger()
+
+    bufferSize = 65536
+
+    def __init__(self, loop: SelectorLoop, sock: socket.socket) -> None:
+        super().__init__()
+        self._loop = loop
+        self._sock = sock
+        self._pieces: deque[memoryview] = deque()
+        self._size = 0
+        self._reading = True
+        self._paused = False
+        self._events = 0
+        self._over = False
+
+    def begin(self, factory: IProtocolFactory) -> None:
+        """
+        Make the protocol, and tell it that it is connected.
+        """
+        protocol = factory.buildProtocol(self.getPeer())
+        tls = self._sock if isinstance(self._sock, ssl.SSLSocket) else None
+        self.made(protocol, tls)
+        self._watch()
+        if tls is not None and tls.pending():
+            self._loop.callLater(0, self._read)
+
+    def _watch(self) -> None:
+        events = 0
+        if self.connected:
+            events = (READ if self._reading else 0) | (WRITE if self._pieces else 0)
+        if events != self._events:
+            self._events = events
+            self._loop.watch(self._sock, events, self._ready)
+
+    def _ready(self, mask: int) -> None:
+        if mask & WRITE:
+            self._write()
+        if mask & READ and self._reading:
+            self._read()
+
+    def _read(self) -> None:
+        while self.connected and self._reading:
+            try:
+                data = self._sock.recv(_READ_SIZE)
+            except _WOULD_BLOCK:
+                return
+            except OSError as problem:
+                self._end(problem)
+                return
+            if not data:
+                self._end(None)
+                return
+            try:
+                self.protocol.dataReceived(data)
+            except Exception as problem:
+                self._log.failure("A protocol failed, and its connection is dropped")
+                self._end(problem)
+                return
+            # What TLS has taken from the socket already, the selector cannot see.
+            if self._ssl is None or not cast(ssl.SSLSocket, self._sock).pending():
+                return
+
+    def _write(self) -> None:
+        pieces = self._pieces
+        try:
+            while pieces:
+                piece = pieces[0]
+                sent = self._sock.send(piece[:_WRITE_SIZE])
+                self._size -= sent
+                if sent == len(piece):
+                    pieces.popleft()
+                else:
+                    pieces[0] = piece[sent:]
+        except _WOULD_BLOCK:
+            pass
+        except OSError as problem:
+            self._end(problem)
+            return
+        if not pieces:
+            if self.disconnecting:
+                self._end(None)
+            elif self._paused:
+                self._paused = False
+                self.drained()
+        self._watch()
+
+    def _end(self, problem: BaseException | None) -> None:
+        """
+        It is over; the protocol is told in a turn of its own.
+        """
+        if not self._over:
+            self._over = self.disconnecting = True
+            self._reading = False
+            self._pieces.clear()
+            self._events = 0
+            self._loop.watch(self._sock, 0, self._ready)
+            if isinstance(self._sock, ssl.SSLSocket) and not self.aborted:
+                with suppress(OSError, ValueError):
+                    self._sock.unwrap()  # says goodbye, and does not wait for theirs
+            self._sock.close()
+            self._loop.callLater(0, self.gone, problem)
+
+    # -- what the protocol calls ---------------------------------------------------
+
+    def write(self, data: bytes) -> None:
+        """
+        See ``ITransport``.
+        """
+        if self.disconnecting or not data:
+            return
+        sent = 0
+        if not self._pieces:
+            try:
+                sent = self._sock.send(data)
+            except _WOULD_BLOCK:
+                pass
+            except OSError as problem:
+                self._end(problem)
+                return
+            if sent == len(data):
+                return
+        self._pieces.append(memoryview(data)[sent:])
+        self._size += len(data) - sent
+        self._watch()
+        if self._size > self.bufferSize and not self._paused:
+            self._paused = True
+            self.full()
+
+    def loseConnection(self) -> None:
+        """
+        See ``ITransport``.
+        """
+        if not self.disconnecting:
+            self.disconnecting = True
+            if not self._pieces:
+                self._end(None)
+
+    def abortConnection(self) -> None:
+        """
+        See ``ITCPTransport``.
+        """
+        self.aborted = self.connected
+        self._end(None)
+
+    def pauseProducing(self) -> None:
+        """
+        See ``IPushProducer``.
+        """
+        self._reading = False
+        self._watch()
+
+    def resumeProducing(self) -> None:
+        """
+        See ``IPushProducer``.
+        """
+        if not self.disconnecting:
+            self._reading = True
+            self._watch()
+            if self._ssl is not None:
+                self._loop.callLater(0, self._read)
+
+    def getPeer(self) -> IAddress:
+        """
+        See ``ITransport``.
+        """
+        return address_of(self._sock.getpeername())
+
+    def getHost(self) -> IAddress:
+        """
+        See ``ITransport``.
+        """
+        return address_of(self._sock.getsockname())
+
+
+@implementer(IStreamClientEndpoint)
+class SelectorEndpoint:
+    """
+    Connects, to one address after the other.
+    """
+
+    def __init__(self, loop: SelectorLoop, parameters: ConnectionParameters) -> None:
+        """
+        :raises InvalidURI: when a file of certificates cannot be read.
+        """
+        self._loop = loop
+        self._parameters = parameters
+        self._context = context_for(parameters)
+
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        """
+        See ``IStreamClientEndpoint``.
+        """
+        return Deferred.fromCoroutine(self._connect(protocolFactory))
+
+    async def _connect(self, factory: IProtocolFactory) -> IProtocol:
+        parameters = self._parameters
+        deadline = monotonic() + parameters.connection_timeout
+        try:
+            addresses = await self._addresses()
+            for left in range(len(addresses), 0, -1):
+                family, kind, number, _, address = addresses[-left]
+                try:
+                    # So that an address which answers nothing leaves time for others.
+                    share = (deadline - monotonic()) / left
+                    sock = await self._open(family, kind, number, address, share)
+                    break
+                except OSError:
+                    if left == 1:
+                        raise
+            if self._context is not None:
+                sock = await self._secure(sock, parameters.handshake_timeout)
+            transport = SelectorTransport(self._loop, sock)
+            try:
+                transport.begin(factory)
+            except OSError:  # it has gone, before it was there
+                sock.close()
+                raise
+        except OSError as problem:
+            raise why_not_connected(problem) from problem
+        return cast(IProtocol, transport.protocol)
+
+    async def _addresses(self) -> list[Any]:
+        host, port = self._parameters.host, self._parameters.port_number
+        try:
+            numeric = socket.AI_NUMERICHOST
+            return socket.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=numeric
+            )
+        except socket.gaierror:
+            pass
+        # To look up a name takes its time, and cannot be stopped.
+        found: Deferred[Any] = Deferred()
+
+        def look_up() -> None:
+            try:
+                result: Any = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            except OSError as problem:
+                self._loop.callFromThread(found.errback, problem)
+            else:
+                self._loop.callFromThread(found.callback, result)
+
+        Thread(target=look_up, daemon=True).start()
+        return cast("list[Any]", await found)
+
+    async def _open(
+        self, family: int, kind: int, number: int, address: Any, seconds: float
+    ) -> socket.socket:
+        sock = socket.socket(family, kind, number)
+        try:
+            sock.setblocking(False)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
+            problem = sock.connect_ex(address)
+            if problem in (errno.EINPROGRESS, errno.EWOULDBLOCK):
+                await self._until(sock, WRITE, seconds)
+                problem = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if problem:
+                raise OSError(problem, os.strerror(problem))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
+
+    async def _secure(self, sock: socket.socket, seconds: float) -> ssl.SSLSocket:
+        assert self._context is not None
+        deadline = monotonic() + seconds
+        secured = self._context.wrap_socket(
+            sock,
+            server_hostname=server_name(self._parameters),
+            do_handshake_on_connect=False,
+        )
+        try:
+            while True:
+                try:
+                    secured.do_handshake()
+                    return secured
+                except ssl.SSLWantReadError:
+                    events = READ
+                except ssl.SSLWantWriteError:
+                    events = WRITE
+                await self._until(secured, events, deadline - monotonic())
+        except BaseException:
+            secured.close()
+            raise
+
+    async def _until(self, sock: socket.socket, events: int, seconds: float) -> None:
+        """
+        Wait until a socket is ready.
+
+        :raises TimeoutError: it is not, in so many seconds.
+        """
+        ready: Deferred[None] = Deferred()
+
+        def happened(_: int) -> None:
+            self._loop.watch(sock, 0, happened)
+            ready.callback(None)
+
+        self._loop.watch(sock, events, happened)
+        ready.addTimeout(max(seconds, 0), cast(IReactorTime, self._loop), _too_long)
+        try:
+            await ready
+        except (CancelledError, TimeoutError):
+            self._loop.watch(sock, 0, happened)
+            raise
+
+
+def _too_long(_: object, seconds: float) -> None:
+    raise TimeoutError
