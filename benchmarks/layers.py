@@ -23,18 +23,18 @@ from txamqp091._machine.connection import ConnectionMachine, Limits
 from txamqp091._machine.states import Role, State
 from txamqp091._timers import Outgoing
 from txamqp091.channel import Channel
+from txamqp091.daemon.admin import Health
+from txamqp091.daemon.metrics import Metrics
 from txamqp091.message import Delivery, Message
-from txamqp091.service.health import Health
-from txamqp091.service.jobs import Job
-from txamqp091.service.metrics import Metrics
-from txamqp091.service.outcomes import Durations
-from txamqp091.service.work import Work
 from txamqp091.wire import spec
 from txamqp091.wire.decoding import decode_table
 from txamqp091.wire.encoding import encode_table
 from txamqp091.wire.frames import FrameReader, content_frames, method_frame
 from txamqp091.wire.method import decode_method
 from txamqp091.wire.properties import Properties
+from txamqp091.worker.counts import Durations
+from txamqp091.worker.handler_options import Job
+from txamqp091.worker.handler_runner import Work
 
 __all__ = ["measure"]
 

@@ -8,16 +8,10 @@ handler of deliveries is any callable (see `txamqp091.consumer`).
 
 from __future__ import annotations
 
-__all__ = ["ICredentials", "IServiceObserver"]
-
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+__all__ = ["ICredentials"]
 
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
-
-if TYPE_CHECKING:
-    from txamqp091.protocol import AMQPProtocol
 
 
 class ICredentials(Interface):
@@ -68,84 +62,4 @@ class ICredentials(Interface):
         :returns: the response, not encoded any further, now or later.
         :raises txamqp091.errors.CommandInvalid: when the mechanism knows no
             challenge, and there is one.
-        """
-
-
-class IServiceObserver(Interface):
-    """
-    Who wants to know what becomes of an
-    `txamqp091.service.client.AMQPClientService`.  All of it is told in the reactor's
-    thread; what the methods return is ignored, and what they raise is logged.
-    """
-
-    def connecting(address: str) -> None:
-        """
-        An address is tried.
-
-        :param address: as a URI, without the password.
-        """
-
-    def ready(connection: AMQPProtocol, outcomes: Sequence[Any]) -> None:
-        """
-        AMQP is open, and the topology has been declared, as far as it could be.
-        Channels and consumers come back next.
-
-        :param outcomes: the `txamqp091.service.declaring.Outcome` of each entity.
-        """
-
-    def blocked(reason: str) -> None:
-        """
-        The broker takes no messages for now.
-        """
-
-    def unblocked() -> None:
-        """
-        It takes messages again.
-        """
-
-    def lost(reason: BaseException) -> None:
-        """
-        A connection that was ready has ended, not by us.
-        """
-
-    def recovering(attempt: int, delay: float, reason: BaseException) -> None:
-        """
-        There will be another attempt.
-
-        :param attempt: its number, since there was a connection that lasted.
-        :param delay: in how many seconds.
-        :param reason: why the last attempt has failed, or the connection has ended.
-        """
-
-    def failed(reason: BaseException) -> None:
-        """
-        The service has given up, as its `RetryPolicy` said.
-
-        :param reason: why the last attempt has failed.
-        """
-
-    def subscribed(consumer: Any) -> None:
-        """
-        The broker gives a consumer messages: for the first time, or again.
-
-        :param consumer: the `txamqp091.service.subscriptions.RecoveringConsumer`.
-        """
-
-    def unsubscribed(consumer: Any, reason: BaseException, delay: float | None) -> None:
-        """
-        It does not, or not any more, though there is a connection; that may pass by
-        itself.
-
-        :param reason: why.
-        :param delay: in how many seconds there will be another attempt, at the least;
-            None, if there will be none.
-        """
-
-    def refused(consumer: Any, reason: BaseException, delay: float | None) -> None:
-        """
-        It does not, and will not until somebody changes something: there is no such
-        queue, or it is not for this user, or not to be consumed from like that.
-
-        :param reason: why.
-        :param delay: as in `unsubscribed`.
         """

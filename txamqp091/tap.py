@@ -21,15 +21,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from txamqp091.consumer import DEFAULT_PREFETCH, Handler
-from txamqp091.errors import printable
-from txamqp091.parameters import ConnectionParameters
-from txamqp091.service.assembly import check_parts, load_handlers, make_daemon
-from txamqp091.service.checking import Problem
-from txamqp091.service.comparing import make_comparison
-from txamqp091.service.config import Settings
-from txamqp091.service.daemon import Daemon
-from txamqp091.service.handlers import HandlerNotFound
-from txamqp091.service.logins import (
+from txamqp091.daemon.broker_login import (
     CREDENTIALS_VARIABLE,
     LOGIN_VARIABLES,
     PASSWORD_VARIABLE,
@@ -39,11 +31,24 @@ from txamqp091.service.logins import (
     connections,
     located,
 )
-from txamqp091.service.logs import choose_observer
-from txamqp091.service.merging import CONFIG_VARIABLE, PREFIX, load, unknown_variables
-from txamqp091.service.statuses import ExitStatus
+from txamqp091.daemon.builder import check_parts, load_handlers, make_daemon
+from txamqp091.daemon.exit_status import ExitStatus
+from txamqp091.daemon.handler_loading import HandlerNotFound
+from txamqp091.daemon.logs import choose_observer
+from txamqp091.daemon.process import Daemon
+from txamqp091.daemon.settings import Settings
+from txamqp091.daemon.settings_loading import (
+    CONFIG_VARIABLE,
+    PREFIX,
+    load,
+    unknown_variables,
+)
+from txamqp091.daemon.settings_schema import Problem
+from txamqp091.daemon.topology_diff import make_comparison
+from txamqp091.errors import printable
+from txamqp091.parameters import ConnectionParameters
 
-_log = Logger()
+_log = Logger(namespace="txamqp091.daemon")
 
 #: The options that stand for a setting, and which.
 _FLAGS = {

@@ -20,10 +20,10 @@ from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
 from txamqp091 import Delivery, Properties
+from txamqp091.daemon.admin import ConsumerHealth, Health
 from txamqp091.errors import AccessRefused, ConsumerCancelled
 from txamqp091.service.client import AMQPClientService
-from txamqp091.service.declaring import Outcome
-from txamqp091.service.health import ConsumerHealth, Health
+from txamqp091.service.declaration import Outcome
 from txamqp091.service.publisher import Publisher
 from txamqp091.service.topology import Binding, Exchange, Queue
 
@@ -103,7 +103,7 @@ class FedoraConsumer:
         self.subscription.cancel()  # F10: as often as one likes; F12
 
     def health(self) -> Health:
-        """F25: for `txamqp091.service.health.admin_site`, which serves it."""
+        """F25: for `txamqp091.daemon.admin.admin_site`, which serves it."""
         queue, subscribed = str(self.queue), self.subscription.is_subscribed
         one = ConsumerHealth(name=queue, queue=queue, subscribed=subscribed)
         return Health(consumers=[one], connected=subscribed)

@@ -29,7 +29,7 @@ from txamqp091.endpoint import connect
 from txamqp091.errors import AMQPError, ConnectFailed, TLSFailed, printable
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
-from txamqp091.service.backoff import Backoff, RetryPolicy
+from txamqp091.service.retry import Backoff, RetryPolicy
 
 #: One place to connect to, or many.
 _Place: TypeAlias = (

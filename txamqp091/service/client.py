@@ -28,20 +28,22 @@ from twisted.python.failure import Failure
 
 from txamqp091._observer import OneShot
 from txamqp091.consumer import DEFAULT_PREFETCH, Handler
-from txamqp091.interfaces import ICredentials, IServiceObserver
+from txamqp091.interfaces import ICredentials
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.publisher import DEFAULT_WINDOW
 from txamqp091.service.addresses import Address, Addresses, Where
-from txamqp091.service.backoff import RetryPolicy
-from txamqp091.service.declaring import Outcome
-from txamqp091.service.draining import Drain
-from txamqp091.service.observing import Observers
+from txamqp091.service.declaration import Outcome
+from txamqp091.service.drain import Drain
+from txamqp091.service.observer import IServiceObserver, Observers
 from txamqp091.service.reconnecting import Reconnection, Session
-from txamqp091.service.recovery import RecoveringChannel
-from txamqp091.service.standing import Standing
-from txamqp091.service.subscriptions import RecoveringConsumer
+from txamqp091.service.recovering_channel import RecoveringChannel
+from txamqp091.service.recovering_consumer import RecoveringConsumer
+from txamqp091.service.retry import RetryPolicy
 from txamqp091.service.topology import Entity, Queue, Topology
+from txamqp091.service.topology_recovery import Standing
+
+_log = Logger(namespace="txamqp091.service")
 
 _PREFETCH_MAX = 65535
 
@@ -62,8 +64,6 @@ class AMQPClientService(Service):
     :ivar policy: when to try again.
     :ivar reactor: the reactor.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ class AMQPClientService(Service):
     def observe(self, observer: IServiceObserver) -> None:
         """
         Have an observer told what becomes of the service:
-        `txamqp091.service.observing.ServiceObserver` is one to inherit from.
+        `txamqp091.service.observer.ServiceObserver` is one to inherit from.
         """
         self._observers.add(observer)
 
@@ -316,13 +316,13 @@ class AMQPClientService(Service):
 
     def prepare(self, queue: str | Queue, gone: bool) -> Deferred[tuple[str, bool]]:
         """
-        See `txamqp091.service.recovery.Host`.
+        See `txamqp091.service.recovering_channel.Host`.
         """
         return self._standing.prepare(queue, gone)
 
     def forget(self, member: RecoveringChannel | RecoveringConsumer) -> None:
         """
-        See `txamqp091.service.recovery.Host`.
+        See `txamqp091.service.recovering_channel.Host`.
         """
         if isinstance(member, RecoveringConsumer):
             self._consumers.remove(member)
@@ -331,7 +331,7 @@ class AMQPClientService(Service):
 
     def tell(self, what: str, *details: object) -> None:
         """
-        See `txamqp091.service.recovery.Host`.
+        See `txamqp091.service.recovering_channel.Host`.
         """
         self._observers.tell(what, *details)
 
@@ -407,7 +407,7 @@ class AMQPClientService(Service):
             await drain.all([each.when_idle() for each in self._consumers])
 
     def _not_in_order(self, failure: Failure) -> None:
-        self._log.failure("The service was not stopped in order", failure=failure)
+        _log.failure("The service was not stopped in order", failure=failure)
 
     def _has_stopped(self, _: object) -> None:
         self._loop = None
@@ -435,7 +435,7 @@ class AMQPClientService(Service):
         """
         See `ReconnectionSink`.
         """
-        self._log.info("Connecting to {address}", address=str(address))
+        _log.info("Connecting to {address}", address=str(address))
         self._observers.tell("connecting", str(address))
 
     async def prepare_connection(self, connection: AMQPProtocol) -> bool:

@@ -3,7 +3,7 @@
 Publish, and be sure: `Publisher`, over a service that comes back.
 
 What users see is here, and how many messages there may be.  Which one is sent when, and
-which again, is in `txamqp091.service.dispatch`.
+which again, is in `txamqp091.service.outbox`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from txamqp091.errors import (
 )
 from txamqp091.message import Body, body_bytes
 from txamqp091.publisher import DEFAULT_WINDOW
-from txamqp091.service.backoff import RetryPolicy
 from txamqp091.service.client import AMQPClientService
-from txamqp091.service.dispatch import Dispatcher
-from txamqp091.service.letters import Letter
+from txamqp091.service.outbox import Dispatcher
+from txamqp091.service.outgoing import Letter
+from txamqp091.service.retry import RetryPolicy
 from txamqp091.wire.properties import EMPTY, Properties
 from txamqp091.wire.spec import BasicPublish
 

@@ -36,7 +36,9 @@ from zope.interface import implementer
 from txamqp091.errors import AMQPError, ConnectionClosed, printable
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.addresses import Address, Addresses
-from txamqp091.service.backoff import Backoff, RetryPolicy, is_permanent
+from txamqp091.service.retry import Backoff, RetryPolicy, is_permanent
+
+_log = Logger(namespace="txamqp091.service")
 
 
 class Session:
@@ -110,8 +112,6 @@ class Reconnection:
     :ivar session: the present session.
     :ivar error: why there is none, or why the last one has ended.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -226,11 +226,11 @@ class Reconnection:
             self.error = error
             self._failures += 1
             if isinstance(error, AMQPError):
-                self._log.error(
+                _log.error(
                     "There is no connection: {error}", error=printable(str(error), 500)
                 )
             else:
-                self._log.failure("An attempt to connect failed")
+                _log.failure("An attempt to connect failed")
             raise
 
     def _next_delay(self, _: int) -> float:
@@ -266,7 +266,7 @@ class Reconnection:
 
     def _recovering(self, attempt: int, delay: float, reason: BaseException) -> None:
         self._soon = None
-        self._log.info(
+        _log.info(
             "The next attempt to connect, number {attempt}, is in {delay:.2f} s",
             attempt=attempt,
             delay=delay,
@@ -275,7 +275,7 @@ class Reconnection:
 
     def _give_up(self, reason: BaseException) -> None:
         self._soon = None
-        self._log.critical("Giving up: {error}", error=printable(str(reason), 500))
+        _log.critical("Giving up: {error}", error=printable(str(reason), 500))
         self.finish()
         self._sink.gave_up(reason)
 
@@ -285,7 +285,7 @@ class Reconnection:
         self.session = session
         self._failures = 0
         self._backoff.succeeded(self._reactor.seconds())
-        self._log.info("Connected to {address}", address=str(session.address))
+        _log.info("Connected to {address}", address=str(session.address))
         session.connection.when_closed().addBoth(self._lost, session)
         if self.session is session:
             self._sink.begun(session)
@@ -300,7 +300,7 @@ class Reconnection:
         self._down_since = now
         session.address.failed(now, self._policy, reason)
         if not self._last:
-            self._log.warn(
+            _log.warn(
                 "The connection was lost: {error}", error=printable(str(reason), 500)
             )
         self._sink.lost(session, reason)

@@ -38,6 +38,8 @@ from txamqp091.service.client import AMQPClientService
 from txamqp091.service.topology import Queue
 from txamqp091.wire.properties import EMPTY, Properties
 
+_log = Logger(namespace="txamqp091.service")
+
 #: What stands for the address of whoever asks.
 _REPLY_TO = "amq.rabbitmq.reply-to"
 
@@ -57,8 +59,6 @@ class RPCClient:
 
     :ivar late: how many answers came that nobody waited for any more.
     """
-
-    _log = Logger()
 
     def __init__(self, service: AMQPClientService) -> None:
         self.late = 0
@@ -279,8 +279,6 @@ class RPCServer:
     :ivar failures: how often the handler has failed.
     """
 
-    _log = Logger()
-
     def __init__(
         self,
         service: AMQPClientService,
@@ -338,7 +336,7 @@ class RPCServer:
             body, answer = _answer(result)
         except Exception as error:
             self.failures += 1
-            self._log.failure(
+            _log.failure(
                 "A request to {queue} has failed", queue=str(self.consumer.queue)
             )
             if not self._answers:
@@ -362,7 +360,7 @@ class RPCServer:
             delivery.ack()
 
     def _not_answered(self, delivery: Delivery, error: AMQPError) -> None:
-        self._log.warn(
+        _log.warn(
             "A request to {queue} was dealt with, but not answered: {error}",
             queue=str(self.consumer.queue),
             error=printable(str(error)),

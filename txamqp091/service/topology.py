@@ -4,7 +4,7 @@ Topology as data: exchanges, queues and bindings, and a `Topology` of them.
 
 The same objects say what is to be declared, what is to come back after a reconnect,
 and what a broker is compared with.  How a broker is told is in
-`txamqp091.service.declaring`.
+`txamqp091.service.declaration`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred
 from txamqp091.protocol import AMQPProtocol
 
 if TYPE_CHECKING:
-    from txamqp091.service.declaring import Difference, Outcome
+    from txamqp091.service.declaration import Difference, Outcome
 
 #: The arguments of a declaration: `txamqp091.arguments` has typed ones.
 Arguments = Mapping[str, Any]
@@ -302,7 +302,7 @@ class Topology:
         :returns: fires with what became of each entity, in the order of iteration;
             fails with the reason when the connection ends first.
         """
-        from txamqp091.service.declaring import Declaration
+        from txamqp091.service.declaration import Declaration
 
         return Declaration(connection, self).apply()
 
@@ -313,7 +313,7 @@ class Topology:
 
         :returns: as `apply`.
         """
-        from txamqp091.service.declaring import Declaration
+        from txamqp091.service.declaration import Declaration
 
         return Declaration(connection, self).delete()
 
@@ -331,7 +331,7 @@ class Topology:
         :returns: fires with what there is to say of each entity, in the order of
             iteration; fails with the reason when the connection ends first.
         """
-        from txamqp091.service.declaring import Declaration
+        from txamqp091.service.declaration import Declaration
 
         return Declaration(connection, self).diff(compare)
 

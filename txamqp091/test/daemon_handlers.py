@@ -15,7 +15,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from txamqp091.message import Delivery
-from txamqp091.service.policy import Halt
+from txamqp091.worker.failure_policy import Halt
 
 _log = Logger()
 

@@ -28,7 +28,7 @@ from txamqp091.errors import (
 from txamqp091.parameters import ConnectionParameters, TLSParameters
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.addresses import Address, Addresses, SRVRecords
-from txamqp091.service.backoff import RetryPolicy
+from txamqp091.service.retry import RetryPolicy
 from txamqp091.test.service_case import POLICY, Place, ServiceCase
 
 

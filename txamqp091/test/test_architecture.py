@@ -31,10 +31,12 @@ BELOW: dict[str, set[str]] = {
     "_machine": {"errors", "wire"},
     "root": {"version", "errors", "wire", "_machine"},
     "service": {"errors", "wire", "root"},
-    "tap": {"version", "errors", "root", "service"},
+    "worker": {"errors", "wire", "root", "service"},
+    "daemon": {"version", "errors", "wire", "root", "service", "worker"},
+    "tap": {"version", "errors", "root", "service", "worker", "daemon"},
     "adapters": {"errors", "wire", "root"},
     "testing": {"version", "errors", "wire", "_machine", "root"},
-    "facade": {"version", "errors", "wire", "root", "service"},
+    "facade": {"version", "errors", "wire", "root", "service", "worker"},
 }
 
 STANDARD_LIBRARY = set(sys.stdlib_module_names)
@@ -48,8 +50,10 @@ OUTSIDE: dict[str, set[str]] = {
     "wire": STANDARD_LIBRARY,
     "_machine": STANDARD_LIBRARY,
     "root": TWISTED | TLS,
+    "service": TWISTED,
+    "worker": TWISTED,
     # The last two are extras, and imported when they are asked for.
-    "service": TWISTED | {"prometheus_client", "opentelemetry"},
+    "daemon": TWISTED | {"prometheus_client", "opentelemetry"},
     "tap": TWISTED,
     "adapters": TWISTED | {"tornado"},
     "testing": TWISTED | TLS,

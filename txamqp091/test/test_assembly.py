@@ -16,21 +16,21 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from txamqp091.daemon import builder as assembly
+from txamqp091.daemon.builder import check_parts, load_handlers, make_daemon
+from txamqp091.daemon.exit_status import ExitStatus
+from txamqp091.daemon.handler_loading import HandlerNotFound
+from txamqp091.daemon.logs import set_threshold
+from txamqp091.daemon.metrics import NotInstalled
+from txamqp091.daemon.process import Daemon
+from txamqp091.daemon.settings import LogThreshold, Settings
+from txamqp091.daemon.settings_loading import load
+from txamqp091.daemon.settings_schema import Problem
 from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
-from txamqp091.service import assembly
-from txamqp091.service.assembly import check_parts, load_handlers, make_daemon
-from txamqp091.service.checking import Problem
-from txamqp091.service.config import LogThreshold, Settings
-from txamqp091.service.daemon import Daemon
-from txamqp091.service.handlers import HandlerNotFound
-from txamqp091.service.logs import set_threshold
-from txamqp091.service.merging import load
-from txamqp091.service.metrics import NotInstalled
-from txamqp091.service.publishing import HandlerPublisher, ThreadPublisher
-from txamqp091.service.statuses import ExitStatus
 from txamqp091.test.service_case import ServiceCase
 from txamqp091.test.test_health import get
+from txamqp091.worker.handler_publisher import HandlerPublisher, ThreadPublisher
 
 HERE = __name__
 

@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.test_backoff -*-
 """
-Tests for `txamqp091.service.backoff`: how long to wait.
+Tests for `txamqp091.service.retry`: how long to wait.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from txamqp091.errors import (
     RemoteProtocolError,
     ResourceLocked,
 )
-from txamqp091.service.backoff import Backoff, RetryPolicy, is_permanent, is_refusal
+from txamqp091.service.retry import Backoff, RetryPolicy, is_permanent, is_refusal
 
 PLAIN = RetryPolicy(initial_delay=1, max_delay=30, jitter=0)
 

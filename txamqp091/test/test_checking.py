@@ -12,8 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091.service.checking import Problem, build, from_text, setting, settings_of
-from txamqp091.service.config import Settings
+from txamqp091.daemon.settings import Settings
+from txamqp091.daemon.settings_schema import (
+    Problem,
+    build,
+    from_text,
+    setting,
+    settings_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,12 +25,11 @@ from txamqp091.errors import (
     RemoteProtocolError,
     VhostAccessRefused,
 )
-from txamqp091.interfaces import IServiceObserver
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.service.addresses import Address
-from txamqp091.service.backoff import RetryPolicy
 from txamqp091.service.client import AMQPClientService
-from txamqp091.service.observing import ServiceObserver
+from txamqp091.service.observer import IServiceObserver, ServiceObserver
+from txamqp091.service.retry import RetryPolicy
 from txamqp091.service.topology import Queue
 from txamqp091.test.service_case import POLICY, Events, Inbox, Place, ServiceCase
 from txamqp091.testing.network import Link

@@ -10,7 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from txamqp091.channel import Channel
 from txamqp091.errors import ConnectionClosed
 from txamqp091.message import Delivery
-from txamqp091.service.draining import Drain
+from txamqp091.service.drain import Drain
 from txamqp091.service.publisher import Publisher
 from txamqp091.service.topology import Exchange, Queue, Topology
 from txamqp091.test.service_case import Inbox, ServiceCase

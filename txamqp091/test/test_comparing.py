@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from txamqp091.arguments import classic_queue
+from txamqp091.daemon.exit_status import ExitStatus
+from txamqp091.daemon.process import Daemon
+from txamqp091.daemon.settings_loading import load
+from txamqp091.daemon.topology_diff import make_comparison
 from txamqp091.parameters import ConnectionParameters
-from txamqp091.service.comparing import make_comparison
-from txamqp091.service.daemon import Daemon
-from txamqp091.service.merging import load
-from txamqp091.service.statuses import ExitStatus
 from txamqp091.test.service_case import ProcessCase
 
 TEXT = """

@@ -11,10 +11,15 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091.service.checking import Problem
-from txamqp091.service.config import LogThreshold, Settings
-from txamqp091.service.merging import differences, load, unknown_variables, variables
-from txamqp091.service.policy import OnError
+from txamqp091.daemon.settings import LogThreshold, Settings
+from txamqp091.daemon.settings_loading import (
+    differences,
+    load,
+    unknown_variables,
+    variables,
+)
+from txamqp091.daemon.settings_schema import Problem
+from txamqp091.worker.failure_policy import OnError
 
 LEAST = """
 [[consumers]]

@@ -14,13 +14,13 @@ from typing import Any
 from twisted.internet.task import deferLater
 
 from txamqp091.channel import Channel
+from txamqp091.daemon.exit_status import ExitStatus
 from txamqp091.message import Message
-from txamqp091.service.outcomes import Tally
-from txamqp091.service.statuses import ExitStatus
 from txamqp091.test.daemons import DaemonProcess
 from txamqp091.test.integration import RabbitTestCase, every_broker
 from txamqp091.test.processes import free_ports
 from txamqp091.wire.properties import Properties
+from txamqp091.worker.counts import Tally
 
 #: How often a daemon is stopped in the middle of its work.
 DRAINS = 20 if os.environ.get("TXAMQP091_NIGHTLY") else 3

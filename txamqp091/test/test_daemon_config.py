@@ -21,9 +21,9 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest
 
+from txamqp091.daemon.exit_status import ExitStatus
 from txamqp091.errors import NotFound
 from txamqp091.message import Delivery
-from txamqp091.service.statuses import ExitStatus
 from txamqp091.test.daemons import DaemonProcess
 from txamqp091.test.integration import every_broker, in_thread
 from txamqp091.test.processes import free_ports

@@ -9,7 +9,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from txamqp091.service.statuses import ExitStatus
+from txamqp091.daemon.exit_status import ExitStatus
 from txamqp091.test.daemons import DaemonProcess
 from txamqp091.test.integration import every_broker
 from txamqp091.test.test_daemon_config import HANDLERS, ConfigTestCase

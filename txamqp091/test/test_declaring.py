@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.test_declaring -*-
 """
-Tests for `txamqp091.service.declaring`: topologies meet a broker.
+Tests for `txamqp091.service.declaration`: topologies meet a broker.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from txamqp091.errors import (
     ResourceLocked,
 )
 from txamqp091.protocol import AMQPProtocol
-from txamqp091.service.declaring import Declaration, Difference, Outcome, State
+from txamqp091.service.declaration import Declaration, Difference, Outcome, State
 from txamqp091.service.topology import Binding, Exchange, Queue, Topology
 from txamqp091.test.service_case import ServiceCase
 

@@ -13,11 +13,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from txamqp091.consumer import Consumer
 from txamqp091.errors import UndecodableProperty
 from txamqp091.message import Delivery, Message
-from txamqp091.service.delays import RetryPlan, broker_delays
 from txamqp091.service.topology import Binding, Exchange, Queue
 from txamqp091.test.peer import Peer
 from txamqp091.wire.properties import EMPTY, Properties
 from txamqp091.wire.types import FieldValue
+from txamqp091.worker.retry_queues import RetryPlan, broker_delays
 
 PLAN = RetryPlan(queue="orders", delays=(0.5, 30, 30, 3600), parking="orders.parked")
 

@@ -14,7 +14,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from txamqp091.service.health import ConsumerHealth, Health, admin_site
+from txamqp091.daemon.admin import admin_site
+from txamqp091.worker.health import ConsumerHealth, Health
 
 GOOD = ConsumerHealth(name="shop", queue="orders", subscribed=True)
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091.service.lanes import Lanes
+from txamqp091.worker.keyed_queue import Lanes
 
 Thing = tuple[str | None, int]
 

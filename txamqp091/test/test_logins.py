@@ -12,8 +12,8 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091.credentials import PlainCredentials
-from txamqp091.service.checking import Problem
-from txamqp091.service.logins import Logins, connections
+from txamqp091.daemon.broker_login import Logins, connections
+from txamqp091.daemon.settings_schema import Problem
 
 CANARY = "canary-password"
 NOTHING: Mapping[str, str] = {}

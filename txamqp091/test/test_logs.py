@@ -16,8 +16,8 @@ from twisted.python.failure import Failure
 from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091.service.config import LogFormat, LogSettings, LogThreshold
-from txamqp091.service.logs import JSONLines, choose_observer, set_threshold
+from txamqp091.daemon.logs import JSONLines, choose_observer, set_threshold
+from txamqp091.daemon.settings import LogFormat, LogSettings, LogThreshold
 
 
 class JSONTests(SynchronousTestCase):

@@ -13,11 +13,12 @@ from unittest import mock
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from txamqp091.service.health import ConsumerHealth, Health, admin_site
-from txamqp091.service.metrics import Metrics, NotInstalled
-from txamqp091.service.outcomes import Durations, Outcome, Tally
+from txamqp091.daemon.admin import admin_site
+from txamqp091.daemon.metrics import Metrics, NotInstalled
 from txamqp091.test.test_architecture import run
 from txamqp091.test.test_health import get
+from txamqp091.worker.counts import Durations, Outcome, Tally
+from txamqp091.worker.health import ConsumerHealth, Health
 
 
 class MetricsTests(SynchronousTestCase):
@@ -154,8 +155,8 @@ class AbsentTests(SynchronousTestCase):
         )
         self.assertEqual(loaded, "[]")
         loaded = run(
-            "import sys, txamqp091.tap, txamqp091.service.metrics\n"
-            "import txamqp091.service.tracing\n"
+            "import sys, txamqp091.tap, txamqp091.daemon.metrics\n"
+            "import txamqp091.daemon.tracing\n"
             "print(sorted(each for each in sys.modules\n"
             "    if each.partition('.')[0] in\n"
             "    ('prometheus_client', 'opentelemetry')))\n"

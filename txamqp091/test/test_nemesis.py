@@ -23,8 +23,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091.arguments import quorum_queue
 from txamqp091.channel import Channel
-from txamqp091.service.backoff import RetryPolicy
 from txamqp091.service.client import AMQPClientService
+from txamqp091.service.retry import RetryPolicy
 from txamqp091.service.topology import Queue, Topology
 from txamqp091.test.books import NIGHTLY, report
 from txamqp091.test.cluster import RabbitCluster

@@ -17,17 +17,17 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091.arguments import stream_queue
+from txamqp091.daemon.consumer_settings import ConsumerSettings
+from txamqp091.daemon.settings_loading import load
+from txamqp091.daemon.settings_schema import Problem
 from txamqp091.message import Delivery
-from txamqp091.service.checking import Problem
 from txamqp091.service.client import AMQPClientService
-from txamqp091.service.consumer import ConsumerService
-from txamqp091.service.consumer_settings import ConsumerSettings
-from txamqp091.service.merging import load
-from txamqp091.service.offsets import OffsetFile, StreamOffset
-from txamqp091.service.outcomes import Tally
-from txamqp091.service.policy import Halt, OnError, Reject, Requeue, Retry
 from txamqp091.test.service_case import Place, ServiceCase
 from txamqp091.testing.memory import MemoryBroker
+from txamqp091.worker.consumer_service import ConsumerService
+from txamqp091.worker.counts import Tally
+from txamqp091.worker.failure_policy import Halt, OnError, Reject, Requeue, Retry
+from txamqp091.worker.stream_offsets import OffsetFile, StreamOffset
 
 
 class SettingTests(SynchronousTestCase):

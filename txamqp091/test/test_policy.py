@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091.errors import ContentTooLarge, UndecodableProperty
-from txamqp091.service.policy import (
+from txamqp091.worker.failure_policy import (
     Action,
     Decision,
     Halt,

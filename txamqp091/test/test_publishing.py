@@ -11,18 +11,18 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
+from txamqp091.daemon.handler_loading import HandlerNotFound, load_handler
 from txamqp091.errors import AMQPError, ChannelClosed, Nacked, Returned
 from txamqp091.message import Delivery, Message
-from txamqp091.service.handlers import HandlerNotFound, load_handler
 from txamqp091.service.publisher import Publisher
-from txamqp091.service.publishing import (
+from txamqp091.test.service_case import ServiceCase
+from txamqp091.wire.properties import Properties
+from txamqp091.worker.handler_publisher import (
     HandlerPublisher,
     Republisher,
     ThreadPublisher,
     wants_publisher,
 )
-from txamqp091.test.service_case import ServiceCase
-from txamqp091.wire.properties import Properties
 
 
 def one(delivery: Delivery) -> None:
@@ -224,7 +224,7 @@ class HandlerPublisherTests(PublisherCase):
             )
         except ImportError:
             raise SkipTest("opentelemetry-sdk is not here") from None
-        from txamqp091.service.tracing import Tracing
+        from txamqp091.daemon.tracing import Tracing
 
         exporter = InMemorySpanExporter()
         provider = TracerProvider(shutdown_on_exit=False)
@@ -254,7 +254,7 @@ class HandlerPublisherTests(PublisherCase):
         A message whose headers cannot be read goes without a span.
         """
         try:
-            from txamqp091.service.tracing import Tracing
+            from txamqp091.daemon.tracing import Tracing
 
             tracing = Tracing()
         except ImportError:

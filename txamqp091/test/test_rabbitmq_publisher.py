@@ -23,12 +23,16 @@ from txamqp091.errors import (
     Returned,
 )
 from txamqp091.message import Delivery
-from txamqp091.service.backoff import RetryPolicy
 from txamqp091.service.client import AMQPClientService
-from txamqp091.service.observing import ServiceObserver
+from txamqp091.service.expiring_credentials import (
+    ExpiringCredentials,
+    Secret,
+    SecretRefresh,
+)
+from txamqp091.service.observer import ServiceObserver
 from txamqp091.service.publisher import Publisher
+from txamqp091.service.retry import RetryPolicy
 from txamqp091.service.rpc import RPCClient, RPCServer
-from txamqp091.service.secrets import ExpiringCredentials, Secret, SecretRefresh
 from txamqp091.service.topology import Queue, Topology
 from txamqp091.test.books import PATIENCE, assert_quick, report
 from txamqp091.test.integration import (

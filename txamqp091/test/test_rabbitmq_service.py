@@ -30,11 +30,11 @@ from txamqp091.errors import (
 )
 from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
-from txamqp091.service.backoff import RetryPolicy
 from txamqp091.service.client import AMQPClientService
-from txamqp091.service.declaring import State
-from txamqp091.service.recovery import RecoveringChannel
-from txamqp091.service.subscriptions import RecoveringConsumer
+from txamqp091.service.declaration import State
+from txamqp091.service.recovering_channel import RecoveringChannel
+from txamqp091.service.recovering_consumer import RecoveringConsumer
+from txamqp091.service.retry import RetryPolicy
 from txamqp091.service.topology import Binding, Exchange, Queue, Topology
 from txamqp091.test.books import PATIENCE, size
 from txamqp091.test.chaos import Cut, Direction, Frame, Link

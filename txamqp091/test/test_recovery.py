@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.test_recovery -*-
 """
-Tests for `txamqp091.service.recovery`: channels that come back.
+Tests for `txamqp091.service.recovering_channel`: channels that come back.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from txamqp091.errors import (
     PreconditionFailed,
 )
 from txamqp091.message import Delivery
-from txamqp091.service.recovery import Position, RecoveringChannel, together
+from txamqp091.service.recovering_channel import Position, RecoveringChannel, together
 from txamqp091.test.service_case import Inbox, ServiceCase
 
 

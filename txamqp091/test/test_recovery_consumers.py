@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.test_recovery_consumers -*-
 """
-Tests for `txamqp091.service.subscriptions`: consumers that come back.
+Tests for `txamqp091.service.recovering_consumer`: consumers that come back.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from functools import partial
 
 from txamqp091.channel import Channel
 from txamqp091.service.client import AMQPClientService
-from txamqp091.service.recovery import RecoveringChannel
-from txamqp091.service.subscriptions import RecoveringConsumer
+from txamqp091.service.recovering_channel import RecoveringChannel
+from txamqp091.service.recovering_consumer import RecoveringConsumer
 from txamqp091.service.topology import Binding, Exchange, Queue, Topology
 from txamqp091.test.service_case import Inbox, ServiceCase
 from txamqp091.testing.network import Direction, Link

@@ -15,15 +15,15 @@ from unittest.mock import Mock
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from txamqp091.service.health import ConsumerHealth, Health
-from txamqp091.service.merging import load, variables
-from txamqp091.service.metrics import Metrics, NotInstalled
-from txamqp091.service.outcomes import Outcome
-from txamqp091.service.reference import reference
-from txamqp091.service.statuses import ExitStatus
+from txamqp091.daemon.exit_status import ExitStatus
+from txamqp091.daemon.metrics import Metrics, NotInstalled
+from txamqp091.daemon.reference import reference
+from txamqp091.daemon.settings_loading import load, variables
+from txamqp091.worker.counts import Outcome
+from txamqp091.worker.health import ConsumerHealth, Health
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-COMMAND = "python -m txamqp091.service.reference"
+COMMAND = "python -m txamqp091.daemon.reference"
 
 
 class ReferenceTests(SynchronousTestCase):
@@ -49,7 +49,7 @@ class ReferenceTests(SynchronousTestCase):
         A command prints it.
         """
         done = subprocess.run(
-            [sys.executable, "-m", "txamqp091.service.reference"],
+            [sys.executable, "-m", "txamqp091.daemon.reference"],
             cwd=DOCS.parent,
             capture_output=True,
             text=True,

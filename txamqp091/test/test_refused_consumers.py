@@ -12,6 +12,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
+from txamqp091.daemon.admin import admin_site
 from txamqp091.errors import (
     AccessRefused,
     ConsumerCancelled,
@@ -19,16 +20,16 @@ from txamqp091.errors import (
     PreconditionFailed,
     ResourceLocked,
 )
-from txamqp091.service.backoff import RetryPolicy
 from txamqp091.service.client import AMQPClientService
-from txamqp091.service.consumer import ConsumerService
-from txamqp091.service.health import Health, admin_site
-from txamqp091.service.policy import OnRefused
-from txamqp091.service.subscriptions import RecoveringConsumer
+from txamqp091.service.recovering_consumer import RecoveringConsumer
+from txamqp091.service.retry import RetryPolicy
 from txamqp091.service.topology import Queue, Topology
 from txamqp091.test.service_case import Events, Inbox, ServiceCase
 from txamqp091.test.test_health import get
 from txamqp091.test.test_service_daemon import DaemonCase
+from txamqp091.worker.consumer_service import ConsumerService
+from txamqp091.worker.failure_policy import OnRefused
+from txamqp091.worker.health import Health
 
 
 class RefusedCase(ServiceCase):

@@ -20,7 +20,7 @@ from twisted.internet.task import deferLater
 from txamqp091.endpoint import connect
 from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
-from txamqp091.service.backoff import RetryPolicy
+from txamqp091.service.retry import RetryPolicy
 from txamqp091.service.topology import Queue
 from txamqp091.test.books import NIGHTLY, Books, BooksTestCase, report, size
 from txamqp091.test.chaos import ChaosProxy

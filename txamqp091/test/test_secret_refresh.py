@@ -1,7 +1,7 @@
 # -*- test-case-name: txamqp091.test.test_secret_refresh -*-
 """
-Tests for `txamqp091.service.secrets`: a secret for each connection, a new one before
-the last one expires, and nobody gets to see any.
+Tests for `txamqp091.service.expiring_credentials`: a secret for each connection, a new
+one before the last one expires, and nobody gets to see any.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from txamqp091.errors import (
     InvalidURI,
 )
 from txamqp091.interfaces import ICredentials
-from txamqp091.service.backoff import RetryPolicy
 from txamqp091.service.client import AMQPClientService
-from txamqp091.service.secrets import (
+from txamqp091.service.expiring_credentials import (
     ExpiringCredentials,
     Secret,
     SecretObserver,
     SecretRefresh,
     SecretUnavailable,
 )
+from txamqp091.service.retry import RetryPolicy
 from txamqp091.test.service_case import ServiceCase
 from txamqp091.testing._broker.refusals import Refused
 from txamqp091.testing._broker.sessions import Session

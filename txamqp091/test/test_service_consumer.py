@@ -14,24 +14,24 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from txamqp091.errors import NotFound
-from txamqp091.message import Delivery
-from txamqp091.protocol import AMQPProtocol
-from txamqp091.service.client import AMQPClientService
-from txamqp091.service.config import Settings
-from txamqp091.service.consumer import ConsumerService
-from txamqp091.service.consumer_settings import (
+from txamqp091.daemon.consumer_settings import (
     ConsumerSettings,
     RetryMethod,
     RetrySettings,
 )
-from txamqp091.service.jobs import Job
-from txamqp091.service.outcomes import Tally
-from txamqp091.service.policy import Halt, OnError, Policy
+from txamqp091.daemon.settings import Settings
+from txamqp091.errors import NotFound
+from txamqp091.message import Delivery
+from txamqp091.protocol import AMQPProtocol
+from txamqp091.service.client import AMQPClientService
 from txamqp091.service.topology import Topology
 from txamqp091.test.service_case import Place, ServiceCase
 from txamqp091.testing._broker.protocol import BrokerFactory
 from txamqp091.testing.memory import MemoryBroker
+from txamqp091.worker.consumer_service import ConsumerService
+from txamqp091.worker.counts import Tally
+from txamqp091.worker.failure_policy import Halt, OnError, Policy
+from txamqp091.worker.handler_options import Job
 
 
 class ConsumerServiceCase(ServiceCase):

@@ -18,6 +18,9 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091 import errors
+from txamqp091.daemon.exit_status import ExitStatus, exit_status
+from txamqp091.daemon.process import Daemon
+from txamqp091.daemon.systemd import Notifier
 from txamqp091.errors import (
     AccessRefused,
     AuthenticationFailed,
@@ -39,15 +42,12 @@ from txamqp091.errors import (
     VhostAccessRefused,
 )
 from txamqp091.message import Delivery
-from txamqp091.service.backoff import RetryPolicy
-from txamqp091.service.consumer import ConsumerService
-from txamqp091.service.daemon import Daemon
-from txamqp091.service.outcomes import Tally
-from txamqp091.service.policy import Halt, OnRefused
-from txamqp091.service.statuses import ExitStatus, exit_status
-from txamqp091.service.systemd import Notifier
+from txamqp091.service.retry import RetryPolicy
 from txamqp091.service.topology import Queue, Topology
 from txamqp091.test.service_case import RunningReactor, ServiceCase
+from txamqp091.worker.consumer_service import ConsumerService
+from txamqp091.worker.counts import Tally
+from txamqp091.worker.failure_policy import Halt, OnRefused
 
 
 class ExitStatusTests(SynchronousTestCase):
@@ -264,7 +264,7 @@ class DaemonCase(ServiceCase):
         return [
             formatEvent(each)
             for each in self.events
-            if each["log_namespace"] == "txamqp091.service.daemon.Daemon"
+            if each["log_namespace"] == "txamqp091.daemon"
         ]
 
 

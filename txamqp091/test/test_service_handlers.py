@@ -13,8 +13,8 @@ from typing import Any
 from twisted.internet.defer import inlineCallbacks
 from twisted.trial.unittest import SynchronousTestCase
 
+from txamqp091.daemon.handler_loading import HandlerNotFound, load_handler
 from txamqp091.message import Delivery
-from txamqp091.service.handlers import HandlerNotFound, load_handler
 
 
 class Shop:

@@ -18,9 +18,9 @@ from txamqp091.errors import (
     PublisherFull,
     Returned,
 )
-from txamqp091.service.backoff import RetryPolicy
 from txamqp091.service.client import AMQPClientService
 from txamqp091.service.publisher import Publisher
+from txamqp091.service.retry import RetryPolicy
 from txamqp091.test.service_case import ServiceCase
 from txamqp091.wire.properties import Properties
 

@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.test_service_publisher_loss -*-
 """
-Tests for `txamqp091.service.dispatch`: the link goes, the channel goes, the broker
+Tests for `txamqp091.service.outbox`: the link goes, the channel goes, the broker
 cannot keep a message, one message costs everybody the channel.  Whatever happens, each
 message has one fate, and what was confirmed is there.
 """
@@ -21,9 +21,9 @@ from txamqp091.errors import (
     NotFound,
     PreconditionFailed,
 )
-from txamqp091.service.backoff import RetryPolicy
-from txamqp091.service.letters import REPUBLISHED, Letter
+from txamqp091.service.outgoing import REPUBLISHED, Letter
 from txamqp091.service.publisher import Publisher
+from txamqp091.service.retry import RetryPolicy
 from txamqp091.test.test_service_publisher import PublisherCase
 from txamqp091.testing._broker.publishing import ChannelPublishes
 from txamqp091.testing.network import Direction, Link

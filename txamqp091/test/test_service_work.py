@@ -22,10 +22,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from txamqp091.consumer import Consumer, Handler
 from txamqp091.errors import EncodeError, Nacked, UndecodableProperty
 from txamqp091.message import Delivery, Message
-from txamqp091.service.delays import RetryPlan
-from txamqp091.service.jobs import Job
-from txamqp091.service.outcomes import Durations, Tally
-from txamqp091.service.policy import (
+from txamqp091.test.peer import Peer
+from txamqp091.wire.properties import Properties
+from txamqp091.wire.spec import BasicAck, BasicNack, BasicReject
+from txamqp091.worker.counts import Durations, Tally
+from txamqp091.worker.failure_policy import (
     Halt,
     HandlerTimeout,
     OnError,
@@ -34,10 +35,9 @@ from txamqp091.service.policy import (
     Requeue,
     Retry,
 )
-from txamqp091.service.work import Work
-from txamqp091.test.peer import Peer
-from txamqp091.wire.properties import Properties
-from txamqp091.wire.spec import BasicAck, BasicNack, BasicReject
+from txamqp091.worker.handler_options import Job
+from txamqp091.worker.handler_runner import Work
+from txamqp091.worker.retry_queues import RetryPlan
 
 
 class Shop:

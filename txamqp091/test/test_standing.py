@@ -1,7 +1,7 @@
 # -*- test-case-name: txamqp091.test.test_standing -*-
 """
-Tests for `txamqp091.service.standing`: what of the topology stands, and what is done
-about the rest.
+Tests for `txamqp091.service.topology_recovery`: what of the topology stands, and what
+is done about the rest.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from twisted.internet.task import Clock
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from txamqp091.service.systemd import Notifier, Watchdog, watchdog_seconds
+from txamqp091.daemon.systemd import Notifier, Watchdog, watchdog_seconds
 
 
 class NotifierTests(SynchronousTestCase):

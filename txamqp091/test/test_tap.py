@@ -20,15 +20,15 @@ from txamqp091.credentials import (
     ExternalCredentials,
     PlainCredentials,
 )
+from txamqp091.daemon.exit_status import ExitStatus
+from txamqp091.daemon.logs import set_threshold
+from txamqp091.daemon.process import Daemon
+from txamqp091.daemon.settings import LogThreshold
+from txamqp091.daemon.settings_schema import Problem
 from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
-from txamqp091.service.checking import Problem
-from txamqp091.service.config import LogThreshold
-from txamqp091.service.consumer import ConsumerService
-from txamqp091.service.daemon import Daemon
-from txamqp091.service.logs import set_threshold
-from txamqp091.service.statuses import ExitStatus
 from txamqp091.tap import Options, makeService
+from txamqp091.worker.consumer_service import ConsumerService
 
 CANARY = "canary-password"
 

@@ -18,18 +18,18 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from txamqp091.credentials import PlainCredentials
+from txamqp091.daemon.builder import check_parts, make_daemon
+from txamqp091.daemon.exit_status import ExitStatus
+from txamqp091.daemon.handler_loading import HandlerNotFound
+from txamqp091.daemon.process import Daemon
+from txamqp091.daemon.settings import Settings
+from txamqp091.daemon.settings_loading import load
+from txamqp091.daemon.settings_schema import Problem
+from txamqp091.daemon.tokens import TokenSettings, TokenSource, check_token, find_token
 from txamqp091.errors import AuthenticationFailed, ConnectFailed, VhostAccessRefused
 from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
-from txamqp091.service.assembly import check_parts, make_daemon
-from txamqp091.service.checking import Problem
-from txamqp091.service.config import Settings
-from txamqp091.service.daemon import Daemon
-from txamqp091.service.handlers import HandlerNotFound
-from txamqp091.service.merging import load
-from txamqp091.service.secrets import Secret, SecretUnavailable
-from txamqp091.service.statuses import ExitStatus
-from txamqp091.service.tokens import TokenSettings, TokenSource, check_token, find_token
+from txamqp091.service.expiring_credentials import Secret, SecretUnavailable
 from txamqp091.test.service_case import ProcessCase
 
 CANARY = "canary-token"
@@ -471,7 +471,7 @@ class DaemonTests(ProcessCase):
         [line] = [
             formatEvent(each)
             for each in events
-            if each["log_namespace"].endswith("daemon.Daemon")
+            if each["log_namespace"] == "txamqp091.daemon"
         ]
         return line
 

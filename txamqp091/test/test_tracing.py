@@ -13,9 +13,9 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from txamqp091.consumer import Consumer, Handler
+from txamqp091.daemon.metrics import NotInstalled
+from txamqp091.daemon.tracing import Tracing
 from txamqp091.message import Delivery, Message
-from txamqp091.service.metrics import NotInstalled
-from txamqp091.service.tracing import Tracing
 from txamqp091.test.peer import Peer
 from txamqp091.wire.properties import EMPTY, Properties
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from twisted.trial.unittest import SkipTest
 
+from txamqp091.daemon.metrics import Metrics
 from txamqp091.errors import Returned
-from txamqp091.service.health import Health
-from txamqp091.service.metrics import Metrics
-from txamqp091.service.publishing import HandlerPublisher
 from txamqp091.test.service_case import ServiceCase
+from txamqp091.worker.handler_publisher import HandlerPublisher
+from txamqp091.worker.health import Health
 
 
 class TrafficTests(ServiceCase):

@@ -27,10 +27,10 @@ from txamqp091.errors import (
 )
 from txamqp091.message import Delivery
 from txamqp091.service.client import AMQPClientService
-from txamqp091.service.letters import REPUBLISHED
-from txamqp091.service.observing import ServiceObserver
+from txamqp091.service.observer import ServiceObserver
+from txamqp091.service.outgoing import REPUBLISHED
 from txamqp091.service.publisher import Publisher
-from txamqp091.service.subscriptions import RecoveringConsumer
+from txamqp091.service.recovering_consumer import RecoveringConsumer
 from txamqp091.service.topology import Queue
 from txamqp091.test.history import History, Kind, marks
 from txamqp091.wire.properties import Properties

@@ -1,0 +1,3 @@
+"""
+The process that ``twistd amqp-consumer`` runs: settings, signals, admin site, logs.
+"""

@@ -1,0 +1,318 @@
+# -*- test-case-name: txamqp091.test.test_config -*-
+"""
+The settings of a consumer of the daemon, and what they ask for: arguments, queues, and
+a `Job`.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ConsumerSettings", "QueueType", "RetryMethod", "RetrySettings"]
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+from txamqp091.arguments import classic_queue, queue_consumer, quorum_queue
+from txamqp091.consumer import DEFAULT_PREFETCH
+from txamqp091.daemon.settings_schema import setting
+from txamqp091.service.topology import Entity, Queue
+from txamqp091.worker.failure_policy import OnError, OnRefused, Policy
+from txamqp091.worker.handler_options import Job
+from txamqp091.worker.retry_queues import RetryPlan
+from txamqp091.worker.stream_offsets import StreamOffset
+
+# How often a quorum queue that we declare may deliver a message, at least: it counts
+# more than failures of handlers.
+_DELIVERY_LIMIT = 20
+
+
+class QueueType(Enum):
+    """
+    A kind of queue.
+    """
+
+    QUORUM = "quorum"
+    CLASSIC = "classic"
+    #: What the virtual host has by default.
+    DEFAULT = "default"
+
+
+class RetryMethod(Enum):
+    """
+    Who delays a message that is to be retried.
+    """
+
+    AUTO = "auto"
+    QUEUES = "delay-queues"
+    BROKER = "broker"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrySettings:
+    """
+    ``[consumers.retry]``
+    """
+
+    delays: tuple[float, ...] = setting(
+        "How many seconds a message waits before it is tried the second time, the "
+        "third, and so on; the last one counts for all further tries.",
+        (5.0, 30.0, 120.0, 600.0),
+        least=0.001,
+        most=315_360_000,
+    )
+    attempts: int | None = setting(
+        "How often a message is tried before it is dead; by default once more than "
+        "there are delays.",
+        None,
+        least=2,
+        most=1000,
+        reload=True,
+    )
+    parking: str = setting(
+        "The queue that dead messages go to, with the error in their headers.  It is "
+        "declared.",
+        "",
+    )
+    dead_letters: bool = setting(
+        "That the consumer's queue has a dead-letter exchange which this file does not "
+        "know of, by a policy of the broker: then no parking queue is needed.",
+        False,
+    )
+    method: RetryMethod = setting(
+        "Who delays: ``delay-queues``, which are declared; or the ``broker``, with "
+        "quorum queues of RabbitMQ 4.3 and later that have ``x-delayed-retry-type``.  "
+        "``auto`` leaves it to the broker if it can, and if ``declare`` says that the "
+        "queue is ours; there are no delay queues then.",
+        RetryMethod.AUTO,
+    )
+    queue_type: QueueType = setting(
+        "The kind of the delay queues and the parking queue: ``quorum`` or "
+        "``classic``.",
+        QueueType.QUORUM,
+    )
+    max_deliveries: int = setting(
+        "How many deliveries that nobody answered make a message dead without being "
+        "tried again: it ends the process that works on it.  Only quorum queues count "
+        "them.  0 is no limit.",
+        20,
+        least=0,
+        most=1_000_000,
+        reload=True,
+    )
+
+    @property
+    def tries(self) -> int:
+        """
+        How often a message is tried.
+        """
+        return len(self.delays) + 1 if self.attempts is None else self.attempts
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsumerSettings:
+    """
+    ``[[consumers]]``
+    """
+
+    queue: str = setting("The queue to consume from.", variable=False)
+    handler: str = setting(
+        "The function that is called with each message: ``package.module:function``.",
+        variable=False,
+    )
+    name: str = setting(
+        "What logs, metrics and environment variables call the consumer; by default, "
+        "the queue.",
+        "",
+        variable=False,
+    )
+    prefetch: int = setting(
+        "How many messages may be here at a time; 0 is no limit.",
+        DEFAULT_PREFETCH,
+        least=0,
+        most=0xFFFF,
+        reload=True,
+    )
+    concurrency: int | None = setting(
+        "How many handlers may run at a time; by default, as many as ``prefetch`` "
+        "lets in, and never more than that.",
+        None,
+        least=1,
+        most=0xFFFF,
+        reload=True,
+    )
+    order_by: str = setting(
+        "``routing-key``, or ``header:`` and a name: messages that have the same are "
+        "worked on one after another.  By default, all at once.",
+        "",
+    )
+    in_thread: bool = setting(
+        "Call the handler in a thread, since it blocks.  It gets at most ``threads`` "
+        "of them, together with all other consumers.",
+        False,
+    )
+    timeout: float = setting(
+        "How many seconds a handler has before it counts as failed; 0 is no limit.",
+        0.0,
+        least=0,
+        most=31_536_000,
+        reload=True,
+    )
+    on_error: OnError | None = setting(
+        "What an exception of the handler means.  ``once-more``: the message goes back "
+        "to its queue the first time, and is dead the second time.  ``retry``: it is "
+        "tried again after delays.  ``reject``: it is dead at once.  ``halt``: it goes "
+        "back, and the daemon ends.  By default ``retry`` if there is a table "
+        "``retry``, else ``once-more``.",
+        None,
+        reload=True,
+    )
+    retry: RetrySettings | None = setting(
+        "See ``[consumers.retry]``.", None, variable=False
+    )
+    declare: bool = setting(
+        "Declare the queue, durable, and with all that the rest asks for.", False
+    )
+    queue_type: QueueType = setting(
+        "Which kind of queue is declared: ``quorum``, ``classic``, or the "
+        "``default`` of the virtual host.",
+        QueueType.QUORUM,
+    )
+    exclusive: bool = setting(
+        "Let nobody else consume from the queue.  Of several daemons that say so, one "
+        "consumes, and the others wait until it has gone.",
+        False,
+    )
+    priority: int = setting(
+        "The consumer's priority: those with a higher one get messages first.", 0
+    )
+    stream_offset: StreamOffset | None = setting(
+        "That the queue is a stream, and where to begin in it: ``first``, ``last`` or "
+        "``next``; the number of a message; a time, such as ``2026-01-31T12:00:00Z``; "
+        "or how long ago, such as ``7D``, ``12h`` or ``30m``.  After a reconnect it "
+        "goes on behind the last message before which all were done.",
+        None,
+    )
+    offset_file: str = setting(
+        "A file to keep that place in, for the next start of the daemon, which goes on "
+        "there.  A relative path begins where this file is.",
+        "",
+    )
+    on_refused: OnRefused = setting(
+        "What it means that the broker refuses the consumer: there is no such queue, "
+        "or it is not for this user, or not to be consumed from like that.  ``end``: "
+        "the daemon ends, with an exit status that says why.  ``wait``: it tries "
+        "again, after delays of up to 30 s, and is not ready meanwhile.  "
+        "``end-at-start``: the first, until it has consumed once, and the second from "
+        "then on.",
+        OnRefused.END_AT_START,
+    )
+
+    @property
+    def label(self) -> str:
+        """
+        What the consumer is called.
+        """
+        return self.name or self.queue
+
+    @property
+    def means(self) -> OnError:
+        """
+        What an exception means.
+        """
+        if self.on_error is not None:
+            return self.on_error
+        return OnError.ONCE_MORE if self.retry is None else OnError.RETRY
+
+    def may_leave_it_to_the_broker(self) -> bool:
+        """
+        Whether the queue is to delay by itself, if the broker can.
+        """
+        return (
+            self.retry is not None
+            and self.retry.method is not RetryMethod.QUEUES
+            and self.declare
+            and self.queue_type is QueueType.QUORUM
+        )
+
+    def plan(self) -> RetryPlan:
+        """
+        Where failed messages go.
+        """
+        retry = self.retry
+        if retry is None:
+            return RetryPlan(queue=self.queue)
+        method = retry.method
+        return RetryPlan(
+            queue=self.queue,
+            delays=() if method is RetryMethod.BROKER else retry.delays,
+            parking=retry.parking,
+            queue_type=retry.queue_type.value,
+        )
+
+    def job(self, log_messages: bool = False) -> Job:
+        """
+        How the messages are worked on.
+
+        :param log_messages: whether successes are logged too.
+        """
+        retry = self.retry
+        policy = Policy(on_error=self.means)
+        if retry is not None:
+            policy = Policy(
+                on_error=self.means,
+                attempts=retry.tries,
+                delays=retry.delays,
+                parks=bool(retry.parking),
+                max_deliveries=retry.max_deliveries,
+            )
+        return Job(
+            stream=self.stream_offset is not None,
+            consumer=self.label,
+            policy=policy,
+            plan=self.plan(),
+            concurrency=self.prefetch if self.concurrency is None else self.concurrency,
+            order_by=self.order_by,
+            timeout=self.timeout,
+            log_messages=log_messages,
+        )
+
+    def arguments(self) -> dict[str, Any]:
+        """
+        The arguments of the consumer.
+        """
+        arguments = queue_consumer(priority=self.priority or None)
+        if self.stream_offset is not None:
+            arguments |= self.stream_offset.arguments()
+        return arguments
+
+    def entities(self) -> list[Entity]:
+        """
+        What has to be declared.
+        """
+        entities: list[Entity] = []
+        if self.declare:
+            entities.append(Queue(name=self.queue, arguments=self._arguments()))
+        return entities + self.plan().entities()
+
+    def _arguments(self) -> dict[str, Any]:
+        retry = self.retry
+        dead: dict[str, Any] = {}
+        if retry is not None and retry.parking:
+            dead = {
+                "dead_letter_exchange": "",
+                "dead_letter_routing_key": retry.parking,
+            }
+        match self.queue_type:
+            case QueueType.CLASSIC:
+                return classic_queue(**dead)
+            case QueueType.DEFAULT:
+                return {f"x-{name.replace('_', '-')}": dead[name] for name in dead}
+        if retry is None:
+            return quorum_queue(**dead)
+        if self.may_leave_it_to_the_broker():
+            # Older brokers do not heed these.
+            dead["delayed_retry_type"] = "failed"
+            dead["delayed_retry_min"] = min(retry.delays)
+            dead["delayed_retry_max"] = max(retry.delays)
+        limit = max(_DELIVERY_LIMIT, retry.tries + 5, retry.max_deliveries + 5)
+        return quorum_queue(delivery_limit=limit, **dead)

@@ -1,0 +1,112 @@
+# -*- test-case-name: txamqp091.test.test_service_handlers -*-
+"""
+Handlers, found by their names.  They are run by `txamqp091.worker.handler_runner`.
+"""
+
+from __future__ import annotations
+
+__all__ = ["HandlerNotFound", "load_handler", "load_object"]
+
+import inspect
+import traceback
+from importlib import import_module
+
+from txamqp091.consumer import Handler
+from txamqp091.errors import printable
+from txamqp091.worker.handler_publisher import wants_publisher
+
+
+class HandlerNotFound(Exception):
+    """
+    There is no such handler, or it cannot be one.
+    """
+
+
+def load_handler(name: str) -> Handler:
+    """
+    Import a handler.
+
+    :param name: ``package.module:function``; behind the colon may be the attribute
+        of an attribute too, such as ``shop:orders.take``.
+    :raises ValueError: when the name has another form.
+    :raises HandlerNotFound: when there is no such module or function, when importing
+        the module fails, or when what is found cannot be called with a delivery.
+    """
+    found = load_object(name)
+    _check(found, name)
+    return found  # type: ignore[return-value]
+
+
+def load_object(name: str) -> object:
+    """
+    Import whatever has a name: see `load_handler`.
+    """
+    module_name, colon, path = name.partition(":")
+    names = [*module_name.split("."), *path.split(".")]
+    if not colon or not all(each.isidentifier() for each in names):
+        raise ValueError(f"{name!r} does not have the form package.module:function")
+    found = _import(module_name)
+    for attribute in path.split("."):
+        try:
+            found = getattr(found, attribute)
+        except AttributeError:
+            raise HandlerNotFound(
+                f"the module {module_name} has no {path} "
+                f"({getattr(found, '__file__', None) or type(found).__name__})"
+            ) from None
+    return found
+
+
+def _import(name: str) -> object:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        # The handler's own imports may be what is missing.
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            raise HandlerNotFound(
+                f"there is no module {error.name}, neither among the installed "
+                "packages nor in the current folder"
+            ) from None
+        problem = _describe(error)
+    except Exception as error:
+        problem = _describe(error)
+    except SystemExit as error:
+        problem = f"it ended the program, with {error.code!r}"
+    raise HandlerNotFound(f"the module {name} cannot be imported: {problem}")
+
+
+def _describe(error: Exception) -> str:
+    """
+    An error in one line, with the place where it was raised.
+    """
+    text = printable(traceback.format_exception_only(error)[-1].strip())
+    if isinstance(error, SyntaxError):
+        return f"{text} ({error.filename}, line {error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    last = [each for each in frames if not each.filename.startswith("<frozen")][-1]
+    return f"{text} ({last.filename}, line {last.lineno})"
+
+
+def _check(found: object, name: str) -> None:
+    """
+    Refuse what would take no message, or do nothing with it.
+    """
+    if not callable(found):
+        raise HandlerNotFound(f"{name} is a {type(found).__name__}, not a function")
+    if inspect.isclass(found):
+        raise HandlerNotFound(f"{name} is a class; a handler is a function")
+    if inspect.isgeneratorfunction(found) or inspect.isasyncgenfunction(found):
+        # Called, it would do nothing; and the message would be acknowledged.
+        raise HandlerNotFound(
+            f"{name} is a generator function: it lacks @inlineCallbacks, "
+            "or has a yield too much"
+        )
+    more = {"publisher": object()} if wants_publisher(found) else {}
+    try:
+        inspect.signature(found).bind(object(), **more)
+    except TypeError:
+        raise HandlerNotFound(
+            f"{name} cannot be called with a delivery as its one argument"
+        ) from None
+    except ValueError:  # it is written in C, and does not tell
+        pass

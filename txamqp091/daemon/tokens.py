@@ -1,0 +1,343 @@
+# -*- test-case-name: txamqp091.test.test_tokens -*-
+"""
+Where a daemon's token comes from: a file, a variable, a command, or a function; and how
+long it is good for.  What is done with it then is in
+`txamqp091.service.expiring_credentials`.
+
+A token is shown nowhere: not by an error, and not by a log.
+"""
+
+from __future__ import annotations
+
+__all__ = ["TokenSettings", "TokenSource", "check_token", "find_token"]
+
+import base64
+import binascii
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import ProcessExitedAlready
+from twisted.internet.interfaces import IProcessTransport, IReactorProcess
+from twisted.internet.protocol import ProcessProtocol
+from twisted.python.failure import Failure
+
+from txamqp091._threads import ThreadRunner
+from txamqp091.daemon.handler_loading import HandlerNotFound, load_object
+from txamqp091.daemon.settings_schema import Problem, setting
+from txamqp091.service.expiring_credentials import Secret, SecretUnavailable
+
+#: How much a command may say, in bytes: more is no token.
+_MOST = 1 << 20
+
+_SOURCES = ("file", "variable", "command", "function")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSettings:
+    """
+    ``[token]``
+    """
+
+    file: str = setting(
+        "A file with the token, which somebody renews; the path is as with "
+        "``uri_file``.",
+        "",
+    )
+    variable: str = setting("The environment variable with the token.", "")
+    command: tuple[str, ...] = setting(
+        "A program that prints the token, and its arguments; no shell is involved.", ()
+    )
+    function: str = setting(
+        "A function that returns the token, as ``package.module:function``.  It is "
+        "called without arguments, and may return a Deferred, or be a coroutine "
+        "function.",
+        "",
+    )
+    in_thread: bool = setting("Call the function in a thread, since it blocks.", False)
+    username: str = setting(
+        "The user name that goes with the token; by default, the URI's.  RabbitMQ's "
+        "OAuth 2 plugin does not look at it.",
+        "",
+    )
+    lifetime: float = setting(
+        "For how many seconds a token is good, if it does not say so itself; 0 is for "
+        "ever.",
+        0.0,
+        least=0,
+        most=31_536_000,
+    )
+    fraction: float = setting(
+        "Which part of that time a token is used for, before the broker is given the "
+        "next one.",
+        0.8,
+        least=0.01,
+        most=1,
+    )
+
+
+def check_token(settings: TokenSettings) -> None:
+    """
+    See whether the settings go together: there is one source.
+
+    :raises Problem: they do not.
+    """
+    given = [each for each in _SOURCES if getattr(settings, each)]
+    if len(given) != 1:
+        text = "there is " + (" and ".join(given) if given else "nothing")
+        raise Problem("token", f"{text}: name one of {', '.join(_SOURCES)}")
+    if settings.in_thread and not settings.function:
+        raise Problem("token.in_thread", "is for a function")
+
+
+def find_token(settings: TokenSettings) -> None:
+    """
+    See whether the source is here.
+
+    :raises Problem: it is not.
+    :raises HandlerNotFound: the function is not.
+    """
+    if settings.command and shutil.which(settings.command[0]) is None:
+        raise Problem("token.command", f"there is no program {settings.command[0]!r}")
+    if settings.variable and not os.environ.get(settings.variable):
+        raise Problem("token.variable", f"{settings.variable} is not set")
+    if settings.function:
+        _load(settings.function)
+
+
+def _load(name: str) -> Callable[[], object]:
+    """
+    The function that returns tokens.
+
+    :raises Problem: it has no name that could be one's.
+    :raises HandlerNotFound: it is not there.
+    """
+    try:
+        found = load_object(name)
+    except ValueError as error:
+        raise Problem("token.function", str(error)) from None
+    except HandlerNotFound as error:
+        raise HandlerNotFound(f"token.function: {error}") from None
+    if not callable(found):
+        raise HandlerNotFound(f"token.function: {name} is not a function")
+    return found
+
+
+class TokenSource:
+    """
+    Fetches a token whenever it is called: see
+    `txamqp091.service.expiring_credentials.ExpiringCredentials`.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: TokenSettings,
+        username: str,
+        threads: ThreadRunner,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """
+        :param reactor: one that has processes, if there is a command.
+        :param username: the user name, if the settings name none.
+        :param threads: where a function that blocks is called.
+        :param now: tells the time, as tokens do.
+        """
+        self._reactor = reactor
+        self._settings = settings
+        self._username = settings.username or username
+        self._threads = threads
+        self._now = now
+        self._function: Callable[[], object] | None = None
+        if settings.function:
+            self._function = _load(settings.function)
+
+    def __call__(self) -> Deferred[Secret]:
+        """
+        Fetch one.
+
+        :returns: fires with it; fails with `SecretUnavailable`, or with what the
+            function has raised.  Cancelling it ends the command, or the function's own
+            Deferred.
+        """
+        fetched = maybeDeferred(cast("Callable[[], Deferred[Any]]", self._fetch))
+        return fetched.addCallback(self._secret)
+
+    def _fetch(self) -> object:
+        settings = self._settings
+        if self._function is not None and settings.in_thread:
+            function = self._function
+            return self._threads.run(lambda _: function(), None)
+        if self._function is not None:
+            return self._function()
+        if settings.command:
+            return _run(self._reactor, settings.command)
+        if settings.variable:
+            return os.environ.get(settings.variable, "")
+        return _read(settings.file)
+
+    def _secret(self, found: object) -> Secret:
+        if isinstance(found, Secret):
+            return found
+        if isinstance(found, bytes):
+            found = found.decode("utf-8", "replace")
+        if isinstance(found, Mapping):
+            token, lifetime = _parts(found)
+        elif isinstance(found, str):
+            token, lifetime = _understood(found)
+        else:
+            raise SecretUnavailable(f"a {type(found).__name__} is no token")
+        if len(token.split()) != 1:
+            raise SecretUnavailable("it is not one word" if token else "it is empty")
+        if lifetime is None:
+            expiry = _expiry(token)
+            if expiry is not None:
+                lifetime = expiry - self._now()
+            elif self._settings.lifetime:
+                lifetime = self._settings.lifetime
+        if lifetime is not None and lifetime <= 0:
+            raise SecretUnavailable("it has expired")
+        return Secret(self._username, token, lifetime)
+
+
+# -- what tokens say -----------------------------------------------------------------
+
+
+def _understood(text: str) -> tuple[str, float | None]:
+    """
+    A token, and for how long it is good, if that is said: the token alone, or the JSON
+    that a server of OAuth 2 answers with (RFC 6749, section 5.1).
+    """
+    text = text.strip()
+    if not text.startswith("{"):
+        return text, None
+    try:
+        found = json.loads(text)
+    except ValueError:
+        raise SecretUnavailable("it is neither a token nor JSON") from None
+    return _parts(found)
+
+
+def _parts(found: Mapping[Any, Any]) -> tuple[str, float | None]:
+    token, lifetime = found.get("access_token"), found.get("expires_in")
+    if not isinstance(token, str):
+        raise SecretUnavailable("it has no access_token")
+    try:
+        return token, None if lifetime is None else float(lifetime)
+    except (TypeError, ValueError):
+        raise SecretUnavailable("its expires_in is no number") from None
+
+
+def _expiry(token: str) -> float | None:
+    """
+    When a JSON Web Token expires (RFC 7519), in seconds since the epoch; None if it is
+    no such token, or does not say.  Its signature is the broker's business.
+    """
+    parts = token.split(".")
+    if len(parts) != 3:
+        return None
+    try:
+        padded = parts[1] + "=" * (-len(parts[1]) % 4)
+        claims = json.loads(base64.b64decode(padded, b"-_", validate=True))
+        expiry = claims.get("exp")
+    except (binascii.Error, ValueError, AttributeError):
+        return None
+    is_number = isinstance(expiry, int | float) and not isinstance(expiry, bool)
+    return float(expiry) if is_number else None
+
+
+# -- where they are ------------------------------------------------------------------
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read(_MOST)
+    except OSError as error:
+        raise SecretUnavailable(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise SecretUnavailable(f"{path} cannot be read: it is not UTF-8") from None
+
+
+def _run(reactor: IReactorProcess, command: Sequence[str]) -> Deferred[bytes]:
+    """
+    :returns: fires with what a program prints; fails when it does not end well.
+    """
+    running = _Command(command[0])
+    try:
+        # Its stderr is ours: what it complains of is seen where we log.
+        reactor.spawnProcess(
+            running,
+            command[0],
+            list(command),
+            env=None,
+            childFDs={0: "w", 1: "r", 2: 2},
+        )
+    except OSError as error:
+        running.fail(f"{command[0]} cannot be run: {error.strerror}")
+    return running.printed
+
+
+class _Command(ProcessProtocol):
+    """
+    A program that prints a token.
+
+    :ivar printed: fires with what it has printed.
+    """
+
+    transport: IProcessTransport | None = None
+
+    def __init__(self, name: str) -> None:
+        self.printed: Deferred[bytes] = Deferred(lambda _: self._end())
+        self._name = name
+        self._output = bytearray()
+
+    def connectionMade(self) -> None:
+        """
+        Twisted: it runs.
+        """
+        assert self.transport is not None
+        self.transport.closeStdin()
+
+    def outReceived(self, data: bytes) -> None:
+        """
+        Twisted: it has printed something.
+        """
+        if len(self._output) <= _MOST:
+            self._output += data
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        if self.transport is not None:
+            try:
+                self.transport.signalProcess("KILL")
+            except ProcessExitedAlready:
+                pass
+
+    def fail(self, problem: str) -> None:
+        """
+        There will be no token.
+        """
+        if not self.printed.called:
+            self.printed.errback(SecretUnavailable(problem))
+
+    def processEnded(self, reason: Failure) -> None:
+        """
+        Twisted: it has ended.
+        """
+        end: Any = reason.value
+        if len(self._output) > _MOST:
+            self.fail(f"{self._name} prints too much")
+        elif end.signal:
+            self.fail(f"{self._name} died of the signal {end.signal}")
+        elif end.exitCode:
+            self.fail(f"{self._name} ended with the status {end.exitCode}")
+        elif not self.printed.called:
+            self.printed.callback(bytes(self._output))

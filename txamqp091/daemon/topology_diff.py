@@ -1,0 +1,96 @@
+# -*- test-case-name: txamqp091.test.test_comparing -*-
+"""
+What would the daemon find?  A process that compares what its settings declare with what
+the broker has, says so, changes nothing, and ends.
+"""
+
+from __future__ import annotations
+
+__all__ = ["make_comparison"]
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from txamqp091.daemon.builder import token_credentials
+from txamqp091.daemon.exit_status import ExitStatus
+from txamqp091.daemon.process import Daemon
+from txamqp091.daemon.settings import Settings
+from txamqp091.errors import printable
+from txamqp091.parameters import ConnectionParameters
+from txamqp091.protocol import AMQPProtocol
+from txamqp091.service.client import AMQPClientService
+from txamqp091.service.declaration import Difference, State
+from txamqp091.service.observer import ServiceObserver
+from txamqp091.service.retry import RetryPolicy
+from txamqp091.service.topology import Queue, Topology
+
+Write = Callable[[str], object]
+
+
+def make_comparison(
+    reactor: Any,
+    settings: Settings,
+    parameters: Sequence[ConnectionParameters],
+    write: Write | None = None,
+) -> Daemon:
+    """
+    A daemon that does only that.
+
+    :param write: writes a line; by default, to stdout.
+    """
+    client = AMQPClientService(
+        reactor,
+        list(parameters),
+        credentials=token_credentials(reactor, settings, parameters),
+        policy=RetryPolicy(permanent="fail", max_attempts=1),
+    )
+    daemon = Daemon(reactor, client)
+    client.observe(_Comparison(daemon, settings, write or sys.stdout.write))
+    return daemon
+
+
+class _Comparison(ServiceObserver):
+    """
+    Compares, as soon as there is a connection.
+    """
+
+    def __init__(self, daemon: Daemon, settings: Settings, write: Write) -> None:
+        self._daemon = daemon
+        self._settings = settings
+        self._write = write
+
+    def ready(self, connection: AMQPProtocol, outcomes: Sequence[Any]) -> None:
+        comparing = Deferred.fromCoroutine(self._compare(connection))
+        comparing.addErrback(self._failed)
+
+    async def _compare(self, connection: AMQPProtocol) -> None:
+        declared = self._settings.adapt(connection, self._settings.topology())
+        # What others have to declare is to be there, whatever it is like.
+        needed = Topology.of(
+            *(
+                Queue(name=name)
+                for name in dict.fromkeys(
+                    each.queue for each in self._settings.consumers
+                )
+                if declared.queue(name) is None
+            )
+        )
+        found = await needed.diff(connection, compare=False)
+        found += await declared.diff(connection)
+        for each in found:
+            self._write(f"{printable(str(each), 500)}\n")
+        wrong = [each for each in found if _is_wrong(each)]
+        self._daemon.finish(
+            "all was compared", ExitStatus.DIFFERENT if wrong else ExitStatus.OK
+        )
+
+    def _failed(self, failure: Failure) -> None:
+        self._daemon.gave_up(failure.value or Exception("it was cancelled"))
+
+
+def _is_wrong(difference: Difference) -> bool:
+    return difference.state in (State.MISSING, State.DIFFERENT)

@@ -1,0 +1,517 @@
+# -*- test-case-name: txamqp091.test.test_recovery -*-
+"""
+A channel that comes back: `RecoveringChannel`, and the `Ledger` of its deliveries.
+
+Theory.  A `RecoveringChannel` belongs to a service, which attaches it to each of its
+connections, and detaches it.  While it is attached it is open, or being opened, or
+waits to be: when the channel ends alone, it alone is opened again.  What is to be done
+whenever there is a new channel is done by those who `observe` it.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Host", "Ledger", "Position", "RecoveringChannel", "together"]
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
+
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    DeferredList,
+    TimeoutError,
+    succeed,
+)
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from txamqp091._machine.channel import ChannelMachine
+from txamqp091._observer import OneShot
+from txamqp091.channel import Channel
+from txamqp091.errors import ChannelClosed, printable
+from txamqp091.message import Settler
+from txamqp091.protocol import AMQPProtocol
+from txamqp091.publisher import DEFAULT_WINDOW
+from txamqp091.service.retry import Backoff, RetryPolicy
+from txamqp091.service.topology import Queue
+from txamqp091.wire.method import Method
+from txamqp091.wire.spec import BasicAck, BasicNack
+
+_log = Logger(namespace="txamqp091.service")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+#: How long the broker may take to open a channel, in seconds.
+STEP_TIMEOUT = 15.0
+
+
+class Host(Protocol):
+    """
+    What a service is to its channels and consumers.
+    """
+
+    reactor: IReactorTime
+    policy: RetryPolicy
+
+    def prepare(self, queue: str | Queue, gone: bool) -> Deferred[tuple[str, bool]]:
+        """
+        See to it that a queue of the topology stands; tell its name, and whether it
+        had to be made anew.
+
+        :param gone: it may have been deleted.
+        """
+
+    def forget(self, member: Any) -> None:
+        """
+        A channel, or a consumer, is not to come back.
+        """
+
+    def tell(self, what: str, *details: object) -> None:
+        """
+        Tell the observers of the service.
+        """
+
+
+def together(steps: Sequence[Deferred[Any]]) -> Deferred[None]:
+    """
+    A Deferred for all of many, which fails as the first that does.  When it is
+    cancelled, so are they.
+    """
+    gathered = DeferredList(steps, fireOnOneErrback=True, consumeErrors=True)
+
+    def first(failure: Failure) -> Failure:
+        error = cast(Any, failure.value)
+        found: Failure = error.subFailure if hasattr(error, "subFailure") else failure
+        return found
+
+    return gathered.addCallbacks(lambda _: None, first)
+
+
+class Position:
+    """
+    How far a consumer has come in a stream.
+
+    :ivar offset: where to go on: everything before it was answered for.  None, if
+        nothing was delivered yet.
+    """
+
+    def __init__(self) -> None:
+        self.offset: int | None = None
+        self._open: dict[int, int] = {}
+        self._last = 0
+
+    def delivered(self, delivery_tag: int, offset: int) -> None:
+        """
+        A message came.
+        """
+        self._open[delivery_tag] = self._last = offset
+        self._move()
+
+    def settled(self, delivery_tag: int) -> None:
+        """
+        A message was answered for.
+        """
+        self._open.pop(delivery_tag, None)
+        self._move()
+
+    def _move(self) -> None:
+        # They come in the order of their offsets.
+        self.offset = next(iter(self._open.values()), self._last + 1)
+
+    def rewind(self) -> None:
+        """
+        What has not been answered for will come again.
+        """
+        self._open.clear()
+
+
+class Ledger(Settler):
+    """
+    What was delivered on one channel, and was not answered for yet.  Answers that come
+    after the end of the channel are counted, and go nowhere.
+
+    :ivar open: by delivery tag: the position in a stream that waits for the answer, or
+        None.
+    """
+
+    __slots__ = ("_empty", "_stale", "open")
+
+    def __init__(
+        self, machine: ChannelMachine, reactor: object, stale: Callable[[], None]
+    ) -> None:
+        """
+        :param stale: told of each answer that is too late.
+        """
+        super().__init__(machine, reactor)
+        self.open: dict[int, Position | None] = {}
+        self._stale = stale
+        self._empty: list[Deferred[None]] = []
+
+    def send(self, method: type[Method], delivery_tag: int, bits: int) -> None:
+        """
+        See `Settler.send`.
+        """
+        if not self.is_open:
+            self._stale()
+            return
+        super().send(method, delivery_tag, bits)
+        tags = [delivery_tag]
+        if bits & 1 and method in (BasicAck, BasicNack):  # "multiple"
+            tags = [tag for tag in self.open if tag <= delivery_tag]
+        for tag in tags:
+            position = self.open.pop(tag, None)
+            if position is not None:
+                position.settled(tag)
+        if not self.open:
+            self.finish()
+
+    def when_empty(self) -> Deferred[None]:
+        """
+        :returns: fires when everything was answered for, or nobody can be told.
+        """
+        if not self.open or not self.machine.is_open:
+            return succeed(None)
+        waiting: Deferred[None] = Deferred(self._empty.remove)
+        self._empty.append(waiting)
+        return waiting
+
+    def finish(self) -> None:
+        """
+        There is nothing open any more.
+        """
+        empty, self._empty = self._empty, []
+        for waiting in empty:
+            waiting.callback(None)
+
+
+class RecoveringChannel:
+    """
+    A channel of a service, the same object over all reconnects; made by
+    `AMQPClientService.channel`.  It comes back with its prefetch limit, in confirm
+    mode and in transaction mode as it was.
+
+    The verbs are those of `txamqp091.channel.Channel`::
+
+        await channel.call(Channel.basic_publish, "", "work", b"x")
+
+    A call waits until there is a channel.  When that ends before the answer has come,
+    the call fails with the reason, and whoever made it knows whether to make it again.
+
+    :ivar channel: the present channel; None while there is none.
+    :ivar error: why the last one has ended, or could not be opened.
+    :ivar opened: how many there have been.
+    :ivar stale: how many answers for deliveries came when their channel had gone.  They
+        do no harm: the broker delivers those messages again.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        *,
+        confirm: bool = False,
+        window: int = DEFAULT_WINDOW,
+        prefetch: int | None = None,
+        tx: bool = False,
+        join_acks: bool = False,
+    ) -> None:
+        self.channel: Channel | None = None
+        self.error: BaseException | None = None
+        self.opened = 0
+        self.stale = 0
+        self._host = host
+        self._confirm = confirm
+        self._window = window
+        self._prefetch = prefetch
+        self._tx = tx
+        self._join_acks = join_acks
+        self._backoff = Backoff(host.policy)
+        self._connection: AMQPProtocol | None = None
+        self._opening: Deferred[None] | None = None
+        self._call: IDelayedCall | None = None
+        self._closed = False
+        self._open: OneShot[Channel] = OneShot()
+        self._observers: list[_Observer] = []
+        self._pending = 0
+        self._idle: list[Deferred[None]] = []
+
+    def __repr__(self) -> str:
+        state = "open" if self.is_open else "closed" if self._closed else "not open"
+        return f"<RecoveringChannel, {state}, the number {self.opened}>"
+
+    # -- using it ------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """
+        Whether there is a channel now.
+        """
+        return self.channel is not None and self.channel.is_open
+
+    def when_open(self) -> Deferred[Channel]:
+        """
+        :returns: fires with the present channel, or the next one; fails with the reason
+            when there will be none, as this was closed, or the service was stopped or
+            has given up.  Each caller has a Deferred of their own; cancelling it does
+            nothing else.
+        """
+        return self._open.when_fired()
+
+    def call(
+        self,
+        verb: Callable[Concatenate[Channel, P], Deferred[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Deferred[T]:
+        """
+        Call a verb of the present channel, or of the next one.
+
+        :param verb: such as ``Channel.basic_publish``.
+        :returns: what the verb returns; it fails as `when_open` does, too.
+        """
+        self._pending += 1
+        if self.channel is not None:
+            called = verb(self.channel, *args, **kwargs)
+        else:
+            called = self.when_open().addCallback(
+                lambda channel: verb(channel, *args, **kwargs)
+            )
+        result: Deferred[T] = Deferred(lambda _: called.cancel())
+
+        def answered(answer: Any) -> None:
+            # The caller first: `when_idle` is when they know.
+            if isinstance(answer, Failure):
+                result.errback(answer)
+            else:
+                result.callback(answer)
+            self._answered()
+
+        called.addBoth(answered)
+        return result
+
+    def _answered(self) -> None:
+        self._pending -= 1
+        if not self._pending:
+            idle, self._idle = self._idle, []
+            for waiting in idle:
+                waiting.callback(None)
+
+    def when_idle(self) -> Deferred[None]:
+        """
+        :returns: fires when every `call` has its answer, and, in confirm mode, every
+            message its confirm.
+        """
+        if not self._pending:
+            return succeed(None)
+        waiting: Deferred[None] = Deferred(self._idle.remove)
+        self._idle.append(waiting)
+        return waiting
+
+    def observe(
+        self,
+        opened: Callable[[Channel], object],
+        closed: Callable[[BaseException], object] | None = None,
+    ) -> Callable[[], None]:
+        """
+        Have functions told whenever there is a new channel, and when it has ended and
+        why.  If there is one already, that is told at once.
+
+        :returns: call this to be told no more.
+        """
+        observer = _Observer(opened, closed)
+        self._observers.append(observer)
+        if self.channel is not None:
+            self._tell(opened, self.channel)
+
+        def stop() -> None:
+            if observer in self._observers:
+                self._observers.remove(observer)
+
+        return stop
+
+    def close(self) -> Deferred[None]:
+        """
+        Close it for good.
+
+        :returns: fires when the present channel has ended; it does not fail.
+        """
+        if not self._closed:
+            self._closed = True
+            self._host.forget(self)
+        channel = self.channel
+        self.stop(ChannelClosed("the channel was closed by us", by_us=True))
+        return succeed(None) if channel is None else channel.close()
+
+    # -- what the service calls ------------------------------------------------------
+
+    def flush(self) -> Deferred[None]:
+        """
+        Close the present channel, which has heard all acknowledgements then.
+        """
+        return succeed(None) if self.channel is None else self.channel.close()
+
+    def abandon(self, reason: ChannelClosed) -> None:
+        """
+        Use another channel: the broker does nothing on the present one.
+        """
+        if self.channel is not None:
+            self.channel._abandon(reason)
+
+    def renew(self) -> None:
+        """
+        There will be a channel, though it was said that there will not.
+        """
+        if self._open.fired:
+            self._open = OneShot()
+
+    def attach(self, connection: AMQPProtocol) -> None:
+        """
+        There is a new connection.
+        """
+        if self._closed:
+            return
+        self._connection = connection
+        self.renew()
+        self._begin()
+
+    def detach(self, reason: BaseException) -> None:
+        """
+        The connection has ended.
+        """
+        self._connection = None
+        self._cancel()
+        channel, self.channel = self.channel, None
+        if channel is not None:
+            self._lost(reason)
+
+    def stop(self, reason: BaseException) -> None:
+        """
+        There will be no more channels, unless it is attached once more.
+        """
+        self.detach(reason)
+        self.renew()
+        self._open.fail(reason)
+
+    def _cancel(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.cancel()
+
+    # -- opening it --------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        self._call = None
+        connection = self._connection
+        assert connection is not None
+        opening = Deferred.fromCoroutine(self._set_up(connection))
+        self._opening = opening.addCallbacks(self._is_set_up, self._failed)
+        if opening.called:
+            self._opening = None
+
+    async def _set_up(self, connection: AMQPProtocol) -> Channel:
+        reactor = self._host.reactor
+        ledger = partial(Ledger, stale=self._answered_too_late)
+        channel = await connection.open_channel(settler=ledger).addTimeout(
+            STEP_TIMEOUT, reactor
+        )
+        if self._join_acks:
+            channel.join_acks()
+        modes: list[Deferred[Any]] = []
+        if self._confirm:
+            modes.append(channel.confirm_select(self._window))
+        if self._prefetch is not None:
+            modes.append(channel.basic_qos(prefetch_count=self._prefetch))
+        if self._tx:
+            modes.append(channel.tx_select())
+        try:
+            await together(modes).addTimeout(STEP_TIMEOUT, reactor)
+        except (CancelledError, TimeoutError):
+            channel.close()
+            raise
+        return channel
+
+    def _answered_too_late(self) -> None:
+        self.stale += 1
+
+    def _is_set_up(self, channel: Channel) -> None:
+        self._opening = None
+        if not channel.is_open:  # and it was its last deed to answer
+            channel.when_closed().addErrback(self._failed)
+            return
+        self.channel = channel
+        self.opened += 1
+        self._backoff.succeeded(self._host.reactor.seconds())
+        channel.when_closed().addBoth(self._ended, channel)
+        self._open.fire(channel)
+        for observer in list(self._observers):
+            if self.channel is channel:
+                self._tell(observer.opened, channel)
+
+    def _failed(self, failure: Failure) -> None:
+        """
+        There is no channel.
+        """
+        self._opening = None
+        if failure.check(CancelledError) is None:
+            self.error = failure.value
+            self._try_again()
+
+    def _ended(self, result: Failure | None, channel: Channel) -> None:
+        """
+        There is none any more.
+        """
+        ledger = channel.settler
+        if isinstance(ledger, Ledger):
+            ledger.finish()
+        if self.channel is not channel:
+            return
+        self.channel = None
+        reason: BaseException = ChannelClosed("the channel was closed", by_us=True)
+        if isinstance(result, Failure) and result.value is not None:
+            reason = result.value
+        self._lost(reason)
+        self._try_again()
+
+    def _lost(self, reason: BaseException) -> None:
+        self.error = reason
+        self._open = OneShot()
+        for observer in list(self._observers):
+            if observer.closed is not None:
+                self._tell(observer.closed, reason)
+
+    def _try_again(self) -> None:
+        connection, error = self._connection, self.error
+        if connection is None or not connection.is_open or self._call is not None:
+            return  # the service will attach it to the next one
+        delay = self._backoff.next(self._host.reactor.seconds())
+        _log.warn(
+            "A channel has ended, and is opened again in {delay:.2f} s: {error}",
+            delay=delay,
+            error=printable(str(error)),
+        )
+        self._call = self._host.reactor.callLater(delay, self._begin)
+
+    def _tell(self, function: Callable[[Any], object], what: object) -> None:
+        try:
+            function(what)
+        except Exception:
+            _log.failure("An observer of a channel failed")
+
+
+class _Observer:
+    """
+    Who wants to know about a channel.
+    """
+
+    def __init__(
+        self,
+        opened: Callable[[Channel], object],
+        closed: Callable[[BaseException], object] | None,
+    ) -> None:
+        self.opened = opened
+        self.closed = closed

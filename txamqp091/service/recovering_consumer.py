@@ -1,0 +1,470 @@
+# -*- test-case-name: txamqp091.test.test_recovery_consumers -*-
+"""
+A consumer that comes back: `RecoveringConsumer`.
+
+Theory.  It observes a `RecoveringChannel`: whenever there is a new channel, it
+subscribes on it.  When it cannot, or when the broker ends the subscription alone, it
+tries again, after a delay that grows.  It ends when it is cancelled by us, or when it
+was told to end instead of trying again.
+"""
+
+from __future__ import annotations
+
+__all__ = ["RecoveringConsumer"]
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
+
+from txamqp091._observer import OneShot
+from txamqp091.channel import Channel
+from txamqp091.consumer import Consumer, Handler
+from txamqp091.errors import (
+    ChannelClosed,
+    Closed,
+    ConnectionClosed,
+    ConsumerCancelled,
+    NotFound,
+    UndecodableProperty,
+    printable,
+)
+from txamqp091.message import Delivery
+from txamqp091.service.recovering_channel import (
+    Host,
+    Ledger,
+    Position,
+    RecoveringChannel,
+    together,
+)
+from txamqp091.service.retry import Backoff, RetryPolicy, is_refusal
+from txamqp091.service.topology import Queue
+
+_log = Logger(namespace="txamqp091.service")
+
+#: How long the broker may take, the first time, and the next ones.  While the leader of
+#: a quorum queue is frozen, RabbitMQ does not answer for 65 seconds; on another channel
+#: it does as soon as there is another leader.
+_PATIENCE = RetryPolicy(initial_delay=5.0, factor=1.5, max_delay=30.0, jitter=0.0)
+
+#: What says, among the arguments of a consumer, where in a stream to begin.
+_OFFSET = "x-stream-offset"
+
+
+class RecoveringConsumer:
+    """
+    A subscription of a service, the same object over all reconnects; made by
+    `AMQPClientService.consume`.
+
+    What handlers may do is as in `txamqp091.consumer.Consumer`.  A delivery that is
+    answered for when its channel has gone is no error: the broker delivers the message
+    again, marked as redelivered.
+
+    A consumer of a stream goes on behind the last message of which all that came before
+    was answered for.
+
+    :ivar queue: the queue: its name, or the `Queue`.
+    :ivar consumer_tag: its name, which it keeps.
+    :ivar channel: the channel that it is on.
+    :ivar error: why it is not subscribed, or was not the last time.
+    :ivar subscribed: how many times it has been.
+    :ivar received: how many deliveries there have been.
+    :ivar received_at: when the last one came, by the reactor's clock; None before that.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        channel: RecoveringChannel,
+        queue: str | Queue,
+        handler: Handler,
+        *,
+        consumer_tag: str,
+        prefetch: int,
+        auto_ack: bool = False,
+        exclusive: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+        owns_channel: bool = True,
+        on_cancelled: Literal["resubscribe", "end"] = "resubscribe",
+        on_refused: Literal["resubscribe", "end"] = "resubscribe",
+    ) -> None:
+        self.queue = queue
+        self.consumer_tag = consumer_tag
+        self.channel = channel
+        self.error: BaseException | None = None
+        self.subscribed = 0
+        self.received = 0
+        self.received_at: float | None = None
+        self._host = host
+        self._handler = handler
+        self._prefetch = prefetch
+        self._auto_ack = auto_ack
+        self._exclusive = exclusive
+        self._arguments = dict(arguments or {})
+        self._owns_channel = owns_channel
+        self._resubscribes = on_cancelled == "resubscribe"
+        self._insists = on_refused == "resubscribe"
+        self._refused = False
+        self._backoff = Backoff(host.policy)
+        self._position: Position | None = None
+        if _OFFSET in self._arguments or (isinstance(queue, Queue) and queue.is_stream):
+            self._position = Position()
+        self._consumer: Consumer | None = None
+        # The channel on which it was subscribed, or tried to be, the last time.
+        self._used: Channel | None = None
+        # Whether the queue may have been deleted, and whether it was.
+        self._queue_gone = False
+        self._queue_missed = False
+        self._not_before = 0.0
+        self._call: IDelayedCall | None = None
+        self._subscribing: Deferred[None] | None = None
+        # Those of the past whose handlers are still running.
+        self._past: dict[Consumer, None] = {}
+        self._over = False
+        self._cancelled: OneShot[int] = OneShot()
+        self._ready: OneShot[None] = OneShot()
+        self._ended: OneShot[None] = OneShot()
+        self._stop_observing = channel.observe(self._subscribe_soon, self._lost)
+
+    def __repr__(self) -> str:
+        state = "subscribed" if self.is_subscribed else "not subscribed"
+        if self._over:
+            state = "cancelled"
+        return f"<RecoveringConsumer {self.consumer_tag!r} of {self.queue}, {state}>"
+
+    # -- using it --------------------------------------------------------------------
+
+    @property
+    def is_subscribed(self) -> bool:
+        """
+        Whether the broker gives us messages.
+        """
+        return self._consumer is not None and self._consumer.is_active
+
+    @property
+    def is_refused(self) -> bool:
+        """
+        Whether it is not subscribed, and `error` is of a kind that does not pass by
+        itself: there is no such queue, or it is not for us.
+        """
+        return self._refused
+
+    @property
+    def running(self) -> int:
+        """
+        How many handlers have begun and not ended, also those whose channel has gone.
+        """
+        return sum(each.running for each in self._generations())
+
+    @property
+    def offset(self) -> int | None:
+        """
+        Where it would go on in a stream; None if it is none, or nothing came yet.
+        """
+        return None if self._position is None else self._position.offset
+
+    def when_subscribed(self) -> Deferred[None]:
+        """
+        :returns: fires when the broker gives us messages, which may be at once; fails
+            with the reason when it never will, as this was cancelled, or the service
+            was stopped or has given up, or the broker has refused it and it was not to
+            try again.  Each caller has a Deferred of their own; cancelling it does
+            nothing else.
+        """
+        return self._ready.when_fired()
+
+    def when_ended(self) -> Deferred[None]:
+        """
+        :returns: fires once it was cancelled by us.  It fails with `ConsumerCancelled`
+            when the broker has ended it and it was not to resubscribe, and with the
+            reason when the broker has refused it and it was not to try again.  A
+            service that is stopped does not end it: started again, it goes on.  Each
+            caller has a Deferred of their own; cancelling it does nothing else.
+        """
+        return self._ended.when_fired()
+
+    def when_idle(self) -> Deferred[None]:
+        """
+        :returns: fires when no handler is running, which may be at once.
+        """
+        return together([each.when_idle() for each in self._generations()])
+
+    def cancel(self) -> Deferred[int]:
+        """
+        Take no more deliveries, now and after reconnects.  Those that handlers have can
+        still be acknowledged.
+
+        :returns: as `txamqp091.consumer.Consumer.cancel`, but it does not fail: fires
+            with 0 when there is no subscription, or its channel ends first.
+        """
+        if not self._over:
+            self._finish(CancelledError("the consumer was cancelled"))
+            self._ended.fire(None)
+        return self._cancelled.when_fired()
+
+    def _finish(self, reason: BaseException) -> None:
+        self._over = True
+        self._host.forget(self)
+        self._stop_observing()
+        self.stop(reason)
+        stopped = self.unsubscribe()
+        stopped.addCallback(self._cancelled.fire)
+        if self._owns_channel:
+            stopped.addCallback(lambda _: self.when_idle())
+            stopped.addCallback(lambda _: self._when_settled())
+            stopped.addCallback(lambda _: self.channel.close())
+
+    def _when_settled(self) -> Deferred[None]:
+        channel = self.channel.channel
+        ledger = None if channel is None else channel.settler
+        return ledger.when_empty() if isinstance(ledger, Ledger) else succeed(None)
+
+    def _generations(self) -> list[Consumer]:
+        now = [] if self._consumer is None else [self._consumer]
+        return [*self._past, *now]
+
+    # -- what the service calls --------------------------------------------------------
+
+    def unsubscribe(self) -> Deferred[int]:
+        """
+        Have the broker send nothing more on the present channel.
+
+        :returns: fires with the number of messages that went back, when the broker has
+            agreed, or the channel has ended; it does not fail.
+        """
+        self._cancel_subscribing()
+        consumer = self._consumer
+        if consumer is None:
+            return succeed(0)
+        return consumer.cancel().addErrback(lambda _: 0)
+
+    def stop(self, reason: BaseException) -> None:
+        """
+        It will not be subscribed, unless its channel comes back.
+        """
+        self._cancel_subscribing()
+        self.renew()
+        self._ready.fail(reason)
+
+    def renew(self) -> None:
+        """
+        It will be subscribed, though it was said that it will not.
+        """
+        if self._ready.fired:
+            self._ready = OneShot()
+
+    def again(self) -> None:
+        """
+        Something has changed: wait no longer.
+        """
+        self._not_before = 0.0
+        channel = self.channel.channel
+        if self._call is not None and channel is not None:
+            self._subscribe_soon(channel)
+
+    # -- subscribing -------------------------------------------------------------------
+
+    def _cancel_subscribing(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        subscribing, self._subscribing = self._subscribing, None
+        if subscribing is not None:
+            subscribing.cancel()
+
+    def _subscribe_soon(self, channel: Channel) -> None:
+        self._cancel_subscribing()
+        self.renew()
+        delay = self._not_before - self._host.reactor.seconds()
+        if delay > 0:
+            self._call = self._host.reactor.callLater(delay, self._subscribe, channel)
+        else:
+            self._subscribe(channel)
+
+    def _subscribe(self, channel: Channel) -> None:
+        self._call = None
+        subscribing = Deferred.fromCoroutine(self._ask(channel))
+        patience = _PATIENCE.delay(self._backoff.attempts + 1)
+        subscribing.addTimeout(patience, self._host.reactor)
+        subscribing.addErrback(self._failed, channel)
+        self._subscribing = None if subscribing.called else subscribing
+
+    async def _ask(self, channel: Channel) -> None:
+        name, renewed = await self._host.prepare(self.queue, self._queue_gone)
+        arguments = self._arguments
+        if self._position is not None:
+            if renewed or self._queue_missed:
+                self._position = Position()  # of another stream
+            self._position.rewind()
+            if self._position.offset is not None:
+                arguments = arguments | {_OFFSET: self._position.offset}
+        if renewed and self._owns_channel and channel is self._used:
+            # RabbitMQ 4.3 may keep for ever what a channel has to do with a quorum
+            # queue that was deleted and made anew: take another one.
+            self._subscribing = None
+            channel.close()
+            return
+        self._used = channel
+        consumer = await channel.basic_consume(
+            name,
+            self._take,
+            self._auto_ack,
+            self._exclusive,
+            self.consumer_tag,
+            arguments,
+            prefetch=self._prefetch,
+        )
+        self._subscribing = None
+        self._consumer = consumer
+        self._queue_gone = self._queue_missed = False
+        self.subscribed += 1
+        self._backoff.succeeded(self._host.reactor.seconds())
+        consumer.when_ended().addBoth(self._has_ended, consumer)
+        if self.is_subscribed:
+            self.error = None
+            self._refused = False
+            _log.info(
+                "The consumer {tag} is subscribed to the queue {queue}",
+                tag=self.consumer_tag,
+                queue=printable(name),
+            )
+            self._ready.fire(None)
+            self._host.tell("subscribed", self)
+
+    def _take(self, delivery: Delivery) -> object:
+        self.received += 1
+        self.received_at = self._host.reactor.seconds()
+        if not self._auto_ack:
+            ledger = delivery._settler
+            assert isinstance(ledger, Ledger)
+            ledger.open[delivery.delivery_tag] = None
+            if self._position is not None:
+                self._follow(self._position, ledger, delivery)
+        return self._handler(delivery)
+
+    def _follow(self, position: Position, ledger: Ledger, delivery: Delivery) -> None:
+        try:
+            offset = delivery.stream_offset
+        except UndecodableProperty:  # then the handler will not like it either
+            return
+        if offset is not None:
+            position.delivered(delivery.delivery_tag, offset)
+            ledger.open[delivery.delivery_tag] = position
+
+    def _failed(self, failure: Failure, channel: Channel) -> None:
+        """
+        We are not subscribed.
+        """
+        self._subscribing = None
+        error = failure.value
+        if error is None or isinstance(error, CancelledError):
+            return
+        if isinstance(error, ConnectionClosed) and error.operation != "basic.consume":
+            self.error = error  # which is not our doing
+            return
+        if isinstance(error, NotFound):
+            self._queue_gone = self._queue_missed = True
+        self._refused = _is_refusal(error)
+        if self._refused and not self._insists:
+            _log.error(
+                "The broker refuses the consumer {tag} of {queue}, which ends: {error}",
+                tag=self.consumer_tag,
+                queue=str(self.queue),
+                error=printable(str(error)),
+            )
+            self._give_up(error, error)
+            return
+        delay = self._put_off(error)
+        if channel.is_open:
+            if failure.check(TimeoutError):
+                problem = f"no answer to basic.consume: {self.consumer_tag}"
+                self.channel.abandon(ChannelClosed(problem, by_us=True))
+            else:
+                self._subscribe_soon(channel)
+        self._tell(error, delay)
+
+    def _put_off(self, error: BaseException) -> float:
+        """
+        There will be another attempt, but not at once.
+        """
+        self.error = error
+        refused = self._refused
+        now = self._host.reactor.seconds()
+        delay = self._backoff.next(now)
+        self._not_before = now + delay
+        problem = "is refused by the broker" if refused else "is not subscribed"
+        _log.emit(
+            LogLevel.error if refused else LogLevel.warn,
+            "The consumer {tag} of {queue} {problem}, and tries again in "
+            "{delay:.2f} s: {error}",
+            problem=problem,
+            tag=self.consumer_tag,
+            queue=str(self.queue),
+            delay=delay,
+            error=printable(str(error)),
+        )
+        return delay
+
+    def _tell(self, error: BaseException, delay: float | None) -> None:
+        # The last thing to do each time: whoever is told may cancel this.
+        what = "refused" if self._refused else "unsubscribed"
+        self._host.tell(what, self, error, delay)
+
+    def _give_up(self, error: BaseException, reason: BaseException) -> None:
+        """
+        There will be no other attempt.
+        """
+        self.error = error
+        # First of all it is over: whoever is told may cancel it.
+        self._finish(reason)
+        self._ended.fail(error)
+        self._tell(error, None)
+
+    def _has_ended(self, result: Failure | None, consumer: Consumer) -> None:
+        """
+        A subscription has ended, this way or that.
+        """
+        if self._consumer is consumer:
+            self._consumer = None
+            if not self._over:
+                self.renew()
+        if consumer.running:
+            self._past[consumer] = None
+            consumer.when_idle().addCallback(lambda _: self._past.pop(consumer, None))
+        if not isinstance(result, Failure) or result.value is None or self._over:
+            return
+        error = result.value
+        if not isinstance(error, ConsumerCancelled):
+            self.error = error  # its channel has ended, and will come back
+            if isinstance(error, ChannelClosed) and not error.by_us:
+                self._tell(error, 0.0)
+        elif self._resubscribes:
+            self._queue_gone = True
+            delay = self._put_off(error)
+            channel = self.channel.channel
+            if channel is not None and channel.is_open:
+                self._subscribe_soon(channel)
+            self._tell(error, delay)
+        else:
+            self._give_up(error, CancelledError("the consumer was cancelled"))
+
+    def _lost(self, reason: BaseException) -> None:
+        self._cancel_subscribing()
+        if self.error is None:
+            self.error = reason
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """
+    Whether the attempt to subscribe was refused for good.
+    """
+    # If others share its channel, it is closed for what they do, too.
+    if isinstance(error, Closed) and (
+        not error.operation
+        or (error.operation.startswith("basic.") and error.operation != "basic.consume")
+    ):
+        return False
+    return is_refusal(error)

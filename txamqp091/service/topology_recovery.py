@@ -1,0 +1,410 @@
+# -*- test-case-name: txamqp091.test.test_standing -*-
+"""
+A service's topology, and what of it stands on the present connection: `Standing`.
+
+Theory.  There is what should be (the topology), and what became of it (an outcome for
+each entity).  With each connection all of it is declared; what failed is declared again
+after a delay that grows, for as long as the connection lasts.  An entity for which the
+broker closes the connection is *set aside*, or there would never be a connection that
+lasts: it is tried again much later, if that may help, or when it is declared anew.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Standing"]
+
+from collections.abc import Callable, Coroutine, Iterable
+from math import inf
+from typing import Any, TypeVar
+
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    DeferredLock,
+    TimeoutError,
+    succeed,
+)
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from txamqp091._observer import OneShot
+from txamqp091.errors import (
+    AMQPError,
+    LocalProtocolError,
+    ResourceLocked,
+    TopologyFailed,
+    printable,
+)
+from txamqp091.protocol import AMQPProtocol
+from txamqp091.service.declaration import Declaration, Outcome, State
+from txamqp091.service.quarantine import SetAside
+from txamqp091.service.retry import Backoff, RetryPolicy
+from txamqp091.service.topology import Entity, Queue, Topology
+
+_log = Logger(namespace="txamqp091.service")
+
+T = TypeVar("T")
+
+#: Where there are no heartbeats, how long the broker may take our last connection for
+#: alive, in seconds.
+_NO_HEARTBEAT = 60
+
+
+class Standing:
+    """
+    The topology of a service.
+
+    :ivar topology: what should be there.
+    :ivar adapt: makes it fit a new connection, if that is needed.
+    :ivar changed: told when it is known whether all of it stands: with None if it
+        does, or the error if a part is refused; and with the keys of the queues that
+        were declared again.
+    """
+
+    def __init__(
+        self, reactor: IReactorTime, policy: RetryPolicy, topology: Topology
+    ) -> None:
+        self.topology = topology
+        self.adapt: Callable[[AMQPProtocol, Topology], Topology] | None = None
+        self.changed: Callable[[BaseException | None, set[str]], object]
+        self._reactor = reactor
+        self._policy = policy
+        self._connection: AMQPProtocol | None = None
+        self._begun = False
+        self._outcomes: dict[Entity, Outcome] = {}
+        self._names: dict[str, str] = {}
+        self._aside = SetAside()
+        self._opened: OneShot[AMQPProtocol] = OneShot()
+        self._backoff = Backoff(policy)
+        self._call: IDelayedCall | None = None
+        self._repairing: Deferred[Any] | None = None
+        # One thing at a time: what is deleted must not be declared at that moment.
+        self._lock = DeferredLock()
+        self._locked_until = 0.0
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """
+        What became of each entity, in the order of the topology.
+        """
+        return [
+            self._outcomes[each] for each in self.topology if each in self._outcomes
+        ]
+
+    # -- one connection after the other --------------------------------------------
+
+    async def apply(self, connection: AMQPProtocol) -> bool:
+        """
+        Declare all of it on a new connection.
+
+        :returns: whether the connection has survived that; if not, it will the next
+            time.
+        :raises AMQPError: the connection has ended for another reason.
+        """
+        self._connection = connection
+        self._outcomes, self._names = {}, {}
+        seconds = connection.parameters.heartbeat or _NO_HEARTBEAT
+        self._locked_until = self._reactor.seconds() + 2 * seconds + 5
+        self._lock = DeferredLock()
+        if self.adapt is not None:
+            self.topology = self.adapt(connection, self.topology)
+        declared = self.topology
+        try:
+            await self._declare(connection, declared)
+        except Exception as error:
+            self._connection = None
+            if isinstance(error, _Costly):
+                return False
+            raise
+        added = [each for each in self.topology if each not in declared]
+        if added:  # meanwhile, by the user
+            await self._declare(connection, Topology.of(*added))
+        return True
+
+    async def _declare(self, connection: AMQPProtocol, part: Topology) -> list[Outcome]:
+        declaration = Declaration(
+            connection, part, names=self._names, skip=self._skipped()
+        )
+        try:
+            outcomes = await declaration.apply()
+        except CancelledError:
+            raise
+        except Exception as error:
+            if declaration.culprit is not None:
+                self._set_aside(declaration.culprit, error)
+                raise _Costly from error
+            raise
+        for each in outcomes:
+            self._outcomes[each.entity] = each
+            if each.ok:
+                self._aside.forget(each.entity)
+            if isinstance(each.entity, Queue) and each.ok:
+                self._names[each.entity.key] = each.name
+            if not each.ok:
+                _log.error("Not declared: {outcome}", outcome=str(each))
+        return outcomes
+
+    def _skipped(self) -> dict[Entity, BaseException]:
+        return self._aside.errors(self._reactor.seconds())
+
+    def _set_aside(self, entity: Entity, error: BaseException) -> None:
+        self._aside.put(entity, error, self._reactor.seconds())
+        _log.error(
+            "The broker closes the connection for the {entity}, which is set aside: "
+            "{error}",
+            entity=str(entity),
+            error=printable(str(error)),
+        )
+
+    async def _alone(self, doing: Coroutine[Deferred[Any], Any, T]) -> T:
+        lock = self._lock
+        try:
+            await lock.acquire()
+        except BaseException:
+            doing.close()
+            raise
+        try:
+            return await doing
+        finally:
+            lock.release()
+
+    def begin(self) -> None:
+        """
+        The connection is ready.
+        """
+        assert self._connection is not None
+        self._begun = True
+        self._backoff = Backoff(self._policy)
+        self._opened.fire(self._connection)
+        self._judge(set())
+
+    def lost(self, reason: BaseException) -> None:
+        """
+        It has ended.
+        """
+        self._connection = None
+        self._begun = False
+        self._cancel()
+        self.renew()
+
+    def renew(self) -> None:
+        """
+        There will be one, though it was said that there will not.
+        """
+        if self._opened.fired:
+            self._opened = OneShot()
+
+    def stop(self, reason: BaseException) -> None:
+        """
+        There will be none.
+        """
+        self._cancel()
+        self.renew()
+        self._opened.fail(reason)
+
+    def _cancel(self) -> None:
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        repairing, self._repairing = self._repairing, None
+        if repairing is not None:
+            repairing.cancel()
+
+    # -- what failed ---------------------------------------------------------------
+
+    def _judge(self, again: set[str]) -> None:
+        """
+        See what has failed, and whether it can be mended.
+
+        :param again: the queues that were declared again.
+        """
+        failed = [each for each in self.outcomes if not each.ok]
+        refused = [each for each in failed if not self._may_pass(each)]
+        if failed:
+            self._repair_later([each.entity for each in failed])
+        if not failed:
+            self.changed(None, again)
+        elif refused:
+            errors = [(each.entity, each.error) for each in failed if each.error]
+            self.changed(TopologyFailed([*errors]), again)
+
+    def _may_pass(self, outcome: Outcome) -> bool:
+        if isinstance(outcome.error, ResourceLocked):
+            # By our own last connection, until the broker notices that it has gone.
+            return self._reactor.seconds() < self._locked_until
+        return outcome.retriable and outcome.entity not in self._aside
+
+    def _repair_later(self, failed: list[Entity]) -> None:
+        if self._call is not None or self._repairing is not None:
+            return
+        skipped = self._skipped()
+        now = self._reactor.seconds()
+        if all(each in skipped for each in failed):
+            delay = min(map(self._aside.until, failed)) - now
+        else:
+            delay = self._backoff.next(now)
+        if delay < inf:
+            self._call = self._reactor.callLater(delay, self._repair)
+
+    def _repair(self) -> None:
+        self._call = None
+        failed = [each.entity for each in self.outcomes if not each.ok]
+        repairing = self._redeclare(Topology.of(*failed))
+        self._repairing = repairing
+        repairing.addErrback(self._not_repaired)
+        repairing.addCallback(self._repaired)
+
+    def _repaired(self, outcomes: list[Outcome] | None) -> None:
+        self._repairing = None
+        if outcomes is not None and self._begun:
+            self._judge(_queues(outcomes))
+
+    def _not_repaired(self, failure: Failure) -> None:
+        """
+        The connection has ended; or this is a defect of ours.
+        """
+        self._repairing = None
+        if failure.check(AMQPError, CancelledError, TimeoutError, _Costly) is None:
+            _log.failure("The topology was not repaired", failure=failure)
+        if self._begun:
+            self._repair_later([each.entity for each in self.outcomes if not each.ok])
+
+    def _redeclare(self, part: Topology) -> Deferred[list[Outcome]]:
+        assert self._connection is not None
+        declaring = self._declare_wanted(self._connection, part)
+        return Deferred.fromCoroutine(self._alone(declaring))
+
+    async def _declare_wanted(
+        self, connection: AMQPProtocol, part: Topology
+    ) -> list[Outcome]:
+        """
+        Declare what has not been deleted meanwhile.
+        """
+        wanted = Topology.of(*(each for each in part if each in self.topology))
+        return await self._declare(connection, wanted)
+
+    # -- changes -------------------------------------------------------------------
+
+    def include(self, queue: Queue) -> None:
+        """
+        A consumer wants this queue.
+        """
+        if queue not in self.topology:
+            self.topology = self.topology.with_(queue)
+            self._aside.forget(queue)
+
+    def declare(self, entities: Iterable[Entity]) -> Deferred[list[Outcome]]:
+        """
+        See `AMQPClientService.declare`.
+        """
+        part = Topology.of(*entities)
+        self.topology = self.topology.with_(*part)
+        for each in part:
+            self._aside.forget(each)
+            self._outcomes.pop(each, None)
+        return Deferred.fromCoroutine(self._declare_when_open(part))
+
+    async def _declare_when_open(self, part: Topology) -> list[Outcome]:
+        connection = await self._opened.when_fired()
+        if not all(each in self._outcomes for each in part):
+            try:
+                await self._alone(self._declare_wanted(connection, part))
+            except _Costly as error:
+                raise error.__cause__ or error from None
+            found = [each for each in self.outcomes if each.entity in part]
+            if self._begun:
+                self._judge(_queues(found))
+        return [each for each in self.outcomes if each.entity in part]
+
+    def delete(self, entities: Iterable[Entity]) -> Deferred[list[Outcome]]:
+        """
+        See `AMQPClientService.delete`.
+        """
+        part = Topology.of(*entities)
+        self.topology = self.topology.without(*part)
+        for each in [each for each in self._outcomes if each not in self.topology]:
+            del self._outcomes[each]
+        self._aside.keep(self.topology)
+        return Deferred.fromCoroutine(self._delete_when_open(part))
+
+    async def _delete_when_open(self, part: Topology) -> list[Outcome]:
+        connection = await self._opened.when_fired()
+        declaration = Declaration(connection, part, names=self._names)
+        return await self._alone(_await(declaration.delete()))
+
+    # -- queues --------------------------------------------------------------------
+
+    def queue_name(self, queue: str | Queue) -> str:
+        """
+        See `AMQPClientService.queue_name`.
+        """
+        key = queue.key if isinstance(queue, Queue) else queue
+        name = self._names.get(key, "")
+        if name:
+            return name
+        known = queue if isinstance(queue, Queue) else self.topology.queue(key)
+        if known is not None and not known.name:
+            raise LocalProtocolError(f"the {known} does not stand")
+        return key
+
+    def prepare(self, queue: str | Queue, gone: bool) -> Deferred[tuple[str, bool]]:
+        """
+        See `txamqp091.service.recovering_channel.Host`.
+        """
+        key = queue.key if isinstance(queue, Queue) else queue
+        known = self.topology.queue(key)
+        if known is None or self._connection is None:
+            return succeed((self.queue_name(queue), False))
+        outcome = self._outcomes.get(known)
+        if outcome is not None and outcome.ok and not gone:
+            return succeed((outcome.name, False))
+        restoring = self._restore(self._connection, known)
+        return Deferred.fromCoroutine(self._alone(restoring))
+
+    async def _restore(
+        self, connection: AMQPProtocol, queue: Queue
+    ) -> tuple[str, bool]:
+        """
+        Make a queue of the topology, and its bindings, unless it is there.
+        """
+        old = self._names.get(queue.key, "")
+        renewed = True
+        if old:
+            there = Topology.of(Queue(name=old))
+            (found,) = await there.diff(connection, compare=False)
+            renewed = found.state is State.MISSING
+            if not renewed and not queue.name:
+                return old, False
+        try:
+            around = self.topology.around(queue.key)
+            outcomes = await self._declare(connection, around)
+        except _Costly as error:
+            raise error.__cause__ or error from None
+        outcome = self._outcomes[queue]
+        if outcome.error is not None:
+            raise outcome.error
+        if self._begun:
+            self._judge(_queues(outcomes) - {queue.key})
+        return outcome.name, renewed
+
+
+async def _await(step: Deferred[T]) -> T:
+    return await step
+
+
+class _Costly(Exception):
+    """
+    The broker has closed the connection for an entity.
+    """
+
+
+def _queues(outcomes: Iterable[Outcome]) -> set[str]:
+    """
+    The queues that stand, or are bound anew.
+    """
+    return {
+        each.entity.key
+        for each in outcomes
+        if isinstance(each.entity, Queue) and each.ok
+    }

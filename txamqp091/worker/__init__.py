@@ -1,0 +1,3 @@
+"""
+Calls handlers for messages: `ConsumerService`, its failure policy, and retries.
+"""

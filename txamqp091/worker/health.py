@@ -1,0 +1,114 @@
+# -*- test-case-name: txamqp091.test.test_health -*-
+"""
+The health of consumers and of a daemon, as data: `ConsumerHealth` and `Health`.
+
+The admin site, the metrics and systemd's status line show it.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ConsumerHealth", "Health"]
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from txamqp091.worker.counts import Tally
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsumerHealth:
+    """
+    How one consumer is.
+
+    :ivar subscribed: whether the broker gives it messages.
+    :ivar refused: why the broker does not, and will not, unless somebody changes
+        something; "" if that is not so.
+    :ivar running: how many handlers run.
+    :ivar waiting: how many messages wait for a handler.
+    :ivar stalled: for how many seconds no handler has begun or ended, if that is too
+        long; else 0.
+    :ivar idle: how many seconds ago the last handler has begun; None if none has.
+    :ivar tally: what became of the messages.
+    """
+
+    name: str
+    queue: str
+    subscribed: bool
+    refused: str = ""
+    running: int = 0
+    waiting: int = 0
+    stalled: float = 0.0
+    idle: float | None = None
+    tally: Tally = field(default_factory=Tally)
+
+    @property
+    def problem(self) -> str:
+        """
+        Why it is not ready; "" if it is.
+        """
+        if self.refused:
+            return f"the broker refuses it: {self.refused}"
+        if not self.subscribed:
+            return "not subscribed"
+        if self.stalled:
+            return f"no handler has ended for {self.stalled:.0f} s"
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """
+    How the daemon is.
+
+    :ivar connected: whether AMQP is open.
+    :ivar blocked: why the broker lets nobody publish; "" if it does.
+    :ivar stopping: whether the daemon is about to end.
+    :ivar expired: whether the token has expired, and there is no new one.
+    :ivar undeclared: what is to be declared, and could not be, and why.
+    """
+
+    consumers: Sequence[ConsumerHealth] = ()
+    connected: bool = True
+    blocked: str = ""
+    stopping: bool = False
+    expired: bool = False
+    undeclared: Sequence[str] = ()
+
+    @property
+    def problems(self) -> list[str]:
+        """
+        Why it is not ready.
+        """
+        problems = ["stopping"] if self.stopping else []
+        if not self.connected:
+            problems.append("not connected")
+        if self.expired:
+            problems.append("the token has expired")
+        problems += [f"not declared: {each}" for each in self.undeclared]
+        for each in self.consumers:
+            if each.problem:
+                problems.append(f"{each.name}: {each.problem}")
+        return problems
+
+    @property
+    def ready(self) -> bool:
+        """
+        Whether every consumer is subscribed and gets on.
+        """
+        return bool(self.consumers) and not self.problems
+
+    def as_dict(self) -> dict[str, Any]:
+        """
+        The same as plain data.
+        """
+        return {
+            "ready": self.ready,
+            "problems": self.problems,
+            "connected": self.connected,
+            "blocked": self.blocked,
+            "stopping": self.stopping,
+            "expired": self.expired,
+            "undeclared": list(self.undeclared),
+            "consumers": [asdict(each) for each in self.consumers],
+        }

@@ -1,0 +1,144 @@
+# -*- test-case-name: txamqp091.test.test_offsets -*-
+"""
+Where a consumer of a stream begins: as its settings say (`StreamOffset`), or where it
+was when the process ended (`OffsetFile`), since a stream does not remember its readers.
+"""
+
+from __future__ import annotations
+
+__all__ = ["OffsetFile", "StreamOffset"]
+
+import json
+import os
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from twisted.logger import Logger
+
+from txamqp091.arguments import stream_consumer
+
+_log = Logger(namespace="txamqp091.worker")
+
+
+class StreamOffset(NamedTuple):
+    """
+    A place in a stream, as `txamqp091.arguments.stream_consumer` takes it.
+    """
+
+    value: int | str | datetime
+
+    @classmethod
+    def from_setting(cls, value: object) -> StreamOffset:
+        """
+        Understand a setting.
+
+        :raises ValueError: it is no place in a stream.
+        """
+        found: Any = value
+        if isinstance(value, str):
+            found = _from_text(value)
+        if isinstance(found, datetime) and found.tzinfo is None:
+            raise ValueError(f"is {value}, without a time zone")
+        try:
+            stream_consumer(found)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"is {value!r}: neither first, last, next, nor the number of a "
+                "message, nor a time such as 2026-01-31T12:00:00Z, nor how long ago, "
+                "such as 7D, 12h or 30m"
+            ) from None
+        return cls(found)
+
+    def arguments(self) -> dict[str, Any]:
+        """
+        The arguments of a consumer that begins there.
+        """
+        return stream_consumer(self.value)
+
+
+def _from_text(text: str) -> int | str | datetime:
+    if text.isascii() and text.isdigit():
+        return int(text)
+    with suppress(ValueError):
+        return datetime.fromisoformat(text)
+    return text
+
+
+class OffsetFile:
+    """
+    Keeps the place of a consumer while there is no process.
+
+    :ivar path: the file.
+    :ivar kept: the place that it has; None if there is none.
+    """
+
+    def __init__(self, path: str, queue: str) -> None:
+        """
+        :raises ValueError: the file has something else in it.
+        """
+        self.path = path
+        self.kept: int | None = None
+        self._queue = queue
+        self._failing = False
+        try:
+            with open(path, encoding="utf-8") as file:
+                self.kept = self._understood(file.read())
+        except FileNotFoundError:
+            pass  # it begins
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+
+    def _understood(self, text: str) -> int:
+        try:
+            found = json.loads(text)
+            queue, offset = found["queue"], found["offset"]
+        except (ValueError, TypeError, KeyError):
+            raise ValueError(f"{self.path} is no file with an offset") from None
+        if queue != self._queue:
+            raise ValueError(f"{self.path} is of the queue {queue!r}")
+        if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
+            raise ValueError(f"{self.path} has no offset")
+        return offset
+
+    def check(self) -> None:
+        """
+        See whether a place can be kept there.
+
+        :raises ValueError: it cannot.
+        """
+        folder = os.path.dirname(os.path.abspath(self.path))
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise ValueError(f"{self.path} cannot be written")
+
+    def keep(self, offset: int | None) -> None:
+        """
+        Keep a place, if it is another one.  What fails is logged: a consumer that
+        cannot keep its place still works, and reads some messages again later.
+        """
+        if offset is None or offset == self.kept:
+            return
+        data = {"queue": self._queue, "offset": offset, "at": _now()}
+        beside = f"{self.path}.new"
+        try:
+            with open(beside, "w", encoding="utf-8") as file:
+                file.write(json.dumps(data) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, self.path)
+        except OSError as error:
+            if not self._failing:
+                _log.error(
+                    "The offset of the queue {queue} is not kept in {path}: {error}",
+                    queue=self._queue,
+                    path=self.path,
+                    error=error.strerror,
+                )
+            self._failing = True
+        else:
+            self.kept = offset
+            self._failing = False
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
