@@ -13,12 +13,8 @@ BIN := $(VENV)/bin
 PYTEST ?=
 # More for the benchmarks: see python -m benchmarks --help
 BENCH ?=
-# The tests that take brokers down.
-CHAOS := $(addprefix txamqp091/test/,test_chaos_service.py test_cluster.py \
-	test_rabbitmq_publisher.py test_rabbitmq_service.py test_nemesis.py)
-# The tests that have sizes, or limits of time, for the night.
-NIGHTLY := $(CHAOS) $(addprefix txamqp091/test/,test_scale.py test_day.py \
-	test_fuzz.py test_rabbitmq_blocking.py test_rabbitmq_faults.py test_daemon.py)
+# The tests in which brokers, networks and streams fail.
+FAULTS := txamqp091/test/faults
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
@@ -51,7 +47,7 @@ test: $(VENV)/.with-test
 	$(BIN)/python -m pytest $(PYTEST)
 
 unit: $(VENV)/.with-test
-	TXAMQP091_BROKERS=/nonexistent $(BIN)/python -m pytest $(PYTEST)
+	TXAMQP091_BROKERS=/nonexistent $(BIN)/python -m pytest txamqp091/test/unit $(PYTEST)
 
 # Branches as well as lines, in the processes that tests start, too.
 coverage: $(VENV)/.with-test
@@ -65,13 +61,13 @@ coverage: $(VENV)/.with-test
 
 chaos: $(VENV)/.with-test
 	@.ci/get-brokers
-	TXAMQP091_CHAOS=1 $(BIN)/python -m pytest $(PYTEST) $(CHAOS)
+	TXAMQP091_CHAOS=1 $(BIN)/python -m pytest $(FAULTS) $(PYTEST)
 
 # What the numbers were goes to the end of nightly.txt.
 nightly: $(VENV)/.with-test
 	@.ci/get-brokers
 	TXAMQP091_NIGHTLY=1 TXAMQP091_REPORT=$(CURDIR)/nightly.txt \
-		$(BIN)/python -m pytest $(PYTEST) $(NIGHTLY)
+		$(BIN)/python -m pytest $(FAULTS) txamqp091/test/rabbitmq $(PYTEST)
 	cat nightly.txt
 
 reactors: $(VENV)/.with-test

@@ -37,8 +37,8 @@ from benchmarks.cases import (
     Run,
 )
 from benchmarks.measure import Task
-from txamqp091.test.processes import free_ports, wait_for
-from txamqp091.test.rabbit import RabbitNode, speaks_amqp
+from txamqp091.test.support.processes import free_ports, wait_for
+from txamqp091.test.support.rabbit import RabbitNode, speaks_amqp
 
 __all__ = ["main"]
 

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091.channel import Channel
 from txamqp091.parameters import ConnectionParameters
-from txamqp091.test.peer import Peer, Transport
+from txamqp091.test.support.peer import Peer, Transport
 from txamqp091.wire import spec
 from txamqp091.wire.frames import method_frame
 from txamqp091.wire.method import Method

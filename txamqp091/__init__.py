@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_exports -*-
+# -*- test-case-name: txamqp091.test.repository.test_exports -*-
 """
 AMQP 0-9-1, with RabbitMQ's extensions, natively in Twisted.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_flow -*-
+# -*- test-case-name: txamqp091.test.unit.client.test_flow -*-
 """
 Back-pressure, both ways, for one connection.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_login -*-
+# -*- test-case-name: txamqp091.test.unit.client.test_login -*-
 """
 How a client introduces itself: who it is, and the SASL conversation.
 """

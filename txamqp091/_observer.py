@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_observer -*-
+# -*- test-case-name: txamqp091.test.unit.client.test_observer -*-
 """
 Something that happens once, and any number of people who want to know.
 """

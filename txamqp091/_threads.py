@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_threads -*-
+# -*- test-case-name: txamqp091.test.unit.client.test_threads -*-
 """
 A few threads for handlers that block.
 

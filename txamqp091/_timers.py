@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_timers -*-
+# -*- test-case-name: txamqp091.test.unit.client.test_timers -*-
 """
 What a connection does by the clock: writes once per turn of the reactor, and
 heartbeats.

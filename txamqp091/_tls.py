@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_tls -*-
+# -*- test-case-name: txamqp091.test.unit.client.test_tls -*-
 """
 TLS: who the peer is, and what went wrong below AMQP, in words.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_parameters -*-
+# -*- test-case-name: txamqp091.test.unit.client.test_parameters -*-
 """
 The grammar of ``amqp://`` and ``amqps://``, as RabbitMQ specifies it.
 

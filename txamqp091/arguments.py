@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_arguments -*-
+# -*- test-case-name: txamqp091.test.unit.client.test_arguments -*-
 """
 What RabbitMQ takes as ``arguments`` of queues, exchanges and consumers.
 

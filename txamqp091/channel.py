@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_channel -*-
+# -*- test-case-name: txamqp091.test.unit.client.test_channel -*-
 """
 The verbs of AMQP, once each: one method for one method of the protocol.
 

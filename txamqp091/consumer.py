@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_consumer -*-
+# -*- test-case-name: txamqp091.test.unit.client.test_consumer -*-
 """
 Consumers: from a delivery to the user's handler, or to the user's ``async for``.
 

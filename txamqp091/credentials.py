@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_credentials -*-
+# -*- test-case-name: txamqp091.test.unit.client.test_credentials -*-
 """
 The SASL mechanisms that RabbitMQ has, and the choice among them.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_endpoint -*-
+# -*- test-case-name: txamqp091.test.unit.client.test_endpoint -*-
 """
 From parameters to a connection: endpoints, and `connect`.
 

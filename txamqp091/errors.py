@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_errors -*-
+# -*- test-case-name: txamqp091.test.unit.client.test_errors -*-
 """
 Every exception this package raises, as one tree.
 

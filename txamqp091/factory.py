@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_factory -*-
+# -*- test-case-name: txamqp091.test.unit.client.test_factory -*-
 """
 The factory that makes connections, for use with any endpoint.
 """

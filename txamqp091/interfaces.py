@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_credentials -*-
+# -*- test-case-name: txamqp091.test.unit.client.test_credentials -*-
 """
 What you may implement in place of ours.
 

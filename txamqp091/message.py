@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_message -*-
+# -*- test-case-name: txamqp091.test.unit.client.test_message -*-
 """
 Messages: `Message` is one to publish (or one that came back), `Delivery` is one that
 the broker gave us.

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_protocol -*-
+# -*- test-case-name: txamqp091.test.unit.client.test_protocol -*-
 """
 The connection, as a Twisted protocol: bytes in and out, time limits, back-pressure.
 What may be said when is `txamqp091._machine.connection`.

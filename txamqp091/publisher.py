@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_publisher -*-
+# -*- test-case-name: txamqp091.test.unit.client.test_publisher -*-
 """
 Publishing on one channel: when a message may leave, and who hears of its fate.
 

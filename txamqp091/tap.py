@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_tap -*-
+# -*- test-case-name: txamqp091.test.unit.daemon.test_tap -*-
 """
 The command line of ``twistd amqp-consumer``: what it takes, and the service made of it.
 

@@ -20,12 +20,12 @@ from twisted.internet.threads import deferToThread
 from twisted.python.failure import Failure
 
 from txamqp091 import Delivery, Properties
-from txamqp091.daemon.admin import ConsumerHealth, Health
 from txamqp091.errors import AccessRefused, ConsumerCancelled
 from txamqp091.service.client import AMQPClientService
 from txamqp091.service.declaration import Outcome
 from txamqp091.service.publisher import Publisher
 from txamqp091.service.topology import Binding, Exchange, Queue
+from txamqp091.worker.health import ConsumerHealth, Health
 
 TOPIC = Exchange(name="amq.topic", type="topic")
 

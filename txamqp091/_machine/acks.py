@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_acks -*-
+# -*- test-case-name: txamqp091.test.unit.client.test_acks -*-
 """
 Acknowledgements that leave together.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_channel_machine -*-
+# -*- test-case-name: txamqp091.test.unit.machine.test_channel -*-
 """
 The client's end of a channel: matches answers to calls, and finds the consumer of a
 delivery.

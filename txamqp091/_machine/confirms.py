@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_confirms -*-
+# -*- test-case-name: txamqp091.test.unit.machine.test_confirms -*-
 """
 Which message does a confirm belong to?
 

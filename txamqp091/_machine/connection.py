@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_connection_machine -*-
+# -*- test-case-name: txamqp091.test.unit.machine.test_connection -*-
 """
 The connection: handshake, tuning, channel 0, routing, closing.
 

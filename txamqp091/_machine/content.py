@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_channel_machine -*-
+# -*- test-case-name: txamqp091.test.unit.machine.test_channel -*-
 """
 What both ends of a channel share: putting a method's content together.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_replies -*-
+# -*- test-case-name: txamqp091.test.unit.machine.test_replies -*-
 """
 The queue of answers that a channel waits for.
 

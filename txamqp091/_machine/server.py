@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_server_machine -*-
+# -*- test-case-name: txamqp091.test.unit.machine.test_server -*-
 """
 The server's end of a connection, and of a channel: the same conversation from the
 other side.

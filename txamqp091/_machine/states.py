@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_states -*-
+# -*- test-case-name: txamqp091.test.unit.machine.test_states -*-
 """
 The life of a connection, as a table.
 

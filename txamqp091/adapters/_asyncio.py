@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_loops -*-
+# -*- test-case-name: txamqp091.test.unit.adapters.test_loops -*-
 """
 asyncio under the protocol: its loop as a reactor, its transports and endpoint.
 """

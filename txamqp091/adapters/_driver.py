@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_blocking -*-
+# -*- test-case-name: txamqp091.test.unit.adapters.test_blocking -*-
 """
 Who turns the loop of a blocking connection.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_blocking_pika -*-
+# -*- test-case-name: txamqp091.test.unit.adapters.test_blocking_pika -*-
 """
 Names that programs written for pika know, for `txamqp091.adapters.blocking`.
 

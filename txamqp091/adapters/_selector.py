@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_loops -*-
+# -*- test-case-name: txamqp091.test.unit.adapters.test_loops -*-
 """
 A loop of selectors for programs that have no loop, with its transport and endpoint.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_adapters_tls -*-
+# -*- test-case-name: txamqp091.test.unit.adapters.test_tls -*-
 """
 TLS by Python's own ssl module, for loops that are not Twisted's.
 

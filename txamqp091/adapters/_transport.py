@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_aio -*-
+# -*- test-case-name: txamqp091.test.unit.adapters.test_aio -*-
 """
 The half of a transport that is the same on every loop, and what errors of sockets mean.
 """

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_aio -*-
+# -*- test-case-name: txamqp091.test.unit.adapters.test_aio -*-
 """
 For asyncio: connections and channels to be awaited, on asyncio's own loop.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_blocking -*-
+# -*- test-case-name: txamqp091.test.unit.adapters.test_blocking -*-
 """
 For programs without a loop: a connection whose every call waits for its answer.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_adapters_threads -*-
+# -*- test-case-name: txamqp091.test.unit.adapters.test_threads -*-
 """
 Channels and threads: verbs for other threads than the connection's, and handlers that
 block.

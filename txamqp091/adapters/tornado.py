@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_tornado -*-
+# -*- test-case-name: txamqp091.test.unit.adapters.test_tornado -*-
 """
 For Tornado, whose IOLoop is asyncio's loop: `txamqp091.adapters.aio`, and a way in for
 who has an IOLoop and no coroutine.

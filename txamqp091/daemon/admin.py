@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_health -*-
+# -*- test-case-name: txamqp091.test.unit.daemon.test_admin -*-
 """
 The small web site by which others see how the daemon is: ``/live``, ``/ready``, and
 ``/metrics`` if there are any.

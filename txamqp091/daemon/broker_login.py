@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_logins -*-
+# -*- test-case-name: txamqp091.test.unit.daemon.test_broker_login -*-
 """
 Where the broker is, and as whom to log in: as flags say, or the environment, or the
 file, or the credentials that systemd passes on, in this order of strength.

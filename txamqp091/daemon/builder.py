@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_assembly -*-
+# -*- test-case-name: txamqp091.test.unit.daemon.test_builder -*-
 """
 From settings to a daemon: which parts there are, and how they hang together.
 """

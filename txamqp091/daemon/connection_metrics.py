@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_traffic -*-
+# -*- test-case-name: txamqp091.test.unit.daemon.test_connection_metrics -*-
 """
 What goes over a connection, for Prometheus: bytes, confirms, and silence.  All of it is
 counted anyway, and read when somebody looks; the rest is in

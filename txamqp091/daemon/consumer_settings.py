@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_config -*-
+# -*- test-case-name: txamqp091.test.unit.daemon.test_settings -*-
 """
 The settings of a consumer of the daemon, and what they ask for: arguments, queues, and
 a `Job`.

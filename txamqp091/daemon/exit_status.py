@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_service_daemon -*-
+# -*- test-case-name: txamqp091.test.unit.daemon.test_process -*-
 """
 The statuses that the daemon exits with, and which one tells of what.
 """

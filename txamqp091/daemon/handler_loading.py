@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_service_handlers -*-
+# -*- test-case-name: txamqp091.test.unit.daemon.test_handler_loading -*-
 """
 Handlers, found by their names.  They are run by `txamqp091.worker.handler_runner`.
 """

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_logs -*-
+# -*- test-case-name: txamqp091.test.unit.daemon.test_logs -*-
 """
 What a line of the log looks like, and which events make one.
 

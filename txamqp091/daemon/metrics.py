@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_metrics -*-
+# -*- test-case-name: txamqp091.test.unit.daemon.test_metrics -*-
 """
 Numbers for Prometheus.  They need ``prometheus_client``, which is imported when a
 `Metrics` is made, and not before.

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_service_daemon -*-
+# -*- test-case-name: txamqp091.test.unit.daemon.test_process -*-
 """
 A process around consumers: what a signal does to it, what it tells others, and which
 status it exits with.

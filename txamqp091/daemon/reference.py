@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_reference -*-
+# -*- test-case-name: txamqp091.test.repository.test_settings_reference -*-
 """
 The reference of the daemon's settings, made from the settings themselves.
 ``python -m txamqp091.daemon.reference`` prints what follows the introduction of

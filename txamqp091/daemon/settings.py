@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_config -*-
+# -*- test-case-name: txamqp091.test.unit.daemon.test_settings -*-
 """
 The settings of the daemon: what there is, and what it means.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_config -*-
+# -*- test-case-name: txamqp091.test.unit.daemon.test_settings -*-
 """
 Settings from a file in TOML, from environment variables, which are stronger, and from
 the command line, which is stronger than both; and how they change while a daemon runs.

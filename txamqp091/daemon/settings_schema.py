@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_checking -*-
+# -*- test-case-name: txamqp091.test.unit.daemon.test_settings_schema -*-
 """
 From plain data, as a file or the environment has it, to a frozen dataclass: with every
 key known, and every value of its type and in its bounds, or an error that says where.

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_systemd -*-
+# -*- test-case-name: txamqp091.test.unit.daemon.test_systemd -*-
 """
 What systemd is told: that the daemon is ready, is stopping, reads its settings again,
 and that it lives.  See sd_notify(3).  Without systemd all of it does nothing.

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_tokens -*-
+# -*- test-case-name: txamqp091.test.unit.daemon.test_tokens -*-
 """
 Where a daemon's token comes from: a file, a variable, a command, or a function; and how
 long it is good for.  What is done with it then is in

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_comparing -*-
+# -*- test-case-name: txamqp091.test.unit.daemon.test_topology_diff -*-
 """
 What would the daemon find?  A process that compares what its settings declare with what
 the broker has, says so, changes nothing, and ends.

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_tracing -*-
+# -*- test-case-name: txamqp091.test.unit.daemon.test_tracing -*-
 """
 Spans for OpenTelemetry: one for each message that is worked on, one for each that is
 published, with the context carried in the messages' headers.  They need

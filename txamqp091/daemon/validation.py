@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_config -*-
+# -*- test-case-name: txamqp091.test.unit.daemon.test_settings -*-
 """
 Whether the daemon's settings go together.  What each may be by itself,
 `txamqp091.daemon.settings_schema` has seen to.

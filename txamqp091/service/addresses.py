@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_addresses -*-
+# -*- test-case-name: txamqp091.test.unit.service.test_addresses -*-
 """
 Where to connect to, when there are several places: `Addresses`.
 

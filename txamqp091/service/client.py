@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_client_service -*-
+# -*- test-case-name: txamqp091.test.unit.service.test_client -*-
 """
 The service that stays connected: `AMQPClientService`.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_declaring -*-
+# -*- test-case-name: txamqp091.test.unit.service.test_declaration -*-
 """
 Telling a broker what should be there: declaring, deleting and comparing a `Topology`.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_client_service_stop -*-
+# -*- test-case-name: txamqp091.test.unit.service.test_client_stop -*-
 """
 How services wait while they are stopped: for many things, but not for ever.
 """

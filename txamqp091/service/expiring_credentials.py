@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_secret_refresh -*-
+# -*- test-case-name: txamqp091.test.unit.service.test_expiring_credentials -*-
 """
 Credentials that expire, such as OAuth 2 tokens: `ExpiringCredentials` fetches them for
 each connection, and `SecretRefresh` renews those of a connection before they expire.

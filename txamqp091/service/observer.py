@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_client_service -*-
+# -*- test-case-name: txamqp091.test.unit.service.test_client -*-
 """
 Who is told what becomes of a service: `ServiceObserver`, to inherit from.
 """

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_service_publisher_loss -*-
+# -*- test-case-name: txamqp091.test.unit.service.test_outbox -*-
 """
 Which message is sent next, and which again, when, and by which channel: `Dispatcher`.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_service_publisher -*-
+# -*- test-case-name: txamqp091.test.unit.service.test_publisher -*-
 """
 What a publisher is made of: a `Letter` is one message until its fate is known, and an
 `Outlet` is a channel that letters leave by.  What is done with those that come back is

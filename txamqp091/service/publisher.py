@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_service_publisher -*-
+# -*- test-case-name: txamqp091.test.unit.service.test_publisher -*-
 """
 Publish, and be sure: `Publisher`, over a service that comes back.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_standing -*-
+# -*- test-case-name: txamqp091.test.unit.service.test_topology_recovery -*-
 """
 Entities that are set aside, since the broker closes the connection for them: until
 when, and why.

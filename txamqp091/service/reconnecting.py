@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_client_service -*-
+# -*- test-case-name: txamqp091.test.unit.service.test_client -*-
 """
 The loop of a service: an attempt to connect, a session, its loss, a delay, the next
 attempt.  What is done with a session is in `txamqp091.service.client`.

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_recovery -*-
+# -*- test-case-name: txamqp091.test.unit.service.test_recovering_channel -*-
 """
 A channel that comes back: `RecoveringChannel`, and the `Ledger` of its deliveries.
 
@@ -27,7 +27,6 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from txamqp091._machine.channel import ChannelMachine
 from txamqp091._observer import OneShot
 from txamqp091.channel import Channel
 from txamqp091.errors import ChannelClosed, printable
@@ -140,7 +139,7 @@ class Ledger(Settler):
     __slots__ = ("_empty", "_stale", "open")
 
     def __init__(
-        self, machine: ChannelMachine, reactor: object, stale: Callable[[], None]
+        self, machine: Any, reactor: object, stale: Callable[[], None]
     ) -> None:
         """
         :param stale: told of each answer that is too late.

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_recovery_consumers -*-
+# -*- test-case-name: txamqp091.test.unit.service.test_recovering_consumer -*-
 """
 A consumer that comes back: `RecoveringConsumer`.
 

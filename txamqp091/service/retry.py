@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_backoff -*-
+# -*- test-case-name: txamqp091.test.unit.service.test_retry -*-
 """
 How long to wait before the next try: `RetryPolicy` says it, `Backoff` counts.
 """

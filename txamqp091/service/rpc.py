@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_rpc -*-
+# -*- test-case-name: txamqp091.test.unit.service.test_rpc -*-
 """
 Remote calls by direct reply-to: `RPCClient` asks, `RPCServer` answers.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_topology -*-
+# -*- test-case-name: txamqp091.test.unit.service.test_topology -*-
 """
 Topology as data: exchanges, queues and bindings, and a `Topology` of them.
 

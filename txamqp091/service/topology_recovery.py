@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_standing -*-
+# -*- test-case-name: txamqp091.test.unit.service.test_topology_recovery -*-
 """
 A service's topology, and what of it stands on the present connection: `Standing`.
 

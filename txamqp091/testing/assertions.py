@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_assertions -*-
+# -*- test-case-name: txamqp091.test.unit.testing.test_assertions -*-
 """
 Assertions about an in-memory broker: what was published where, and what is in a queue.
 

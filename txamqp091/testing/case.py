@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_case -*-
+# -*- test-case-name: txamqp091.test.unit.testing.test_case -*-
 """
 What the tests of a program inherit that talks to a broker.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_memory_server -*-
+# -*- test-case-name: txamqp091.test.unit.testing.test_memory -*-
 """
 The in-memory broker as users have it: `MemoryBroker`, and the ways to connect to it.
 

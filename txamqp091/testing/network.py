@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_network -*-
+# -*- test-case-name: txamqp091.test.unit.testing.test_network -*-
 """
 A network in memory: transports that are joined, and misbehave on demand.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_memory_reactor -*-
+# -*- test-case-name: txamqp091.test.unit.testing.test_reactor -*-
 """
 What a program that is tested has for its reactor: time that the test lets pass, and a
 network that has one host in it, the broker.

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_broker_tap -*-
+# -*- test-case-name: txamqp091.test.unit.testing.test_tap -*-
 """
 The command line of ``twistd amqp-broker``: the in-memory broker, for whoever has no
 other at hand.

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_broker -*-
+# -*- test-case-name: txamqp091.test.unit.testing.test_broker -*-
 """
 What a test sees of the in-memory broker.
 

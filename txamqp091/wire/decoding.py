@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_decoding -*-
+# -*- test-case-name: txamqp091.test.unit.wire.test_decoding -*-
 """
 Bytes to values: field tables (AMQP 0-9-1 §4.2.5.5) with RabbitMQ's type letters.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_types -*-
+# -*- test-case-name: txamqp091.test.unit.wire.test_types -*-
 """
 Values to bytes: field tables (AMQP 0-9-1 §4.2.5.5) with RabbitMQ's type letters.
 

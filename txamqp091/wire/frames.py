@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_frames -*-
+# -*- test-case-name: txamqp091.test.unit.wire.test_frames -*-
 """
 Bytes to frames and back.
 

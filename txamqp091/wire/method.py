@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_method -*-
+# -*- test-case-name: txamqp091.test.unit.wire.test_method -*-
 """
 AMQP methods as classes: declare the fields, get the codec.
 

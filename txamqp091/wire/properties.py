@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_properties -*-
+# -*- test-case-name: txamqp091.test.unit.wire.test_properties -*-
 """
 The properties of a message (AMQP 0-9-1 §4.2.6.1, the class basic).
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_spec -*-
+# -*- test-case-name: txamqp091.test.unit.wire.test_spec -*-
 """
 AMQP 0-9-1 and RabbitMQ's extensions to it: every constant, class and method.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_types -*-
+# -*- test-case-name: txamqp091.test.unit.wire.test_types -*-
 """
 AMQP's data types: what a single field looks like on the wire, both ways.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_types -*-
+# -*- test-case-name: txamqp091.test.unit.wire.test_types -*-
 """
 What a field table may hold, with the limits on it, and the numbers whose width
 on the wire a caller chooses.

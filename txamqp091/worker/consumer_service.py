@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_service_consumer -*-
+# -*- test-case-name: txamqp091.test.unit.worker.test_consumer_service -*-
 """
 A service that works on the messages of one queue, and stops without losing anything.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_service_work -*-
+# -*- test-case-name: txamqp091.test.unit.worker.test_handler_runner -*-
 """
 What became of messages: the words for it, the counts, and how long it took.
 """

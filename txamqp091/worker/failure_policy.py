@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_policy -*-
+# -*- test-case-name: txamqp091.test.unit.worker.test_failure_policy -*-
 """
 What becomes of a message when its handler has ended: the decision, not the doing.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_service_work -*-
+# -*- test-case-name: txamqp091.test.unit.worker.test_handler_runner -*-
 """
 How a consumer's messages are worked on, as data: `Job`.  Who does it is
 `txamqp091.worker.handler_runner`.

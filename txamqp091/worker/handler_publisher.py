@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_publishing -*-
+# -*- test-case-name: txamqp091.test.unit.worker.test_handler_publisher -*-
 """
 What a daemon publishes: messages that cannot stay in their queue (`Republisher`), and
 those of handlers that ask for a publisher (`HandlerPublisher`).  Both count.

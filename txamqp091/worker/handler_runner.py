@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_service_work -*-
+# -*- test-case-name: txamqp091.test.unit.worker.test_handler_runner -*-
 """
 Handlers at work: one message each, so many at a time, and answered for.
 

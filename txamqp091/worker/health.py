@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_health -*-
+# -*- test-case-name: txamqp091.test.unit.daemon.test_admin -*-
 """
 The health of consumers and of a daemon, as data: `ConsumerHealth` and `Health`.
 

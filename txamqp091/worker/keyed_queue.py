@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_lanes -*-
+# -*- test-case-name: txamqp091.test.unit.worker.test_keyed_queue -*-
 """
 Who is next: so many at a time, and those with the same key one after another.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_delays -*-
+# -*- test-case-name: txamqp091.test.unit.worker.test_retry_queues -*-
 """
 The way of a message that failed: delay queues, and the parking queue.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_offsets -*-
+# -*- test-case-name: txamqp091.test.unit.worker.test_stream_offsets -*-
 """
 Where a consumer of a stream begins: as its settings say (`StreamOffset`), or where it
 was when the process ended (`OffsetFile`), since a stream does not remember its readers.

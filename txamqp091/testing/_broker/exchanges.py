@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_broker_routing -*-
+# -*- test-case-name: txamqp091.test.unit.testing.test_broker_routing -*-
 """
 The exchanges of the in-memory broker: to whom each type passes a message on.
 

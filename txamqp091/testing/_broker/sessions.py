@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_broker -*-
+# -*- test-case-name: txamqp091.test.unit.testing.test_broker -*-
 """
 One AMQP connection, as the in-memory broker sees it.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.test_broker -*-
+# -*- test-case-name: txamqp091.test.unit.testing.test_broker -*-
 """
 Who may use the in-memory broker, and what for.
 

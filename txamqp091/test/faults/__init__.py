@@ -1,0 +1,3 @@
+"""
+Tests in which brokers, networks and streams fail.
+"""

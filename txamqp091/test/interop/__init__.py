@@ -1,0 +1,3 @@
+"""
+Tests with other AMQP clients.
+"""

@@ -1,0 +1,3 @@
+"""
+Promises that cross modules: secrets, bounds, counts, silence, texts.
+"""

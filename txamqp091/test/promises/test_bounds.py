@@ -1,0 +1,315 @@
+# -*- test-case-name: txamqp091.test.promises.test_bounds -*-
+"""
+Tests for the bounds on what is kept: criteria 7 and 13, in memory.
+"""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from txamqp091.consumer import Deliveries
+from txamqp091.errors import ContentTooLarge
+from txamqp091.message import Delivery, Message
+from txamqp091.test.support.channel_case import ChannelCase
+from txamqp091.wire import spec
+from txamqp091.wire.frames import method_frame
+
+MIB = 1 << 20
+
+
+class BoundsCase(ChannelCase):
+    """
+    With many deliveries at a time.
+    """
+
+    def feed(self, first: int, last: int) -> None:
+        """
+        Deliver many at once.
+        """
+        frames = [
+            self.peer.content(
+                1, spec.BasicDeliver("tag", each, False, "", "work"), b"%d" % each
+            )
+            for each in range(first, last + 1)
+        ]
+        self.peer.feed(b"".join(frames))
+
+    @property
+    def reading(self) -> bool:
+        """
+        Whether the client reads.
+        """
+        return self.peer.transport.producerState == "producing"
+
+
+class PauseTests(BoundsCase):
+    """
+    Criterion 7: what is not asked for is bounded, by reading no further.
+    """
+
+    def test_pause_and_resume(self) -> None:
+        """
+        Beyond the bound nothing is read; when half of it was taken, reading goes on,
+        in order, with nothing lost.
+        """
+        deliveries = self.deliveries(auto_ack=True, prefetch=10)
+        self.feed(1, 50)
+        self.assertFalse(self.reading)
+        self.assertEqual(deliveries.buffered, 11)
+        bodies: list[bytes] = []
+        for _ in range(50):
+            bodies.append(self.successResultOf(deliveries.get()).body)
+            self.peer.turn()
+            self.assertLessEqual(deliveries.buffered, 11)
+        self.assertEqual(bodies, [b"%d" % each for each in range(1, 51)])
+        self.assertTrue(self.reading)
+
+    def test_no_prefetch(self) -> None:
+        """
+        Without a prefetch limit, the bound is 1000.
+        """
+        deliveries = self.deliveries(prefetch=0)
+        self.feed(1, 3000)
+        self.assertFalse(self.reading)
+        self.assertEqual(deliveries.buffered, 1001)
+
+    def test_cancel_while_paused(self) -> None:
+        """
+        Cancelling reads on, however it is done, until the broker has agreed.
+        """
+        cancels: list[Callable[[Deliveries], Deferred[Any]]] = [
+            lambda deliveries: deliveries.cancel(),
+            lambda deliveries: deliveries.consumer.cancel(),
+            lambda deliveries: self.channel.basic_cancel("tag"),
+        ]
+        for cancel in cancels:
+            deliveries = self.deliveries(auto_ack=True, prefetch=10)
+            self.feed(1, 50)
+            self.assertFalse(self.reading)
+            cancelling = cancel(deliveries)
+            self.peer.turn()
+            self.assertTrue(self.reading)
+            self.peer.serve()
+            self.successResultOf(cancelling)
+            self.assertEqual(deliveries.buffered, 50)
+
+    def test_close_while_paused(self) -> None:
+        """
+        Closing the channel reads on.
+        """
+        self.deliveries(auto_ack=True, prefetch=10)
+        self.feed(1, 50)
+        closing = self.channel.close()
+        self.peer.serve()
+        self.successResultOf(closing)
+        self.assertTrue(self.reading)
+
+    def test_close_connection_while_paused(self) -> None:
+        """
+        Closing the connection reads on.
+        """
+        self.deliveries(auto_ack=True, prefetch=10)
+        self.feed(1, 50)
+        closing = self.peer.client.close()
+        self.peer.serve()
+        self.peer.turn()
+        self.successResultOf(closing)
+
+
+class HandlerTests(BoundsCase):
+    """
+    Handlers that take their time.
+    """
+
+    def setUp(self) -> None:
+        """
+        Have handlers that end when they are told.
+        """
+        super().setUp()
+        self.gates: list[Deferred[None]] = []
+
+    async def handle(self, delivery: Delivery) -> None:
+        """
+        Wait.
+        """
+        gate: Deferred[None] = Deferred()
+        self.gates.append(gate)
+        await gate
+
+    def test_pause_and_resume(self) -> None:
+        """
+        Criterion 7: when more handlers run than may, nothing more is read until one
+        has ended; nothing is lost.
+        """
+        consumer = self.consumer(self.handle, auto_ack=True, prefetch=10)
+        self.feed(1, 50)
+        self.assertEqual((consumer.running, self.reading), (11, False))
+        for ended, gate in enumerate(self.gates, 1):
+            gate.callback(None)
+            self.peer.turn()
+            self.assertEqual(consumer.running, min(11, 50 - ended))
+        self.assertEqual(len(self.gates), 50)
+        self.assertTrue(self.reading)
+
+    def test_a_broker_beyond_the_prefetch(self) -> None:
+        """
+        Criterion 7: a broker that does not keep to the prefetch limit is not read
+        from.
+        """
+        consumer = self.consumer(self.handle, prefetch=3)
+        self.feed(1, 50)
+        self.assertEqual((consumer.running, self.reading), (4, False))
+
+    def test_cancel_while_paused(self) -> None:
+        """
+        Cancelling reads on: what had been received goes back.
+        """
+        consumer = self.consumer(self.handle, prefetch=3)
+        self.feed(1, 50)
+        cancelling = consumer.cancel()
+        self.peer.turn()
+        self.assertTrue(self.reading)
+        self.peer.serve()
+        self.assertEqual(self.successResultOf(cancelling), 46)
+        self.assertEqual(consumer.running, 4)
+        for gate in self.gates:
+            gate.callback(None)
+
+    def test_two_consumers(self) -> None:
+        """
+        Reading goes on only when no consumer has too much.
+        """
+        first = self.consumer(self.handle, auto_ack=True, prefetch=2)
+        self.feed(1, 3)
+        self.assertFalse(self.reading)
+        other = self.channel.consume("other", True, prefetch=2, consumer_tag="other")
+        self.peer.turn()
+        self.assertNoResult(other)
+        self.gates[0].callback(None)
+        self.peer.serve()
+        deliveries = self.successResultOf(other)
+        for tag in range(4, 7):
+            self.peer.deliver(1, "other", tag)
+        self.assertFalse(self.reading)
+        self.feed(7, 7)
+        self.assertEqual(first.running, 2)
+        self.successResultOf(deliveries.get())
+        self.peer.turn()
+        self.assertFalse(self.reading)
+        self.successResultOf(deliveries.get())
+        self.peer.turn()
+        self.assertEqual((first.running, self.reading), (3, False))
+
+
+class MemoryTests(BoundsCase):
+    """
+    What all that costs.
+    """
+
+    def measure(self, work: Callable[[], object]) -> int:
+        """
+        The peak of the memory that some work allocates.
+        """
+        gc.collect()
+        tracemalloc.start()
+        try:
+            before = tracemalloc.get_traced_memory()[0]
+            tracemalloc.reset_peak()
+            work()
+            return tracemalloc.get_traced_memory()[1] - before
+        finally:
+            tracemalloc.stop()
+
+    def test_200_000_deliveries(self) -> None:
+        """
+        Criterion 7: of 200,000 deliveries that nobody asks for, at most a window and
+        one read of the socket are kept: 8 MiB at the most.  Asked for, all come.
+        """
+        deliveries = self.deliveries(auto_ack=True)
+        client, transport = self.peer.client, self.peer.transport
+        total, taken, fed = 200_000, 0, 0
+
+        def chunks() -> Iterator[bytes]:
+            method = spec.BasicDeliver("tag", 1, False, "", "work")
+            yield self.peer.content(1, method, bytes(128)) * 300
+
+        [chunk] = chunks()
+
+        def flood() -> None:
+            nonlocal fed
+            # As a kernel would: give what there is, for as long as it is asked for.
+            while fed < total and transport.producerState == "producing":
+                client.dataReceived(chunk)
+                fed += 300
+
+        def run() -> None:
+            nonlocal taken
+            flood()
+            self.assertLess(fed, 1000)
+            while taken < total:
+                while deliveries.buffered:
+                    self.successResultOf(deliveries.get())
+                    taken += 1
+                    self.assertLessEqual(deliveries.buffered, 101)
+                self.peer.turn()
+                flood()
+
+        self.assertLess(self.measure(run), 8 * MIB)
+        self.assertGreaterEqual(taken, total)
+
+    def test_oversized(self) -> None:
+        """
+        Criterion 7: a body of 300 MiB is read and not kept: 1 MiB, and one frame, at
+        the most; it is rejected, and the next message delivered.
+        """
+        client = self.peer.client
+        getting = self.channel.basic_get("work")
+        size, room = 300 * MIB, 131072 - 8
+        header = b"\x02\0\x01" + (14).to_bytes(4, "big") + b"\0\x3c\0\0"
+        header += size.to_bytes(8, "big") + b"\0\0\xce"
+        frame = b"\x03\0\x01" + room.to_bytes(4, "big") + bytes(room) + b"\xce"
+        rest = size % room
+        last = b"\x03\0\x01" + rest.to_bytes(4, "big") + bytes(rest) + b"\xce"
+
+        def run() -> None:
+            method = spec.BasicGetOk(1, False, "", "work", 0)
+            client.dataReceived(method_frame(1, method.encode()) + header)
+            for _ in range(size // room):
+                client.dataReceived(frame)
+            client.dataReceived(last)
+
+        self.assertLess(self.measure(run), MIB + len(frame))
+        self.assertEqual(self.reason(getting, ContentTooLarge).size, size)
+        self.assertEqual(self.heard()[-1], spec.BasicReject(1, False))
+        again = self.channel.basic_get("work")
+        self.give(2)
+        self.successResultOf(again)
+
+    def test_blocked(self) -> None:
+        """
+        Criterion 13: while the broker blocks, nothing is drawn from a batch of 400 MB,
+        and afterwards no more than the transport takes.
+        """
+        self.peer.send(0, spec.ConnectionBlocked("low on memory"))
+
+        def messages() -> Iterator[Message]:
+            for _ in range(40_000):
+                yield Message("", "work", bytes(10_000))
+
+        batches: list[Deferred[None]] = []
+        self.peer.transport.capacity = 100_000
+        used = self.measure(
+            lambda: batches.append(self.channel.publish_many(messages()))
+        )
+        self.assertLess(used, MIB)
+        self.peer.send(0, spec.ConnectionUnblocked())
+        sent = len(self.bodies())
+        self.assertGreater(sent, 0)
+        self.assertLess(sent, 100)
+        batches[0].cancel()
+        self.failureResultOf(batches[0])

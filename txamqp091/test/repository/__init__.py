@@ -1,0 +1,3 @@
+"""
+Tests of the repository: architecture, exports, documentation, packaging.
+"""

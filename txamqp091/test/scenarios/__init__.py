@@ -1,0 +1,3 @@
+"""
+Scenarios: each runs against the in-memory broker and every RabbitMQ.
+"""

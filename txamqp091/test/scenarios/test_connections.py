@@ -1,0 +1,219 @@
+# -*- test-case-name: txamqp091.test.scenarios.test_connections -*-
+"""
+Scenarios: the ends of connections and channels, and what brokers say besides.
+
+Who may connect is in `txamqp091.test.scenarios.test_permissions`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from txamqp091.channel import Channel
+from txamqp091.consumer import Deliveries
+from txamqp091.errors import (
+    Closed,
+    ConnectionForced,
+    DeliveryAckTimeout,
+)
+from txamqp091.test.support.scenarios import Scenario, every_peer
+from txamqp091.wire import spec
+
+
+@every_peer
+class EndScenarios(Scenario):
+    """
+    The ends of connections and channels.
+    """
+
+    async def test_channel(self) -> None:
+        """
+        A channel is closed, and there is room for another one.
+        """
+        connection = await self.connect(channel_max=1)
+        for _ in range(3):
+            channel = await connection.open_channel()
+            await channel.close()
+
+    async def test_channels_are_apart(self) -> None:
+        """
+        A channel that fails leaves the others alone.
+        """
+        connection = await self.connect()
+        channels = [await connection.open_channel() for _ in range(3)]
+        queue = await self.queue(channels[0])
+        call = channels[1].queue_declare(self.name(), passive=True)
+        await self.channel_refused(channels[1], call, 404, "queue.declare", "no queue")
+        await channels[2].queue_declare(queue, passive=True)
+        await (await connection.open_channel()).queue_declare(queue, passive=True)
+
+    async def test_calls_behind_a_failure(self) -> None:
+        """
+        Calls that were on their way have no effect.
+        """
+        channel, other = await self.channel(False), await self.channel()
+        queue = await self.queue(other)
+        calls: list[Deferred[Any]] = [
+            channel.queue_declare(self.name(), passive=True),
+            channel.queue_delete(queue),
+        ]
+        for call in calls:
+            await self.channel_refused(channel, call, 404, "queue.declare", "no queue")
+        self.assertEqual(await self.count(other, queue), 0)
+
+    async def test_by_an_operator(self) -> None:
+        """
+        320: an operator closes a connection.
+        """
+        connection = await self.connect()
+        closed = connection.when_closed()
+        self.peer.close_connections("maintenance")
+        with self.assertRaises(ConnectionForced) as caught:
+            await closed
+        error = caught.exception
+        assert isinstance(error, Closed)
+        self.assertEqual(error.reply_code, 320)
+        self.assertIn("CONNECTION_FORCED - maintenance", error.reply_text)
+
+    async def test_blocked(self) -> None:
+        """
+        A broker that is short of memory says so to those who publish, and when it has
+        some again.
+        """
+        connection = await self.connect()
+        channel = await connection.open_channel()
+        queue = await self.queue(channel)
+        found: list[str | None] = []
+        connection.observe_blocked(found.append)
+        self.addCleanup(self.peer.block_publishers, False)
+        self.peer.block_publishers(True)
+        await channel.basic_publish("", queue, "x")
+
+        async def told() -> bool:
+            return len(found) == 1
+
+        await self.until(told, "connection.blocked")
+        self.peer.block_publishers(False)
+        await connection.when_unblocked()
+        self.assertEqual(found, ["low on memory", None])
+
+    async def test_update_secret(self) -> None:
+        """
+        A connection can give a new secret.
+        """
+        connection = await self.connect()
+        self.assertEqual(
+            await connection.update_secret("guest", "new"),
+            spec.ConnectionUpdateSecretOk(),
+        )
+        self.assertTrue(connection.is_open)
+
+    async def test_flow(self) -> None:
+        """
+        540: deliveries cannot be stopped; to let them go on is granted.
+        """
+        channel = await self.channel()
+        self.assertEqual(await channel.flow(True), spec.ChannelFlowOk(True))
+        await self.connection_refused(
+            channel.flow(False), 540, "channel.flow", "active=false"
+        )
+
+    async def test_access(self) -> None:
+        """
+        There are no tickets any more, but who asks gets one.
+        """
+        channel = await self.channel()
+        self.assertEqual(await channel.access_request(), spec.AccessRequestOk(1))
+
+    async def test_everything_waiting(self) -> None:
+        """
+        What ends a connection ends all its channels, for the same reason.
+        """
+        connection = await self.connect()
+        one, other = [await connection.open_channel() for _ in range(2)]
+        closed = other.when_closed()
+        await self.connection_refused(
+            one.basic_recover(requeue=False), 540, "basic.recover", "NOT_IMPLEMENTED"
+        )
+        await self.connection_refused(closed, 540, "basic.recover", "NOT_IMPLEMENTED")
+
+
+@every_peer
+class AcknowledgeTimeoutScenarios(Scenario):
+    """
+    The broker does not wait for ever for deliveries to be acknowledged.
+    """
+
+    async def holding(
+        self, channel: Channel, queue: str, timeout: int | None = None
+    ) -> Deliveries:
+        """
+        A consumer that has got a message, and does not acknowledge it.
+        """
+        await channel.basic_publish("", queue, "x")
+        arguments = {} if timeout is None else {"x-consumer-timeout": timeout}
+        deliveries = await channel.consume(queue, arguments=arguments)
+        self.assertEqual((await deliveries.get()).body, b"x")
+        return deliveries
+
+    async def timed_out(self, channel: Channel) -> None:
+        """
+        See the channel end: 406.
+        """
+        with self.assertRaises(DeliveryAckTimeout) as caught:
+            await channel.when_closed()
+        error = caught.exception
+        assert isinstance(error, Closed)
+        self.assertEqual(error.reply_code, 406)
+        self.assertIn(
+            f"delivery acknowledgement on channel {channel.number} timed out. "
+            "Timeout value used: 200 ms",
+            error.reply_text,
+        )
+
+    async def test_quorum_queue(self) -> None:
+        """
+        3.10 ends the channel, 4.3 only the consumer; and the message goes back.
+        """
+        self.peer.limit_acknowledging(0.2)
+        channel, other = await self.channel(), await self.channel()
+        queue = await self.quorum_queue(channel)
+        deliveries = await self.holding(channel, queue, timeout=200)
+        if self.by_version({"3.10": True, "4.3": False}):
+            await self.timed_out(channel)
+        else:
+            await self.cancelled(deliveries)
+            self.assertTrue(channel.is_open)
+        self.assertTrue((await self.get(other, queue)).redelivered)
+
+    async def test_asked_for(self) -> None:
+        """
+        With 4.3 a quorum queue may say how long, and a consumer of it something else.
+        """
+        if self.by_version({"3.10": True, "4.3": False}):
+            return  # which looks at neither
+        channel, other = await self.channel(), await self.channel()
+        one = await self.quorum_queue(channel, consumer_timeout=200)
+        patient = await self.holding(channel, one, timeout=600_000)
+        two = await self.quorum_queue(channel, consumer_timeout=200)
+        await self.cancelled(await self.holding(channel, two))
+        self.assertTrue((await self.get(other, two)).redelivered)
+        self.assertTrue(patient.consumer.is_active)
+
+    async def test_classic_queue(self) -> None:
+        """
+        With a classic queue 3.10 does the same, and 4.3 waits.
+        """
+        self.peer.limit_acknowledging(0.2)
+        channel, other = await self.channel(), await self.channel()
+        queue = await self.queue(channel)
+        deliveries = await self.holding(channel, queue)
+        if self.by_version({"3.10": True, "4.3": False}):
+            await self.timed_out(channel)
+            self.assertTrue((await self.get(other, queue)).redelivered)
+        else:
+            quorum = await self.quorum_queue(other)
+            await self.cancelled(await self.holding(other, quorum, timeout=200))
+            self.assertTrue(deliveries.consumer.is_active)

@@ -1,0 +1,349 @@
+# -*- test-case-name: txamqp091.test.scenarios.test_streams -*-
+"""
+Scenarios: streams, which keep what was consumed.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from txamqp091.channel import Channel
+from txamqp091.test.support.scenarios import Scenario, every_peer
+
+
+class StreamScenario(Scenario):
+    """
+    A scenario with a stream.
+    """
+
+    async def stream(self, channel: Channel, bodies: str = "", **arguments: Any) -> str:
+        """
+        A stream with a message for each letter.
+        """
+        queue = await self.durable_queue(
+            channel,
+            {"x-queue-type": "stream"}
+            | {f"x-{name.replace('_', '-')}": each for name, each in arguments.items()},
+        )
+        for body in bodies:
+            await channel.basic_publish("", queue, body)
+        return queue
+
+    async def read(
+        self, channel: Channel, queue: str, offset: object, count: int
+    ) -> list[tuple[int | None, bytes]]:
+        """
+        What a consumer gets that begins at an offset.
+        """
+        deliveries = await channel.consume(queue, arguments={"x-stream-offset": offset})
+        found = []
+        for delivery in await self.take(deliveries, count):
+            found.append((delivery.stream_offset, delivery.body))
+            delivery.ack()
+        await deliveries.cancel()
+        return found
+
+
+@every_peer
+class StreamDeclareScenarios(StreamScenario):
+    """
+    What a stream can be.
+    """
+
+    async def test_transient(self) -> None:
+        """
+        406: it is durable.
+        """
+        channel = await self.channel()
+        call = channel.queue_declare(
+            self.name(), durable=False, arguments={"x-queue-type": "stream"}
+        )
+        text = "invalid property 'non-durable' for queue"
+        await self.channel_refused(channel, call, 406, "queue.declare", text)
+
+    async def test_auto_delete(self) -> None:
+        """
+        406: it does not delete itself.
+        """
+        channel = await self.channel()
+        call = channel.queue_declare(
+            self.name(), auto_delete=True, arguments={"x-queue-type": "stream"}
+        )
+        text = "invalid property 'auto-delete' for queue"
+        await self.channel_refused(channel, call, 406, "queue.declare", text)
+
+    async def test_argument(self) -> None:
+        """
+        406: its messages do not die.
+        """
+        channel = await self.channel()
+        call = channel.queue_declare(
+            self.name(), arguments={"x-message-ttl": 5, "x-queue-type": "stream"}
+        )
+        text = "invalid arg 'x-message-ttl' for queue"
+        await self.channel_refused(channel, call, 406, "queue.declare", text)
+
+    async def test_max_age(self) -> None:
+        """
+        406: an age is a number and a unit; 3.10 fails (541).
+        """
+        channel = await self.channel()
+        call = channel.queue_declare(
+            self.name(), arguments={"x-max-age": "old", "x-queue-type": "stream"}
+        )
+        if self.by_version({"3.10": True, "4.3": False}):
+            await self.connection_refused(call, 541, "", "INTERNAL_ERROR")
+            return
+        text = "invalid arg 'x-max-age' for queue"
+        await self.channel_refused(channel, call, 406, "queue.declare", text)
+
+
+@every_peer
+class StreamReadingScenarios(StreamScenario):
+    """
+    Where a consumer begins.
+    """
+
+    async def test_first(self) -> None:
+        """
+        With the oldest message; each says where it is.
+        """
+        channel = await self.channel()
+        queue = await self.stream(channel, "abc")
+        found = await self.read(channel, queue, "first", 3)
+        self.assertEqual(found, [(0, b"a"), (1, b"b"), (2, b"c")])
+
+    async def test_again(self) -> None:
+        """
+        What was read and acknowledged is still there.
+        """
+        channel = await self.channel()
+        queue = await self.stream(channel, "ab")
+        for _ in range(2):
+            found = await self.read(channel, queue, "first", 2)
+            self.assertEqual(found, [(0, b"a"), (1, b"b")])
+
+    async def test_number(self) -> None:
+        """
+        With a message of a number.
+        """
+        channel = await self.channel()
+        queue = await self.stream(channel, "abcd")
+        found = await self.read(channel, queue, 2, 2)
+        self.assertEqual(found, [(2, b"c"), (3, b"d")])
+
+    async def test_number_to_come(self) -> None:
+        """
+        Which may be yet to come.
+        """
+        channel = await self.channel()
+        queue = await self.stream(channel, "a")
+        deliveries = await channel.consume(queue, arguments={"x-stream-offset": 2})
+        for body in "bcd":
+            await channel.basic_publish("", queue, body)
+        found = await self.take(deliveries, 2)
+        self.assertEqual([each.body for each in found], [b"c", b"d"])
+
+    async def test_next(self) -> None:
+        """
+        With what is published from then on; that is so if nothing is said, too.
+        """
+        channel = await self.channel()
+        queue = await self.stream(channel, "ab")
+        told = await channel.consume(queue, arguments={"x-stream-offset": "next"})
+        other = await (await self.channel()).consume(queue)
+        await channel.basic_publish("", queue, "c")
+        for deliveries in (told, other):
+            delivery = await deliveries.get()
+            self.assertEqual((delivery.stream_offset, delivery.body), (2, b"c"))
+
+    async def test_last(self) -> None:
+        """
+        With the last of what was written together, which may be one message or more.
+        """
+        channel = await self.channel()
+        queue = await self.stream(channel, "abc")
+        deliveries = await channel.consume(queue, arguments={"x-stream-offset": "last"})
+        delivery = await deliveries.get()
+        while delivery.body != b"c":
+            delivery = await deliveries.get()
+        self.assertEqual(delivery.stream_offset, 2)
+
+    async def test_moment(self) -> None:
+        """
+        With a moment, or with so long ago.
+        """
+        channel = await self.channel()
+        queue = await self.stream(channel, "ab")
+        before = datetime.now(UTC) - timedelta(hours=1)
+        for offset in (before, "1h"):
+            found = await self.read(channel, queue, offset, 2)
+            self.assertEqual(found, [(0, b"a"), (1, b"b")])
+
+    async def test_moment_to_come(self) -> None:
+        """
+        A moment that is to come is as good as what comes next.
+        """
+        channel = await self.channel()
+        queue = await self.stream(channel, "ab")
+        deliveries = await channel.consume(
+            queue,
+            arguments={"x-stream-offset": datetime.now(UTC) + timedelta(hours=1)},
+        )
+        await channel.basic_publish("", queue, "c")
+        self.assertEqual((await deliveries.get()).body, b"c")
+
+    async def test_together(self) -> None:
+        """
+        Each consumer gets everything.
+        """
+        channel, other = await self.channel(), await self.channel()
+        queue = await self.stream(channel)
+        consumers = [
+            await each.consume(queue, arguments={"x-stream-offset": "first"})
+            for each in (channel, other)
+        ]
+        for body in "ab":
+            await channel.basic_publish("", queue, body)
+        for deliveries in consumers:
+            found = await self.take(deliveries, 2)
+            self.assertEqual([each.body for each in found], [b"a", b"b"])
+
+    async def test_prefetch(self) -> None:
+        """
+        No more is unacknowledged than the limit; to acknowledge makes room.
+        """
+        channel = await self.channel()
+        queue = await self.stream(channel, "abcdef")
+        deliveries = await channel.consume(
+            queue, prefetch=2, arguments={"x-stream-offset": "first"}
+        )
+        one, two = await self.take(deliveries, 2)
+        await self.quiet(channel, queue)
+        self.assertEqual(deliveries.buffered, 0)
+        one.ack()
+        two.ack()
+        found = await self.take(deliveries, 2)
+        self.assertEqual([each.body for each in found], [b"c", b"d"])
+
+    async def test_not_redelivered(self) -> None:
+        """
+        Nothing is ever redelivered: an unacknowledged message is just read again.
+        """
+        channel, other = await self.channel(), await self.channel()
+        queue = await self.stream(channel, "a")
+        arguments = {"x-stream-offset": "first"}
+        await (await other.consume(queue, arguments=arguments)).get()
+        await other.close()
+        delivery = await (await channel.consume(queue, arguments=arguments)).get()
+        self.assertEqual((delivery.body, delivery.redelivered), (b"a", False))
+
+    async def test_reject(self) -> None:
+        """
+        To reject is to acknowledge for 4.3; 3.10 has no idea of it.
+        """
+        channel = await self.channel()
+        queue = await self.stream(channel, "ab")
+        deliveries = await channel.consume(
+            queue, prefetch=1, arguments={"x-stream-offset": "first"}
+        )
+        (await deliveries.get()).reject()
+        if self.by_version({"3.10": True, "4.3": False}):
+            await self.connection_refused(
+                deliveries.get(), 540, "basic.reject", "not supported by stream queues"
+            )
+        else:
+            self.assertEqual((await deliveries.get()).body, b"b")
+
+
+@every_peer
+class StreamRefusalScenarios(StreamScenario):
+    """
+    What cannot be done with a stream.
+    """
+
+    async def test_get(self) -> None:
+        """
+        540: to fetch.
+        """
+        channel = await self.channel()
+        queue = await self.stream(channel, "a")
+        call = channel.basic_get(queue)
+        text = "basic.get not supported by stream queues"
+        await self.connection_refused(call, 540, "basic.get", text)
+
+    async def test_purge(self) -> None:
+        """
+        540: to purge.
+        """
+        channel = await self.channel()
+        queue = await self.stream(channel, "a")
+        call = channel.queue_purge(queue)
+        await self.connection_refused(call, 540, "queue.purge", "not supported")
+
+    async def test_auto_ack(self) -> None:
+        """
+        540: to consume without acknowledging.
+        """
+        channel = await self.channel()
+        queue = await self.stream(channel, "a")
+        call = channel.consume(queue, auto_ack=True)
+        text = self.by_version(
+            {
+                "3.10": "automatic acknowledgement not supported by stream queues",
+                "4.3": "automatic acknowledgement not supported by stream queue "
+                f"'{queue}' in vhost '{self.vhost}'",
+            }
+        )
+        await self.connection_refused(call, 540, "basic.consume", text)
+
+    async def test_without_prefetch(self) -> None:
+        """
+        406: or without a limit.
+        """
+        channel = await self.channel()
+        queue = await self.stream(channel, "a")
+        call = channel.consume(queue, prefetch=0)
+        text = self.by_version(
+            {
+                "3.10": f"consumer prefetch count is not set for 'queue '{queue}'",
+                "4.3": f"consumer prefetch count is not set for stream queue '{queue}'",
+            }
+        )
+        await self.channel_refused(channel, call, 406, "basic.consume", text)
+
+    async def test_offset(self) -> None:
+        """
+        An offset that makes no sense: 406 since 4.3, before that 541.
+        """
+        channel = await self.channel()
+        queue = await self.stream(channel, "a")
+        call = channel.consume(queue, arguments={"x-stream-offset": "somewhere"})
+        if self.by_version({"3.10": True, "4.3": False}):
+            await self.connection_refused(call, 541, "", "INTERNAL_ERROR")
+        else:
+            await self.channel_refused(
+                channel, call, 406, "basic.consume", "x-stream-offset"
+            )
+
+    async def test_exclusive(self) -> None:
+        """
+        A consumer that wants to be the only one.
+        """
+        channel = await self.channel()
+        queue = await self.stream(channel, "a")
+        deliveries = await channel.consume(
+            queue, exclusive=True, arguments={"x-stream-offset": "first"}
+        )
+        self.assertEqual((await deliveries.get()).body, b"a")
+
+    async def test_delete(self) -> None:
+        """
+        Its consumers are told when it is deleted.
+        """
+        channel, other = await self.channel(), await self.channel()
+        queue = await self.stream(channel)
+        consumer = await other.consume(queue)
+        await channel.queue_delete(queue)
+        await self.cancelled(consumer)

@@ -1,0 +1,3 @@
+"""
+What tests share: peers, nodes, proxies, histories; and the tests of these.
+"""

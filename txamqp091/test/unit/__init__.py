@@ -1,0 +1,3 @@
+"""
+The tests of one module each, by subject; none needs a broker.
+"""

@@ -1,0 +1,552 @@
+# -*- test-case-name: txamqp091.test.unit.adapters.test_blocking -*-
+"""
+Connections of programs without a loop: calls that wait, their limits, and their ends.
+Deliveries are in `txamqp091.test.unit.adapters.test_blocking_consuming`.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from txamqp091.adapters.blocking import BlockingChannel, BlockingConnection
+from txamqp091.errors import (
+    AuthenticationFailed,
+    Closed,
+    ConnectFailed,
+    ConnectionLost,
+    HeartbeatTimeout,
+    InvalidURI,
+    LocalProtocolError,
+    Nacked,
+    NotFound,
+    PreconditionFailed,
+    Returned,
+    TLSFailed,
+)
+from txamqp091.message import Message
+from txamqp091.test.support.chaos import Direction
+from txamqp091.test.support.processes import HOST, free_ports
+from txamqp091.test.support.served import (
+    CHECKOUT,
+    BlockingTestCase,
+    cut_at,
+    every_served,
+)
+from txamqp091.wire import spec
+
+
+@every_served
+class BlockingTests(BlockingTestCase):
+    """
+    Programs without a loop talk to a broker.
+    """
+
+    def test_verbs(self) -> None:
+        """
+        A verb returns the broker's answer, whose fields can be read as pika's users
+        do, too.
+        """
+        channel, queue = self.channel_and_queue()
+        channel.exchange_declare("amq.direct", passive=True)
+        channel.queue_bind(queue, "amq.direct", "key")
+        channel.basic_publish("amq.direct", "key", "x")
+        channel.queue_unbind(queue, "amq.direct", "key")
+        declared = channel.queue_declare(queue, passive=True)
+        self.assertEqual(declared.method.queue, queue)
+        self.assertEqual((declared.queue, declared.message_count), (queue, 1))
+        self.assertEqual(channel.queue_purge(queue).method.message_count, 1)
+        self.assertEqual(channel.channel_number, 1)
+        with self.assertRaises(AttributeError):
+            declared.nonsense  # noqa: B018
+
+    def test_confirms(self) -> None:
+        """
+        With confirms, publishing returns when the broker has the message, and raises
+        if it has not.
+        """
+        channel, queue = self.channel_and_queue()
+        channel.confirm_delivery()
+        channel.basic_publish("", queue, b"x", mandatory=True)
+        self.expect_depth(channel, queue, 1)
+        with self.assertRaises(Returned) as returned:
+            channel.basic_publish("", queue + "-no", b"y", mandatory=True)
+        message = returned.exception.message
+        assert isinstance(message, Message)
+        self.assertEqual(message.body, b"y")
+        full = self.queue_name()
+        arguments = {"x-max-length": 1, "x-overflow": "reject-publish"}
+        channel.queue_declare(full, exclusive=True, arguments=arguments)
+        channel.basic_publish("", full, b"x")
+        with self.assertRaises(Nacked):
+            channel.basic_publish("", full, b"y")
+
+    def test_publish_many(self) -> None:
+        """
+        Many messages are published at once.
+        """
+        channel, queue = self.channel_and_queue()
+        channel.confirm_delivery()
+        channel.publish_many(Message("", queue, str(n)) for n in range(3000))
+        self.expect_depth(channel, queue, 3000)
+
+    def test_large_message(self) -> None:
+        """
+        A message that no buffer takes at once gets through, both ways.
+        """
+        channel, queue = self.channel_and_queue()
+        body = bytes(range(256)) * 32768
+        channel.basic_publish("", queue, body)
+        self.assertEqual(channel.basic_get(queue, auto_ack=True)[2], body)
+
+    def test_get(self) -> None:
+        """
+        One message can be fetched, and nothing of no messages.
+        """
+        channel, queue = self.channel_and_queue()
+        self.assertEqual(channel.basic_get(queue), (None, None, None))
+        channel.basic_publish("", queue, "x")
+        delivery, properties, body = channel.basic_get(queue)
+        assert delivery is not None and properties is not None
+        self.assertEqual((body, properties.content_type), (b"x", None))
+        channel.basic_ack(delivery.delivery_tag)
+
+    def test_observe_returns(self) -> None:
+        """
+        Without confirms, messages that come back are given to a function.
+        """
+        channel, queue = self.channel_and_queue()
+        returned: list[Message] = []
+        channel.observe_returns(returned.append)
+        channel.basic_publish("", queue + "-no", b"x", mandatory=True)
+        channel.queue_declare(queue, passive=True)
+        self.assertEqual(returned, [])
+        channel.connection.process_data_events(60)
+        self.assertEqual([each.body for each in returned], [b"x"])
+
+    def test_refused(self) -> None:
+        """
+        A refusal is raised by the call that it is for, and by no other; the connection
+        lives on.
+        """
+        channel, queue = self.channel_and_queue()
+        connection = channel.connection
+        with self.assertRaises(NotFound):
+            channel.queue_declare(queue + "-no", passive=True)
+        self.assertTrue(channel.is_closed)
+        connection.process_data_events(0.05)
+        connection.sleep(0.01)
+        with connection.channel() as other:
+            other.queue_declare(queue, passive=True)
+        # Who uses the channel still is told why that cannot be.
+        with self.assertRaises(NotFound):
+            channel.basic_publish("", queue, "x")
+        connection.process_data_events()
+
+    def test_refused_without_a_call(self) -> None:
+        """
+        A channel that ends when no call waits is told of once.
+        """
+        channel, _ = self.channel_and_queue()
+        channel.basic_ack(99)
+        with self.assertRaises(PreconditionFailed):
+            channel.connection.process_data_events(60)
+        channel.connection.process_data_events()
+        channel.connection.sleep(0.01)
+
+    def test_settled_at_once(self) -> None:
+        """
+        What a delivery is answered with leaves at once, though no call follows.
+        """
+        channel, queue = self.channel_and_queue()
+        channel.basic_publish("", queue, "x")
+        delivery, _, _ = channel.basic_get(queue)
+        assert delivery is not None
+        seen: list[type[Any] | None] = []
+        write = channel.native._machine._write
+        channel.native._machine._write = lambda data: seen.append(write(data))
+        delivery.ack()
+        self.assertEqual(len(seen), 1)
+        self.assertEqual(channel.native.connection._outgoing._pieces, [])
+
+    def test_close(self) -> None:
+        """
+        Closing again is harmless; what is asked of a closed connection raises.
+        """
+        connection = self.connection()
+        self.assertTrue(connection.is_open)
+        self.assertIn("product", connection.server_properties)
+        channel = connection.channel()
+        channel.close()
+        channel.close()
+        connection.close()
+        connection.close()
+        self.assertTrue(connection.is_closed)
+        for call in (
+            connection.channel,
+            connection.process_data_events,
+            lambda: connection.sleep(1),
+            lambda: channel.queue_declare("x"),
+            lambda: connection.add_callback_threadsafe(print),
+        ):
+            with self.assertRaises(Closed):
+                call()
+
+    def test_update_secret(self) -> None:
+        """
+        The broker takes a new secret.
+        """
+        self.connection().update_secret("guest", "because")
+
+    def test_blocked(self) -> None:
+        """
+        Publishing waits while the broker blocks it, as long as it may, and the program
+        is told.
+        """
+        if self.node is None:
+            return
+        channel, queue = self.channel_and_queue()
+        connection = channel.connection
+        seen: list[str | None] = []
+        connection.observe_blocked(seen.append)
+        self.addCleanup(self.node.set_memory_alarm, False)
+        self.node.set_memory_alarm(True)
+        channel.basic_publish("", queue, "x")
+        while connection.blocked is None:
+            connection.sleep(0.05)
+        with connection.within(0.05), self.assertRaises(TimeoutError):
+            channel.basic_publish("", queue, "y")
+        self.node.set_memory_alarm(False)
+        connection.wait_until_unblocked()
+        connection.process_data_events()
+        self.assertEqual([each is None for each in seen], [False, True])
+        self.expect_depth(channel, queue, 1)
+
+    # -- time ------------------------------------------------------------------------
+
+    def test_time_limit(self) -> None:
+        """
+        A call that waits too long raises, and the channel lives on, with its answers
+        in order.
+        """
+        proxy = self.proxy()
+        connection = self.connection(self.uri_for(proxy.port))
+        channel = connection.channel()
+        queue = self.queue_name()
+        channel.queue_declare(queue, exclusive=True)
+        proxy.hole(Direction.DOWN)
+        with connection.within(0.05), self.assertRaises(TimeoutError):
+            channel.queue_purge(queue)
+        proxy.heal()
+        self.assertEqual(channel.queue_declare(queue, passive=True).queue, queue)
+
+    def test_heartbeats(self) -> None:
+        """
+        Heartbeats are answered while a call waits; and with ``background``, while the
+        program is busy elsewhere.
+        """
+        uri = self.uri + "?heartbeat=2"
+        busy = self.connection(uri, background=True)
+        self.connection(uri).sleep(4.6)
+        busy.channel()
+
+    def test_timers(self) -> None:
+        """
+        Timers are called by whoever waits for handlers, unless they were removed.
+        """
+        connection = self.connection()
+        called: list[str] = []
+        connection.call_later(0.01, lambda: called.append("first"))
+        removed = connection.call_later(0.01, lambda: called.append("removed"))
+        connection.call_later(0.02, lambda: called.append("second"))
+        connection.remove_timeout(removed)
+        connection.remove_timeout(removed)
+        time.sleep(0.03)
+        self.assertEqual(called, [])
+        connection.sleep(0.05)
+        self.assertEqual(called, ["first", "second"])
+        with self.assertRaises(TypeError):
+            connection.call_later(1, None)  # type: ignore[arg-type]
+
+    # -- the end ---------------------------------------------------------------------
+
+    def test_link_dies_in_a_call(self) -> None:
+        """
+        When the link dies in the middle of a call, the call raises why, and closing is
+        no error.
+        """
+        proxy = self.proxy(on_frame=cut_at(spec.QueueDeclareOk))
+        with self.connection(self.uri_for(proxy.port)) as connection:
+            channel = connection.channel()
+            with self.assertRaises(ConnectionLost):
+                channel.queue_declare(self.queue_name(), exclusive=True)
+            self.assertTrue(connection.is_closed)
+            with self.assertRaises(ConnectionLost):
+                connection.channel()
+
+    def test_link_dies_before_a_confirm(self) -> None:
+        """
+        A message whose confirm does not come raises why; a program that publishes
+        without confirms learns of it soon.
+        """
+        proxy = self.proxy(on_frame=cut_at(spec.BasicAck))
+        connection = self.connection(self.uri_for(proxy.port))
+        channel, unconfirmed = connection.channel(), connection.channel()
+        channel.confirm_delivery()
+        with self.assertRaises(ConnectionLost):
+            channel.basic_publish("", self.queue_name(), "x")
+        with self.assertRaises(ConnectionLost):
+            unconfirmed.basic_publish("", "any", "x")
+
+    def test_interrupted(self) -> None:
+        """
+        A Ctrl-C in the middle of a call leaves a connection that was closed in order.
+        """
+        for where in (0, 60):  # in the call, and in a handler
+            self.interrupt(f"import time\nwhere = {where}\n")
+
+    def interrupt(self, beginning: str) -> None:
+        """
+        Send a Ctrl-C to a program.
+        """
+        program = beginning + (
+            "from txamqp091.adapters.blocking import BlockingConnection\n"
+            f"connection = BlockingConnection({self.uri!r})\n"
+            "connection.native.when_closed().addCallback(lambda _: print('closed'))\n"
+            "def wait():\n"
+            "    print('waiting', flush=True)\n"
+            "    time.sleep(where)\n"
+            "connection.call_later(0, wait)\n"
+            "try:\n"
+            "    connection.sleep(60)\n"
+            "except KeyboardInterrupt:\n"
+            "    print(connection.is_open, connection._driver.loop.stopped)\n"
+        )
+        with subprocess.Popen(
+            [sys.executable, "-c", program],
+            cwd=CHECKOUT,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            self.assertEqual(process.stdout.readline(), "waiting\n")
+            process.send_signal(signal.SIGINT)
+            said, _ = process.communicate(timeout=120)
+        self.assertEqual((said, process.returncode), ("closed\nFalse True\n", 0))
+
+    # -- connecting ------------------------------------------------------------------
+
+    def test_several(self) -> None:
+        """
+        Of several brokers the first that answers is taken.
+        """
+        [port] = free_ports(1)
+        uris = [self.uri_for(port), self.uri]
+        with BlockingConnection(uris) as connection:
+            connection.channel()
+
+    def test_refused_login(self) -> None:
+        """
+        A refusal to log in is raised.
+        """
+        with self.assertRaises(AuthenticationFailed):
+            self.connection(self.uri.replace("guest:guest", "guest:wrong"))
+
+    def test_background(self) -> None:
+        """
+        With ``background``, everything else is the same.
+        """
+        with self.connection(background=True) as connection:
+            with connection.channel() as channel:
+                queue = self.queue_name()
+                channel.queue_declare(queue, exclusive=True)
+                channel.confirm_delivery()
+                channel.basic_publish("", queue, "x")
+                delivery, _, body = channel.basic_get(queue)
+                assert delivery is not None
+                delivery.ack()
+                self.assertEqual(body, b"x")
+                with self.assertRaises(NotFound):
+                    channel.queue_declare(queue + "-no", passive=True)
+                connection.process_data_events(0.05)
+        self.assertTrue(connection.is_closed)
+
+    def test_background_time_limit(self) -> None:
+        """
+        With ``background``, a call can wait too long, too.
+        """
+        proxy = self.proxy()
+        connection = self.connection(self.uri_for(proxy.port), background=True)
+        channel = connection.channel()
+        queue = self.queue_name()
+        channel.queue_declare(queue, exclusive=True)
+        proxy.hole(Direction.DOWN)
+        with connection.within(0.05), self.assertRaises(TimeoutError):
+            channel.queue_purge(queue)
+        proxy.heal()
+        self.assertEqual(channel.queue_declare(queue, passive=True).queue, queue)
+        proxy.reset()
+        with self.assertRaises(ConnectionLost):
+            connection.sleep(60)
+        connection.close()
+
+    def test_other_thread(self) -> None:
+        """
+        Another thread that uses the connection while a call waits is told not to.
+        """
+        connection = self.connection()
+        outcome: list[BaseException] = []
+
+        def intrude() -> None:
+            try:
+                connection.channel()
+            except LocalProtocolError as error:
+                outcome.append(error)
+
+        def let_in() -> None:
+            thread = threading.Thread(target=intrude)
+            thread.start()
+            thread.join()
+
+        connection._driver.loop.callLater(0.01, let_in)
+        while not outcome:
+            connection.sleep(0.1)
+        self.assertIn("threadsafe", str(outcome[0]))
+
+
+@every_served
+class TLSTests(BlockingTestCase):
+    """
+    TLS by Python's own ssl module.
+    """
+
+    def setUp(self) -> None:
+        """
+        The in-memory broker has no TLS.
+        """
+        super().setUp()
+        if self.node is None:
+            self.skipTest("the in-memory broker has no TLS")
+
+    def test_connect(self) -> None:
+        """
+        A broker with a certificate for its host is talked to, with messages of more
+        than one TLS record.
+        """
+        channel = self.connection(self.tls_uri).channel()
+        self.talk(channel)
+
+    def talk(self, channel: BlockingChannel) -> None:
+        """
+        Send messages to and fro; the small ones come faster than they are asked for.
+        """
+        queue = self.queue_name()
+        channel.queue_declare(queue, exclusive=True)
+        body = bytes(range(256)) * 8192
+        channel.basic_publish("", queue, body)
+        self.assertEqual(channel.basic_get(queue, auto_ack=True)[2], body)
+        channel.publish_many(Message("", queue, body[:2000]) for _ in range(1000))
+        messages = channel.consume(queue, auto_ack=True)
+        next(messages)
+        channel.connection.sleep(0.1)
+        for _ in range(999):
+            self.assertEqual(next(messages)[2], body[:2000])
+
+    def test_wrong_name(self) -> None:
+        """
+        A certificate for another host is refused.
+        """
+        with self.assertRaises(TLSFailed):
+            self.connection(self.tls_uri + "&server_name_indication=wrong.example")
+
+    def test_no_tls(self) -> None:
+        """
+        A port that does not speak TLS is told of.
+        """
+        assert self.node is not None
+        uri = self.tls_uri.replace(f":{self.node.tls_port}/", f":{self.node.port}/")
+        with self.assertRaises(TLSFailed):
+            self.connection(uri)
+
+
+class SilenceTests(BlockingTestCase):
+    """
+    A broker that is not heard any more; the in-memory one will do.
+    """
+
+    def test_silence(self) -> None:
+        """
+        A broker that falls silent in a call is given up after two heartbeat intervals.
+        """
+        proxy = self.proxy()
+        connection = self.connection(self.uri_for(proxy.port, "?heartbeat=1"))
+        channel = connection.channel()
+        proxy.hole()
+        with self.assertRaises(HeartbeatTimeout):
+            channel.queue_declare("any", passive=True)
+
+
+class ConnectTests(SynchronousTestCase):
+    """
+    Connections that do not come to be.
+    """
+
+    def test_nobody_listens(self) -> None:
+        """
+        That nobody listens is `ConnectFailed`.
+        """
+        [port] = free_ports(1)
+        for background in (False, True):
+            with self.assertRaises(ConnectFailed) as raised:
+                BlockingConnection(f"amqp://{HOST}:{port}", background=background)
+            self.assertIn("nobody listens", str(raised.exception))
+
+    def test_unknown_host(self) -> None:
+        """
+        A name that nobody knows is `ConnectFailed`.
+        """
+
+        def unknown(*_: object, **__: object) -> None:
+            raise socket.gaierror(socket.EAI_NONAME, "unknown")
+
+        self.patch(socket, "getaddrinfo", unknown)
+        with self.assertRaises(ConnectFailed):
+            BlockingConnection("amqp://host.invalid")
+
+    def test_bad_parameters(self) -> None:
+        """
+        What cannot be understood is refused.
+        """
+        with self.assertRaises(InvalidURI):
+            BlockingConnection("http://localhost")
+        with self.assertRaises(ValueError):
+            BlockingConnection([])
+
+    def test_no_reactor(self) -> None:
+        """
+        Neither importing nor connecting loads a Twisted reactor, or leaves a thread.
+        """
+        program = (
+            "import sys, threading\n"
+            "import txamqp091.adapters.blocking as pika\n"
+            "try:\n"
+            "    pika.BlockingConnection('amqp://127.0.0.1:1')\n"
+            "except pika.exceptions.AMQPConnectionError:\n"
+            "    print('twisted.internet.reactor' in sys.modules)\n"
+            "    print('asyncio' in sys.modules, threading.active_count())\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", program],
+            cwd=CHECKOUT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        self.assertEqual((done.stdout, done.stderr), ("False\nTrue 1\n", ""))

@@ -1,0 +1,142 @@
+# -*- test-case-name: txamqp091.test.unit.adapters.test_signatures -*-
+"""
+What the adapters offer, beside what `Channel` does: the same verbs, with the same
+arguments.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from txamqp091.adapters import aio, blocking, threads
+from txamqp091.channel import Channel
+from txamqp091.protocol import AMQPProtocol
+
+# What a program without a loop has in another shape, and why.
+BLOCKING_OTHERWISE = {
+    "basic_consume": "its callback is called as pika calls it, and by turns",
+    "basic_cancel": "it returns what auto_ack left over, as pika's does",
+    "consume": "it is an iterator, with an inactivity_timeout",
+    "join_acks": "each acknowledgement leaves at once",
+    "when_closed": "there is nobody to tell: calls raise",
+}
+
+# What pika has, and what there is instead.
+PIKA_OTHERWISE = {
+    "add_on_cancel_callback": "ConsumerCancelled is raised",
+    "add_on_return_callback": "observe_returns",
+    "add_on_connection_blocked_callback": "observe_blocked",
+    "add_on_connection_unblocked_callback": "observe_blocked",
+}
+
+
+def public_methods(of: type[Any]) -> dict[str, Callable[..., Any]]:
+    """
+    The methods of a class that users call.
+    """
+    return {
+        name: member
+        for name, member in inspect.getmembers(of, inspect.isfunction)
+        if not name.startswith("_")
+    }
+
+
+def arguments(method: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
+    """
+    What a method takes: names, kinds and defaults.
+    """
+    return [
+        (each.name, each.kind, each.default)
+        for each in inspect.signature(method).parameters.values()
+    ]
+
+
+class SignatureTests(SynchronousTestCase):
+    """
+    The facades have `Channel`'s verbs.
+    """
+
+    def compare(
+        self, facade: type[Any], original: type[Any], otherwise: frozenset[str]
+    ) -> None:
+        """
+        Check that a facade has each method of what is behind it, with its arguments.
+        """
+        offered = public_methods(facade)
+        for name, method in public_methods(original).items():
+            if name not in otherwise:
+                self.assertIn(name, offered, facade)
+                self.assertEqual(
+                    arguments(offered[name]), arguments(method), f"{facade}.{name}"
+                )
+
+    def test_aio(self) -> None:
+        """
+        asyncio's channel has all of them.
+        """
+        self.compare(aio.Channel, Channel, frozenset())
+
+    def test_aio_connection(self) -> None:
+        """
+        asyncio's connection has all of `AMQPProtocol`'s that are not Twisted's, but
+        `when_open`: it is.
+        """
+        mine = {
+            name
+            for name in public_methods(AMQPProtocol)
+            if name in ("close", "open_channel", "update_secret")
+            or name.startswith(("when_", "observe_"))
+        }
+        others = set(public_methods(AMQPProtocol)) - mine | {"when_open"}
+        self.compare(aio.Connection, AMQPProtocol, frozenset(others))
+
+    def test_blocking(self) -> None:
+        """
+        The blocking channel has all of them, but for those that are listed.
+        """
+        otherwise = frozenset(BLOCKING_OTHERWISE)
+        self.compare(blocking.BlockingChannel, Channel, otherwise)
+
+    def test_pika(self) -> None:
+        """
+        The blocking channel and connection have pika's methods, with pika's arguments,
+        but for those that are listed.
+        """
+        try:
+            from pika.adapters import blocking_connection as pika
+        except ImportError:
+            self.skipTest("pika is not installed")
+        for ours, theirs in (
+            (blocking.BlockingChannel, pika.BlockingChannel),
+            (blocking.BlockingConnection, pika.BlockingConnection),
+        ):
+            offered = public_methods(ours)
+            for name, method in public_methods(theirs).items():
+                if name not in PIKA_OTHERWISE:
+                    self.assertIn(name, offered)
+                    names = [
+                        each
+                        for each, kind, _ in arguments(offered[name])
+                        if kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+                    ]
+                    expected = [each for each, _, _ in arguments(method)]
+                    self.assertEqual(names, expected, name)
+
+    def test_threadsafe(self) -> None:
+        """
+        The channel for other threads has all that give an answer.
+        """
+        otherwise = {"when_closed", "observe_returns", "consume", "join_acks"}
+        self.compare(threads.ThreadsafeChannel, Channel, frozenset(otherwise))
+
+    def test_documented(self) -> None:
+        """
+        A verb is documented in every shape.
+        """
+        for facade in (aio.Channel, blocking.BlockingChannel):
+            for name, method in public_methods(facade).items():
+                self.assertTrue(inspect.getdoc(method), f"{facade}.{name}")

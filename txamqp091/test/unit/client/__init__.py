@@ -1,0 +1,3 @@
+"""
+Tests of the Twisted client: connections, channels, consumers.
+"""

@@ -1,0 +1,321 @@
+# -*- test-case-name: txamqp091.test.unit.daemon.test_builder -*-
+"""
+From settings to a daemon, with a broker in memory.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import capturedLogs, formatEvent
+from twisted.trial.unittest import SynchronousTestCase
+
+from txamqp091.daemon import builder as assembly
+from txamqp091.daemon.builder import check_parts, load_handlers, make_daemon
+from txamqp091.daemon.exit_status import ExitStatus
+from txamqp091.daemon.handler_loading import HandlerNotFound
+from txamqp091.daemon.logs import set_threshold
+from txamqp091.daemon.metrics import NotInstalled
+from txamqp091.daemon.process import Daemon
+from txamqp091.daemon.settings import LogThreshold, Settings
+from txamqp091.daemon.settings_loading import load
+from txamqp091.daemon.settings_schema import Problem
+from txamqp091.message import Delivery
+from txamqp091.parameters import ConnectionParameters
+from txamqp091.test.support.service_case import ServiceCase
+from txamqp091.test.unit.daemon.test_admin import get
+from txamqp091.worker.handler_publisher import HandlerPublisher, ThreadPublisher
+
+HERE = __name__
+
+
+def take(delivery: Delivery) -> None:
+    """
+    A handler.
+    """
+
+
+async def coroutine(delivery: Delivery) -> None:
+    """
+    Another one.
+    """
+
+
+class Reactor(MemoryReactorClock):
+    """
+    A reactor in memory, whose threads are this one.
+    """
+
+    def callFromThread(self, function: Callable[..., Any], *args: Any) -> None:
+        """
+        Twisted: call a function in the reactor's thread.
+        """
+        self.callLater(0, function, *args)
+
+
+class AssemblyCase(ServiceCase):
+    """
+    Settings from a file.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.path = Path(self.mktemp())
+        self.addCleanup(set_threshold, LogThreshold.INFO)
+
+    def settings(self, text: str) -> Settings:
+        """
+        Write a file, and read it.
+        """
+        self.path.write_text(text)
+        return self.load()
+
+    def load(self) -> Settings:
+        """
+        Read the file.
+        """
+        return load(str(self.path), {}, {})
+
+    def consumer(self, more: str = "", handler: str = "take", top: str = "") -> str:
+        """
+        A file with one consumer.
+        """
+        return (
+            f'{top}\n[[consumers]]\nqueue = "work"\nhandler = "{HERE}:{handler}"\n'
+            f"{more}\n"
+        )
+
+
+class CheckTests(AssemblyCase):
+    """
+    Whether all is here that is asked for.
+    """
+
+    def test_handlers(self) -> None:
+        """
+        Handlers are found by their names; what is wrong with one is told with its
+        place.
+        """
+        handlers = load_handlers(self.settings(self.consumer()))
+        self.assertEqual(handlers, {"work": take})
+        error = self.assertRaises(
+            HandlerNotFound, load_handlers, self.settings(self.consumer("", "no"))
+        )
+        self.assertIn("consumers[0].handler: ", str(error))
+        problem = self.assertRaises(
+            Problem,
+            load_handlers,
+            self.settings(self.consumer("in_thread = true", "coroutine")),
+        )
+        self.assertIn("is a coroutine function", str(problem))
+
+    def test_admin(self) -> None:
+        """
+        The endpoint has to be one.
+        """
+        reactor = MemoryReactorClock()
+        check_parts(self.settings(self.consumer(top='admin = "tcp:0"')), reactor)
+        for text in ("tcp:", "tcp", "nowhere:1", "tcp:port=x"):
+            settings = self.settings(self.consumer(top=f'admin = "{text}"'))
+            problem = self.assertRaises(Problem, check_parts, settings, reactor)
+            self.assertEqual(problem.path, "admin")
+
+    def test_extras(self) -> None:
+        """
+        What an extra brings has to be installed.
+        """
+
+        def absent(*_: object) -> None:
+            raise NotInstalled("install it")
+
+        self.patch(assembly, "Metrics", absent)
+        self.patch(assembly, "Tracing", absent)
+        for name, top in (
+            ("metrics", 'metrics = true\nadmin = "tcp:0"'),
+            ("tracing", "tracing = true"),
+        ):
+            settings = self.settings(self.consumer(top=top))
+            problem = self.assertRaises(
+                Problem, check_parts, settings, MemoryReactorClock()
+            )
+            self.assertEqual(str(problem), f"{name}: install it")
+
+
+class DaemonTests(AssemblyCase):
+    """
+    The daemon that comes of it.
+    """
+
+    def make(self, text: str, handler: Any = take) -> Daemon:
+        """
+        A daemon that runs.
+        """
+        # Its exit status is not to become that of the tests.
+        self.patch(atexit, "register", lambda function: function)
+        self.process = Reactor()
+        settings = self.settings(text)
+        handlers = dict.fromkeys((each.label for each in settings.consumers), handler)
+        daemon = make_daemon(
+            self.process, settings, [ConnectionParameters()], handlers, self.load, {}
+        )
+        return daemon
+
+    def test_parts(self) -> None:
+        """
+        There are a connection, the consumers, and the site.
+        """
+        daemon = self.make(
+            self.consumer(
+                'name = "shop"\nprefetch = 7',
+                top='admin = "tcp:9419"\nmetrics = true\ntracing = true',
+            )
+        )
+        [consumer] = daemon.consumers
+        self.assertEqual((consumer.label, consumer.queue), ("shop", "work"))
+        daemon.startService()
+        [(port, factory, *_)] = self.process.tcpServers
+        site: Any = factory
+        self.assertEqual(port, 9419)
+        status, _, body = get(site, "/ready")
+        self.assertEqual(status, 503)
+        self.assertIn("not connected", body)
+        self.assertIn("txamqp091_connected 0.0", get(site, "/metrics")[2])
+        self.assertIn("txamqp091_deliveries_total", get(site, "/metrics")[2])
+        self.successResultOf(daemon.stopService())
+
+    def test_publisher(self) -> None:
+        """
+        A handler that asks for a publisher is given one; in a thread, one that waits.
+        All of them share it, and it is measured.
+        """
+        given: list[Any] = []
+        twice = threading.Event()
+
+        def publish(delivery: Any, publisher: Any) -> None:
+            given.append(publisher)
+            if len(given) == 2:
+                twice.set()
+
+        delivery: Any = object()
+        for more in ("", "in_thread = true"):
+            daemon = self.make(
+                self.consumer(more, top='admin = "tcp:9419"\nmetrics = true'), publish
+            )
+            [consumer] = daemon.consumers
+            consumer.work._handler(delivery)
+            daemon.startService()
+            [(_, factory, *_)] = self.process.tcpServers
+            site: Any = factory
+            for name in ("handlers", "retries"):
+                labels = f'{{publisher="{name}"}}'
+                self.assertIn(
+                    f"txamqp091_confirms_total{labels} 0.0", get(site, "/metrics")[2]
+                )
+            stopping = daemon.stopService()
+            for _ in range(3):
+                self.process.advance(0)
+            self.successResultOf(stopping)
+        self.assertIsInstance(given[0], HandlerPublisher)
+        self.assertTrue(twice.wait(60))
+        self.assertIsInstance(given[1], ThreadPublisher)
+
+    def test_port_in_use(self) -> None:
+        """
+        A site that cannot be had ends the daemon.
+        """
+        daemon = self.make(self.consumer(top='admin = "tcp:9419"'))
+
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError("in use")
+
+        self.patch(self.process, "listenTCP", refuse)
+        daemon.startService()
+        self.assertEqual(daemon.status, ExitStatus.CONFIG)
+        self.successResultOf(daemon.stopService())
+
+    def test_reload(self) -> None:
+        """
+        What can change changes; what cannot is named; what is wrong changes nothing.
+        """
+        daemon = self.make(self.consumer("prefetch = 5\nconcurrency = 5"))
+        [consumer] = daemon.consumers
+        text = self.consumer("prefetch = 9\nconcurrency = 8\nin_thread = true")
+        self.path.write_text(f"stalled_after = 3\n{text}[log]\nlevel = 'debug'")
+        with capturedLogs() as events:
+            daemon.reread()
+        self.assertEqual(consumer.work.job.concurrency, 8)
+        self.assertEqual(daemon.stalled_after, 3)
+        [line] = map(formatEvent, events)
+        self.assertEqual(
+            line,
+            "SIGHUP: changed: stalled_after, log.level, consumers.work.prefetch, "
+            "consumers.work.concurrency; what waits for a restart: "
+            "consumers.work.in_thread",
+        )
+        for wrong in ("prefetch = 'x'", "prefetch = 3\nconcurrency = 4"):
+            self.path.write_text(self.consumer(wrong))
+            with capturedLogs() as events:
+                daemon.reread()
+            self.assertIn("nothing was changed: ", formatEvent(events[0]))
+            self.assertEqual(consumer.work.job.concurrency, 8)
+        self.path.write_text(self.consumer())
+        daemon.reread()
+        self.assertEqual(consumer.work.job.concurrency, 100)
+        self.path.write_text(self.consumer())
+        with capturedLogs() as events:
+            daemon.reread()
+        self.assertEqual(formatEvent(events[0]), "SIGHUP: nothing has changed")
+
+    def test_reload_needs_more(self) -> None:
+        """
+        What could change only together with what cannot is refused: or messages that
+        fail would have no place.
+        """
+        daemon = self.make(self.consumer())
+        self.path.write_text(
+            self.consumer('on_error = "retry"\nretry = {parking = "dead"}')
+        )
+        with capturedLogs() as events:
+            daemon.reread()
+        self.assertIn(
+            "nothing was changed: consumers[0].on_error", formatEvent(events[0])
+        )
+
+
+class ThreadTests(SynchronousTestCase):
+    """
+    Handlers in threads.
+    """
+
+    def test_result(self) -> None:
+        """
+        It is called in a thread; what it returns must not have to be waited for.
+        """
+        ran: list[str] = []
+
+        class Threads:
+            def run(self, function: Callable[[Any], Any], value: Any) -> Any:
+                try:
+                    return function(value)
+                except TypeError as error:
+                    return error
+
+        def plain(delivery: Delivery) -> int:
+            ran.append(threading.current_thread().name)
+            return 3
+
+        def deferred(delivery: Delivery) -> Deferred[None]:
+            return succeed(None)
+
+        threads: Any = Threads()
+        delivery: Any = None
+        self.assertEqual(assembly._in_thread(plain, threads)(delivery), 3)
+        self.assertEqual(len(ran), 1)
+        error = assembly._in_thread(deferred, threads)(delivery)
+        self.assertIn("returned Deferred, for which nobody waits", str(error))
