@@ -34,7 +34,7 @@ class DifferencesTests(SynchronousTestCase):
         and no scenario is named twice.
         """
         modules = [
-            importlib.import_module(f"txamqp091.test.{path.stem}")
+            importlib.import_module(f"txamqp091.test.scenarios.{path.stem}")
             for path in sorted(Path(__file__).parent.glob("test_*.py"))
         ]
         named = [each.scenario for each in DIFFERENCES if each.scenario]

@@ -47,11 +47,13 @@ def public_methods(of: type[Any]) -> dict[str, Callable[..., Any]]:
 
 def arguments(method: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
     """
-    What a method takes: names, kinds and defaults.
+    What a method takes: names, kinds and defaults.  ``settler`` is a seam for adapters
+    and services, which pass their own.
     """
     return [
         (each.name, each.kind, each.default)
         for each in inspect.signature(method).parameters.values()
+        if each.name != "settler"
     ]
 
 
