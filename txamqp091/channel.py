@@ -102,6 +102,7 @@ class Channel:
             and so is cancelling the Deferred.
         """
         machine = self._machine
+        self.settler.catch_up()
         if machine.is_open:
             reply: Deferred[spec.ChannelCloseOk] = Deferred()
             reply.addErrback(lambda _: None)  # `_ended` tells everyone
@@ -129,6 +130,7 @@ class Channel:
         return self._closed.when_fired()
 
     def _ended(self, reason: AMQPError) -> None:
+        self.connection._channels.discard(self)
         self._flow.release_channel(self._machine)
         if self._machine.closing and getattr(reason, "by_us", False):
             self._closed.fire(None)
@@ -142,6 +144,7 @@ class Channel:
         Send a method, and return a Deferred for its answer.
         """
         deferred: Deferred[Reply] = Deferred()
+        self.settler.catch_up()
         try:
             self._machine.call(method, deferred)
         except AMQPError as error:
@@ -152,6 +155,7 @@ class Channel:
         """
         Send a method that has no answer.
         """
+        self.settler.catch_up()
         try:
             self._machine.send(method)
         except AMQPError as error:
@@ -638,7 +642,7 @@ class Channel:
     def _fetched(self, content: Content, auto_ack: bool) -> Delivery:
         method = cast(spec.BasicGetOk, content.method)
         delivery = Delivery.__new__(Delivery)
-        delivery._settler = self.settler
+        delivery.settler = self.settler
         delivery._header = content.header
         # What `Delivery` reads of a method is its exchange and routing key.
         delivery._method = method.encode()

@@ -119,6 +119,7 @@ class Consumer:
             the Deferred does not undo it.
         """
         if not self._cancelling and not self._ended.fired:
+            self._settler.catch_up()
             self._cancelling = True
             self.is_active = False
             self._flow.release(self)
@@ -176,7 +177,7 @@ class Consumer:
                 self._hand_back(delivery_tag)
             return
         delivery = _new(Delivery)
-        delivery._settler = self._settler
+        delivery.settler = self._settler
         delivery._header = header
         delivery._method = method
         delivery._properties = None

@@ -8,8 +8,9 @@ A delivery keeps the bytes that it came in, and takes them apart when somebody l
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
-from threading import get_ident
+from threading import Lock, get_ident
 from typing import Any, cast
 
 from twisted.internet.interfaces import IReactorFromThreads
@@ -89,13 +90,19 @@ class Message:
 
 class Settler:
     """
-    Answers for the deliveries of one channel.
+    Sends the settlements of one channel's deliveries, in the order in which they were
+    given, whichever threads gave them.
+
+    A settlement from another thread waits in a queue until the connection's thread
+    sends it.  Whatever has to come after it calls `catch_up` first: a settlement with
+    ``multiple``, a close, a commit.
 
     :ivar machine: the channel's machine.
+    :ivar reactor: the way in from other threads than the connection's.
     :ivar up_to: deliveries up to this tag were settled by ``multiple``.
     """
 
-    __slots__ = ("_reactor", "_thread", "machine", "up_to")
+    __slots__ = ("_lock", "_posted", "_thread", "machine", "reactor", "up_to")
 
     def __init__(self, machine: ChannelMachine, reactor: object) -> None:
         """
@@ -103,8 +110,11 @@ class Settler:
         """
         self.up_to = 0
         self.machine = machine
-        self._reactor = reactor
+        self.reactor = reactor
         self._thread = get_ident()
+        # From other threads; and what keeps them and a "multiple" in their order.
+        self._posted: deque[tuple[type[Method], int, int]] = deque()
+        self._lock = Lock()
 
     @property
     def is_open(self) -> bool:
@@ -113,21 +123,75 @@ class Settler:
         """
         return self.machine.is_open
 
+    @property
+    def is_own_thread(self) -> bool:
+        """
+        Whether the calling thread may send.
+        """
+        return get_ident() == self._thread
+
     def settle(self, method: type[Method], delivery_tag: int, bits: int) -> None:
         """
-        Take the answer for a delivery, from whichever thread.
+        Take the settlement of one delivery, from whichever thread.
+
+        :raises AlreadySettled: when ``multiple`` has settled it meanwhile.
         """
-        if get_ident() == self._thread:
+        if get_ident() == self._thread:  # once per message: not `is_own_thread`
             self.send(method, delivery_tag, bits)
         else:
-            reactor = cast(IReactorFromThreads, self._reactor)
-            reactor.callFromThread(self.send, method, delivery_tag, bits)
+            self.post(method, delivery_tag, bits, self.up_to)
+
+    def settle_up_to(self, method: type[Method], delivery_tag: int, bits: int) -> None:
+        """
+        Take the settlement of all deliveries up to one, from whichever thread.
+
+        :raises AlreadySettled: as `settle` does.
+        """
+        if self.is_own_thread:
+            with self._lock:  # what is posted after this is refused
+                self.up_to = delivery_tag
+            self.catch_up()
+            self.send(method, delivery_tag, bits)
+        else:
+            self.post(method, delivery_tag, bits, delivery_tag)
+
+    def post(
+        self, method: type[Method], delivery_tag: int, bits: int, up_to: int
+    ) -> None:
+        """
+        Have a settlement sent by the connection's thread.
+
+        :param up_to: `up_to`, from now on.
+        """
+        with self._lock:
+            if delivery_tag <= self.up_to:
+                raise already_settled(delivery_tag)
+            self._posted.append((method, delivery_tag, bits))
+            self.up_to = max(self.up_to, up_to)
+        cast(IReactorFromThreads, self.reactor).callFromThread(self.catch_up)
+
+    def catch_up(self) -> None:
+        """
+        Send what other threads have settled so far.
+        """
+        posted = self._posted
+        while posted:
+            self.send(*posted.popleft())
 
     def send(self, method: type[Method], delivery_tag: int, bits: int) -> None:
         """
         Send it, in the connection's thread.  For others to add to.
         """
         self.machine.settle(method, delivery_tag, bits)
+
+
+def already_settled(delivery_tag: int) -> AlreadySettled:
+    """
+    The error for a delivery that is settled a second time.
+    """
+    return AlreadySettled(
+        f"the delivery {delivery_tag} was settled before, or its consumer said auto_ack"
+    )
 
 
 #: What makes the `Settler` of a channel, of its machine and its reactor.
@@ -148,6 +212,7 @@ class Delivery:
     :ivar redelivered: whether it was delivered before, to us or to another.
     :ivar consumer_tag: the consumer that it is for; "" if it was fetched by
         `Channel.basic_get`.
+    :ivar settler: sends its settlement.
     """
 
     __slots__ = (
@@ -156,11 +221,11 @@ class Delivery:
         "_properties",
         "_route",
         "_settled",
-        "_settler",
         "body",
         "consumer_tag",
         "delivery_tag",
         "redelivered",
+        "settler",
     )
 
     # Filled by `Consumer.delivered` and `Channel.basic_get`, slot by slot: half the
@@ -170,11 +235,11 @@ class Delivery:
     _properties: Properties | None
     _route: int
     _settled: bool
-    _settler: Settler
     body: bytes
     consumer_tag: str
     delivery_tag: int
     redelivered: bool
+    settler: Settler
 
     def __repr__(self) -> str:
         return (
@@ -234,7 +299,7 @@ class Delivery:
         """
         Whether it has been answered for, or needs no answer.
         """
-        return self._settled or self.delivery_tag <= self._settler.up_to
+        return self._settled or self.delivery_tag <= self.settler.up_to
 
     @property
     def is_stale(self) -> bool:
@@ -242,7 +307,7 @@ class Delivery:
         Whether the channel that it came on has ended: the broker has the message
         again, and an answer would not be sent.
         """
-        return not self._settler.is_open
+        return not self.settler.is_open
 
     def ack(self, multiple: bool = False) -> None:
         """
@@ -251,9 +316,7 @@ class Delivery:
         :param multiple: say so of all the channel's deliveries up to this one.
         :raises AlreadySettled: when it was answered for before.
         """
-        self._settle(BasicAck, _MULTIPLE if multiple else 0)
-        if multiple:
-            self._settler.up_to = self.delivery_tag
+        self._settle(BasicAck, 0, multiple)
 
     def nack(self, requeue: bool = True, multiple: bool = False) -> None:
         """
@@ -265,10 +328,7 @@ class Delivery:
         :param multiple: say so of all the channel's deliveries up to this one.
         :raises AlreadySettled: when it was answered for before.
         """
-        bits = (_MULTIPLE if multiple else 0) | (_NACK_REQUEUE if requeue else 0)
-        self._settle(BasicNack, bits)
-        if multiple:
-            self._settler.up_to = self.delivery_tag
+        self._settle(BasicNack, _NACK_REQUEUE if requeue else 0, multiple)
 
     def reject(self, requeue: bool = True) -> None:
         """
@@ -279,12 +339,12 @@ class Delivery:
         """
         self._settle(BasicReject, _REQUEUE if requeue else 0)
 
-    def _settle(self, method: type[Method], bits: int) -> None:
-        settler = self._settler
+    def _settle(self, method: type[Method], bits: int, multiple: bool = False) -> None:
+        settler = self.settler
         if self._settled or self.delivery_tag <= settler.up_to:
-            raise AlreadySettled(
-                f"the delivery {self.delivery_tag} was settled before, "
-                "or its consumer said auto_ack"
-            )
+            raise already_settled(self.delivery_tag)
         self._settled = True
-        settler.settle(method, self.delivery_tag, bits)
+        if multiple:
+            settler.settle_up_to(method, self.delivery_tag, bits | _MULTIPLE)
+        else:
+            settler.settle(method, self.delivery_tag, bits)

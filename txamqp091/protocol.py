@@ -120,6 +120,7 @@ class AMQPProtocol(Protocol):
         self._limit_call: IDelayedCall | None = None
         self._reason: AMQPError | None = None
         self._gone = False
+        self._channels: set[Channel] = set()
         self._opened: OneShot[AMQPProtocol] = OneShot()
         self._closed: OneShot[None] = OneShot()
         self._unblocked: OneShot[None] = OneShot()
@@ -203,6 +204,7 @@ class AMQPProtocol(Protocol):
         try:
             self._check_open()
             self._machine.open_channel(channel._attach, reply)
+            self._channels.add(channel)
         except AMQPError as error:
             result.errback(error)
         return result
@@ -281,6 +283,8 @@ class AMQPProtocol(Protocol):
             except AMQPError as error:
                 return fail(error)
             if self._machine.state is State.OPEN:
+                for channel in self._channels:
+                    channel.settler.catch_up()
                 self._stop(reason)
                 self._set_limit(self.parameters.close_timeout, self._abort)
                 self._machine.close(reason)

@@ -158,7 +158,7 @@ class InThreads:
         """
         runner = self._runner
         if runner is None:
-            reactor = cast(IReactorFromThreads, delivery._settler._reactor)
+            reactor = cast(IReactorFromThreads, delivery.settler.reactor)
             runner = ThreadRunner(reactor, self._size, self._name)
             self._runner = runner
         # A copy each: one context is for one thread at a time.

@@ -338,7 +338,7 @@ class RecoveringConsumer:
         self.received += 1
         self.received_at = self._host.reactor.seconds()
         if not self._auto_ack:
-            ledger = delivery._settler
+            ledger = delivery.settler
             assert isinstance(ledger, Ledger)
             ledger.open[delivery.delivery_tag] = None
             if self._position is not None:

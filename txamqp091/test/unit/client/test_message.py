@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Thread
+from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from txamqp091.channel import Channel
 from txamqp091.errors import (
     AlreadySettled,
     EncodeError,
@@ -290,7 +293,7 @@ class ThreadTests(DeliveryCase):
         settler = Settler(self.channel._machine, clock)
         deliveries = [self.one() for _ in range(3)]
         for each in deliveries:
-            each._settler = settler
+            each.settler = settler
         errors: list[Exception] = []
 
         def work() -> None:
@@ -318,18 +321,129 @@ class ThreadTests(DeliveryCase):
             ],
         )
 
-    def test_too_late(self) -> None:
+    def posted(self, count: int, settle: Callable[[list[Delivery]], object]) -> None:
         """
-        An answer whose channel ends while it is on its way is not sent.
+        Have a thread settle deliveries, which the connection's thread does not hear of
+        by itself.
         """
         clock = ThreadClock()
+        settler = Settler(self.channel._machine, clock)
+        self.channel.settler = settler
+        self.each = [self.one() for _ in range(count)]
+        for each in self.each:
+            each.settler = settler
+        thread = Thread(target=settle, args=(self.each,))
+        thread.start()
+        thread.join()
+        self.assertEqual(self.heard(), [])
+        self.late = clock.from_threads
+
+    def test_multiple_after_thread(self) -> None:
+        """
+        What a thread has acknowledged leaves before a later ``multiple``.
+        """
+        self.posted(3, lambda each: each[0].ack())
+        self.each[2].ack(multiple=True)
+        for call in self.late:
+            call()
+        self.assertEqual(
+            self.heard(), [spec.BasicAck(1, False), spec.BasicAck(3, True)]
+        )
+
+    def test_thread_after_multiple(self) -> None:
+        """
+        In a thread too, what ``multiple`` has settled cannot be settled again.
+        """
+        self.posted(3, lambda each: each[1].ack(multiple=True))
+        with self.assertRaises(AlreadySettled):
+            self.each[0].ack()
+        self.each[2].ack()
+        errors: list[Exception] = []
+
+        def late() -> None:
+            for each in self.each:
+                try:
+                    each.nack()
+                except AlreadySettled as error:
+                    errors.append(error)
+
+        thread = Thread(target=late)
+        thread.start()
+        thread.join()
+        self.assertEqual(len(errors), 3)
+
+    def after_thread(self, verb: Callable[[Channel], Deferred[Any]]) -> list[Method]:
+        """
+        What is said when a verb is called after a thread's acknowledgement.
+        """
+        self.posted(1, lambda each: each[0].ack())
+        verb(self.channel).addErrback(lambda _: None)
+        for call in self.late:
+            call()
+        return self.heard()
+
+    def test_close_after_thread(self) -> None:
+        """
+        What a thread has acknowledged leaves before its channel is closed.
+        """
+        said = self.after_thread(Channel.close)
+        self.assertEqual(said[0], spec.BasicAck(1, False))
+        self.assertEqual(type(said[-1]), spec.ChannelClose)
+
+    def test_connection_close_after_thread(self) -> None:
+        """
+        And before the connection is.
+        """
+        said = self.after_thread(lambda channel: channel.connection.close())
+        self.assertEqual(said[0], spec.BasicAck(1, False))
+        self.assertEqual(type(said[-1]), spec.ConnectionClose)
+
+    def test_verbs_after_thread(self) -> None:
+        """
+        And before whatever settles, commits or cancels.
+        """
+        verbs: list[Callable[[Channel], Deferred[Any]]] = [
+            Channel.tx_commit,
+            Channel.tx_rollback,
+            Channel.basic_recover,
+            lambda channel: channel.basic_ack(0, True),
+            lambda channel: channel.basic_nack(0, True),
+            lambda channel: channel.basic_cancel("unknown"),
+        ]
+        for verb in verbs:
+            said = self.after_thread(verb)
+            self.assertEqual(said[0], spec.BasicAck(self.each[0].delivery_tag, False))
+            self.assertEqual(len(said), 2)
+
+    def test_cancel_after_thread(self) -> None:
+        """
+        And before a consumer is cancelled.
+        """
+        self.posted(0, lambda each: None)
+        consumer = self.consumer(lambda _: None, consumer_tag="other")
         delivery = self.one()
-        delivery._settler = Settler(self.channel._machine, clock)
+        delivery.settler = self.channel.settler
         thread = Thread(target=delivery.ack)
         thread.start()
         thread.join()
+        consumer.cancel().addErrback(lambda _: None)
+        self.assertEqual(
+            self.heard(),
+            [spec.BasicAck(1, False), spec.BasicCancel("other")],
+        )
+
+    def test_too_late(self) -> None:
+        """
+        An answer whose channel has ended is not sent.
+        """
+        clock = ThreadClock()
+        delivery = self.one()
+        delivery.settler = Settler(self.channel._machine, clock)
         self.channel.close()
         self.peer.serve()
+        thread = Thread(target=delivery.ack)
+        thread.start()
+        thread.join()
         for call in clock.from_threads:
             call()
         self.assertEqual(self.heard(), [])
