@@ -5,6 +5,7 @@ Something that happens once, and any number of people who want to know.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -12,9 +13,27 @@ from twisted.python.failure import Failure
 
 from txamqp091.errors import AMQPError
 
-__all__ = ["OneShot"]
+__all__ = ["OneShot", "observe"]
 
 Result = TypeVar("Result")
+Observer = TypeVar("Observer")
+
+
+def observe(observers: list[Observer], observer: Observer) -> Callable[[], None]:
+    """
+    Add an observer to a list.
+
+    :returns: call this to take it out again; calling it twice is harmless.
+    """
+    # The same function may observe twice, so what is taken out is this entry.
+    entry = [observer]
+    observers.append(observer)
+
+    def stop() -> None:
+        if entry:
+            observers.remove(entry.pop())
+
+    return stop
 
 
 class OneShot(Generic[Result]):

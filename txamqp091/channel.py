@@ -4,7 +4,7 @@ The verbs of AMQP, once each: one method for one method of the protocol.
 
 This file is long because it is a list.  It has no state to speak of: what waits for
 the broker is in `txamqp091._machine.channel`, publishing is in
-`txamqp091.publisher`, consuming in `txamqp091.consumer`.
+`txamqp091._channel_publisher`, consuming in `txamqp091.consumer`.
 
 What holds for all verbs.  Each returns a Deferred of its own, which fires with the
 broker's answer, as the object of that name in `txamqp091.wire.spec`.  Verbs need not
@@ -25,13 +25,17 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
 
+from txamqp091._channel_publisher import (
+    DEFAULT_WINDOW,
+    DEFAULT_WINDOW_SIZE,
+    ChannelPublisher,
+)
 from txamqp091._flow import Flow
 from txamqp091._machine.channel import ChannelMachine, Content
 from txamqp091._observer import OneShot
 from txamqp091.consumer import DEFAULT_PREFETCH, Consumer, Deliveries, Handler
 from txamqp091.errors import AMQPError, ContentTooLarge, LocalProtocolError
 from txamqp091.message import Body, Delivery, Message, Settler, SettlerFactory
-from txamqp091.publisher import DEFAULT_WINDOW, DEFAULT_WINDOW_SIZE, Publisher
 from txamqp091.wire import spec
 from txamqp091.wire.method import Method
 from txamqp091.wire.properties import Properties
@@ -56,6 +60,7 @@ class Channel:
     :ivar number: its number on the connection.
     :ivar connection: the connection.
     :ivar settler: sends the settlements of its deliveries.
+    :ivar publisher: sends its messages, when they may be sent.
     """
 
     _log = Logger()
@@ -69,16 +74,18 @@ class Channel:
         self._flow = flow
         self._machine: ChannelMachine
         self._make_settler = make_settler
-        self._publisher: Publisher
+        self.publisher: ChannelPublisher
         self._closed: OneShot[None] = OneShot()
         self._tags = 0
+        # How many deliveries a consumer may have unsettled that does not say.
+        self._prefetch = DEFAULT_PREFETCH
 
     def _attach(self, machine: ChannelMachine) -> None:
         self._machine = machine
         self.number = machine.number
-        self._publisher = Publisher(machine, self._flow, self._ended)
+        self.publisher = ChannelPublisher(machine, self._flow, self._ended)
         self.settler = self._make_settler(machine, self.connection.reactor)
-        machine.sink = self._publisher
+        machine.sink = self.publisher
 
     def __repr__(self) -> str:
         state = "open" if self.is_open else "closed"
@@ -113,10 +120,10 @@ class Channel:
             self._flow.release_channel(self._machine)
         return self._closed.when_over()
 
-    def _abandon(self, reason: AMQPError) -> None:
+    def abandon(self, reason: AMQPError) -> None:
         """
-        Close the channel, and do not wait for a broker that may be stuck: it has ended
-        now, and what waits fails with the reason.
+        Close the channel, and do not wait for a broker that may be stuck.  The channel
+        has ended when this returns; all that waits on it fails with the reason.
         """
         if self._machine.is_open:
             self._machine.abandon(reason)
@@ -394,7 +401,7 @@ class Channel:
             first: the message may have been taken then.  Cancelling it keeps a
             message that still waits from being sent.
         """
-        return self._publisher.publish(
+        return self.publisher.publish(
             exchange, routing_key, body, properties, mandatory
         )
 
@@ -408,7 +415,7 @@ class Channel:
             message that was not taken, once the fate of all is known.  Cancelling it
             keeps those from being sent that have not left.
         """
-        return self._publisher.publish_many(messages)
+        return self.publisher.publish_many(messages)
 
     def confirm_select(
         self,
@@ -433,17 +440,21 @@ class Channel:
                 raise LocalProtocolError(
                     f"a window of {window} messages and {window_size} bytes; 1 at least"
                 )
-            self._publisher.select_confirms(window, window_size, no_wait, deferred)
+            self.publisher.select_confirms(window, window_size, no_wait, deferred)
         except (AMQPError, TypeError) as error:
             deferred.errback(error)
         return deferred
 
-    def observe_returns(self, listener: Callable[[Message], object]) -> None:
+    def observe_returns(
+        self, listener: Callable[[Message], object]
+    ) -> Callable[[], None]:
         """
-        Have mandatory messages that come back given to a function.  (In confirm mode
-        the Deferred of the publish tells too.)
+        Have a function called with each mandatory message that comes back.  (In confirm
+        mode the Deferred of the publish fails with `Returned`, too.)
+
+        :returns: call this to end it.
         """
-        self._publisher.observe_returns(listener)
+        return self.publisher.observe_returns(listener)
 
     # -- consuming -------------------------------------------------------------
 
@@ -456,7 +467,8 @@ class Channel:
         consumer_tag: str = "",
         arguments: Arguments | None = None,
         *,
-        prefetch: int = DEFAULT_PREFETCH,
+        prefetch: int | None = None,
+        ack_on_return: bool = False,
         no_local: bool = False,
         no_wait: bool = False,
     ) -> Deferred[Consumer]:
@@ -468,13 +480,19 @@ class Channel:
         :param auto_ack: the broker forgets each message as soon as it has sent it.
         :param exclusive: nobody else may consume from the queue.
         :param consumer_tag: a name for the consumer; one is made up if it is "".
-        :param prefetch: how many deliveries may be unacknowledged; 0 is no limit.
+        :param prefetch: how many deliveries may be unacknowledged; 0 is no limit.  None
+            is the channel's own limit: 100, or what `basic_qos` has set.
+        :param ack_on_return: acknowledge each delivery when its handler has succeeded
+            (it returned, or its Deferred or coroutine did) and has not settled it.
+            Otherwise the handler settles its deliveries itself.
         :param no_local: not to get what this connection publishes (RabbitMQ ignores
             it).
         :returns: fires with the `Consumer` once the broker has agreed; deliveries may
             come before that.  Cancelling it cancels the consumer.
         """
-        consumer = self._consumer(queue, consumer_tag, handler, auto_ack, prefetch)
+        consumer = self._consumer(
+            queue, consumer_tag, handler, auto_ack, prefetch, ack_on_return
+        )
         method = spec.BasicConsume(
             0,
             queue,
@@ -485,16 +503,16 @@ class Channel:
             no_wait,
             arguments or {},
         )
-        return self._consume(consumer, method, prefetch, consumer.cancel)
+        return self._consume(consumer, method, consumer.cancel)
 
     def consume(
         self,
         queue: str,
+        *,
         auto_ack: bool = False,
         exclusive: bool = False,
         arguments: Arguments | None = None,
-        *,
-        prefetch: int = DEFAULT_PREFETCH,
+        prefetch: int | None = None,
         consumer_tag: str = "",
     ) -> Deferred[Deliveries]:
         """
@@ -503,9 +521,9 @@ class Channel:
         :returns: fires with the `Deliveries` once the broker has agreed.  Its other
             parameters, and cancelling, are as for `basic_consume`.
         """
-        deliveries = Deliveries(prefetch)
+        deliveries = Deliveries()
         consumer = self._consumer(
-            queue, consumer_tag, deliveries._received, auto_ack, prefetch
+            queue, consumer_tag, deliveries._received, auto_ack, prefetch, False
         )
         deliveries._attach(consumer)
         method = spec.BasicConsume(
@@ -518,11 +536,17 @@ class Channel:
             False,
             arguments or {},
         )
-        started = self._consume(consumer, method, prefetch, deliveries.cancel)
+        started = self._consume(consumer, method, deliveries.cancel)
         return started.addCallback(lambda _: deliveries)
 
     def _consumer(
-        self, queue: str, tag: str, handler: Handler, auto_ack: bool, prefetch: int
+        self,
+        queue: str,
+        tag: str,
+        handler: Handler,
+        auto_ack: bool,
+        prefetch: int | None,
+        ack_on_return: bool,
     ) -> Consumer:
         if not tag:
             self._tags += 1
@@ -535,14 +559,14 @@ class Channel:
             tag,
             handler,
             auto_ack,
-            prefetch,
+            self._prefetch if prefetch is None else prefetch,
+            ack_on_return,
         )
 
     def _consume(
         self,
         consumer: Consumer,
         method: spec.BasicConsume,
-        prefetch: int,
         abandon: Callable[[], Deferred[int]],
     ) -> Deferred[Consumer]:
         # Cancelled, it must not leave a consumer behind that nobody knows of.
@@ -550,7 +574,7 @@ class Channel:
             abandon().addErrback(lambda _: None)
 
         started: Deferred[Consumer] = Deferred(cancelled)
-        machine, tag = self._machine, consumer.consumer_tag
+        machine, tag, prefetch = self._machine, consumer.consumer_tag, consumer.prefetch
         qos = spec.BasicQos(0, prefetch, False)
         qos_reply: Deferred[spec.BasicQosOk] = Deferred()
         qos_reply.addErrback(lambda _: None)  # the answer to consume tells it too
@@ -662,8 +686,8 @@ class Channel:
         global_qos: bool = False,
     ) -> Deferred[spec.BasicQosOk]:
         """
-        Limit what is unacknowledged, for each consumer that is started after this.
-        `basic_consume` and `consume` do so themselves.
+        Limit how many deliveries may be unacknowledged, for each consumer that is
+        started after this and has no ``prefetch`` of its own.
 
         :param prefetch_size: a limit in octets (RabbitMQ has none: it must be 0).
         :param prefetch_count: a limit in messages; 0 is none.
@@ -674,6 +698,8 @@ class Channel:
             self._log.warn(
                 "basic.qos with global: RabbitMQ 4.3 agrees, but keeps no such limit"
             )
+        elif isinstance(prefetch_count, int) and 0 <= prefetch_count <= _SHORT_MAX:
+            self._prefetch = prefetch_count
         return self._call(
             spec.BasicQos(prefetch_size, prefetch_count, global_qos), spec.BasicQosOk
         )

@@ -70,6 +70,7 @@ class Consumer:
     :ivar queue: the queue.
     :ivar handler: the function.
     :ivar auto_ack: whether the broker forgets a message as soon as it is sent.
+    :ivar prefetch: how many deliveries may be unacknowledged; 0 is no limit.
     :ivar is_active: whether deliveries are handed to the handler.
     :ivar running: how many handlers have begun and not ended.
     """
@@ -86,10 +87,12 @@ class Consumer:
         handler: Handler,
         auto_ack: bool,
         prefetch: int,
+        ack_on_return: bool,
     ) -> None:
         self.queue = queue
         self.consumer_tag = consumer_tag
         self.auto_ack = auto_ack
+        self.prefetch = prefetch
         self.is_active = True
         self.running = 0
         self._machine = machine
@@ -97,6 +100,7 @@ class Consumer:
         self._flow = flow
         self.handler = handler
         self._limit = prefetch or _UNLIMITED
+        self._ack_on_return = ack_on_return
         self._requeued = 0
         self._cancelling = False
         self._ended: OneShot[None] = OneShot()
@@ -194,6 +198,8 @@ class Consumer:
         else:
             if result is not None:
                 self._await(result, delivery)
+            elif self._ack_on_return:
+                self._succeeded(result, delivery)
 
     def oversized(self, delivery_tag: int, size: int) -> None:
         if not self.is_active and not self.auto_ack:
@@ -239,12 +245,22 @@ class Consumer:
         elif isinstance(result, Deferred):
             deferred = result
         else:
+            self._succeeded(result, delivery)
             return
         self.running += 1
         if self.running > self._limit and self.is_active:
             self._flow.hold(self, self._machine)
+        if self._ack_on_return:
+            deferred.addCallback(self._succeeded, delivery)
         deferred.addErrback(lambda failure: self._failed(delivery, failure))
         deferred.addBoth(self._finished)
+
+    def _succeeded(self, _: object, delivery: Delivery) -> None:
+        """
+        A handler has ended as it should.
+        """
+        if self._ack_on_return and not delivery.settled:
+            delivery.ack()
 
     def _finished(self, _: object) -> None:
         self.running -= 1
@@ -297,14 +313,15 @@ class Deliveries:
     ends, the reason of that.
 
     :ivar consumer: the consumer behind it.
+    :ivar ended: why no more deliveries will come; None while more may come.
     """
 
-    def __init__(self, prefetch: int) -> None:
+    def __init__(self) -> None:
         self.consumer: Consumer
-        self._limit = prefetch or _UNLIMITED
+        self._limit = _UNLIMITED
         self._buffer: deque[Delivery] = deque()
         self._waiting: deque[Deferred[Delivery]] = deque()
-        self._end: BaseException | None = None
+        self.ended: BaseException | None = None
 
     @property
     def buffered(self) -> int:
@@ -318,7 +335,7 @@ class Deliveries:
 
     async def __anext__(self) -> Delivery:
         if self._buffer:
-            return self._take()
+            return self.take_now()
         try:
             return await self.get()
         except _Exhausted:
@@ -333,15 +350,37 @@ class Deliveries:
             delivery goes to whoever asks next.
         """
         if self._buffer:
-            return succeed(self._take())
-        if self._end is not None:
-            return fail(self._end)
+            return succeed(self.take_now())
+        if self.ended is not None:
+            return fail(self.ended.with_traceback(None))
         waiting: Deferred[Delivery] = Deferred(self._forget)
         self._waiting.append(waiting)
         return waiting
 
     def _forget(self, cancelled: Deferred[Delivery]) -> None:
         self._waiting.remove(cancelled)
+
+    def take_now(self) -> Delivery:
+        """
+        Take the next delivery that has come, without waiting.
+
+        :raises LookupError: when `buffered` is 0.
+        """
+        if not self._buffer:
+            raise LookupError("no delivery has come")
+        delivery = self._buffer.popleft()
+        if len(self._buffer) == self._limit // 2:
+            self.consumer._flow.release(self.consumer)
+        return delivery
+
+    def put_back(self, delivery: Delivery) -> None:
+        """
+        Give a delivery back that was taken: whoever asks next gets it.
+        """
+        if self._waiting:
+            self._waiting.popleft().callback(delivery)
+        else:
+            self._buffer.appendleft(delivery)
 
     def cancel(self) -> Deferred[int]:
         """
@@ -363,6 +402,7 @@ class Deliveries:
 
     def _attach(self, consumer: Consumer) -> None:
         self.consumer = consumer
+        self._limit = consumer.prefetch or _UNLIMITED
         consumer.when_ended().addCallbacks(
             lambda _: self._finish(_Exhausted("the consumer was cancelled")),
             lambda failure: self._finish(failure.value),
@@ -377,14 +417,8 @@ class Deliveries:
             # In the consumer's name: when that ends, reading has to go on.
             self.consumer._flow.hold(self.consumer, self.consumer._machine)
 
-    def _take(self) -> Delivery:
-        delivery = self._buffer.popleft()
-        if len(self._buffer) == self._limit // 2:
-            self.consumer._flow.release(self.consumer)
-        return delivery
-
     def _finish(self, reason: BaseException) -> None:
-        self._end = reason
+        self.ended = reason
         consumer = self.consumer
         if not consumer.auto_ack and not consumer._machine.is_open:
             self._buffer.clear()  # the broker has them again

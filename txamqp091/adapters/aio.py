@@ -24,7 +24,7 @@ from txamqp091 import channel as verbs
 from txamqp091 import consumer as consumers
 from txamqp091.adapters._asyncio import AsyncioEndpoint, AsyncioLoop
 from txamqp091.adapters.threads import ThreadsafeChannel
-from txamqp091.consumer import DEFAULT_PREFETCH, Consumer
+from txamqp091.consumer import Consumer
 from txamqp091.endpoint import connect as open_connection
 from txamqp091.interfaces import ICredentials
 from txamqp091.message import Body, Delivery, Message
@@ -245,7 +245,7 @@ class Channel:
     def __init__(self, connection: Connection, native: verbs.Channel) -> None:
         self.connection = connection
         self.native = native
-        self._publish = native._publisher.publish
+        self._publish = native.publisher.publish
 
     def __repr__(self) -> str:
         return repr(self.native)
@@ -326,11 +326,13 @@ class Channel:
         """
         return Answer(self.native.publish_many(messages))
 
-    def observe_returns(self, listener: Callable[[Message], object]) -> None:
+    def observe_returns(
+        self, listener: Callable[[Message], object]
+    ) -> Callable[[], None]:
         """
         See `txamqp091.channel.Channel.observe_returns`.
         """
-        self.native.observe_returns(listener)
+        return self.native.observe_returns(listener)
 
     def join_acks(self) -> None:
         """
@@ -353,7 +355,8 @@ class Channel:
         consumer_tag: str = "",
         arguments: verbs.Arguments | None = None,
         *,
-        prefetch: int = DEFAULT_PREFETCH,
+        prefetch: int | None = None,
+        ack_on_return: bool = False,
         no_local: bool = False,
         no_wait: bool = False,
     ) -> Answer[Subscription]:
@@ -371,6 +374,7 @@ class Channel:
             consumer_tag,
             arguments,
             prefetch=prefetch,
+            ack_on_return=ack_on_return,
             no_local=no_local,
             no_wait=no_wait,
         )
@@ -379,11 +383,11 @@ class Channel:
     def consume(
         self,
         queue: str,
+        *,
         auto_ack: bool = False,
         exclusive: bool = False,
         arguments: verbs.Arguments | None = None,
-        *,
-        prefetch: int = DEFAULT_PREFETCH,
+        prefetch: int | None = None,
         consumer_tag: str = "",
     ) -> Answer[Deliveries]:
         """
@@ -391,9 +395,9 @@ class Channel:
         """
         started = self.native.consume(
             queue,
-            auto_ack,
-            exclusive,
-            arguments,
+            auto_ack=auto_ack,
+            exclusive=exclusive,
+            arguments=arguments,
             prefetch=prefetch,
             consumer_tag=consumer_tag,
         )
@@ -523,7 +527,7 @@ class Deliveries:
     async def __anext__(self) -> Delivery:
         native = self.native
         if native.buffered:
-            return native._take()
+            return native.take_now()
         try:
             return await self.get()
         except LookupError:
@@ -533,17 +537,7 @@ class Deliveries:
         """
         See `txamqp091.consumer.Deliveries.get`.
         """
-        return _Precious(self.native.get(), self._put_back)
-
-    def _put_back(self, delivery: Delivery) -> None:
-        """
-        Whoever asks next gets it.
-        """
-        native = self.native
-        if native._waiting:
-            native._waiting.popleft().callback(delivery)
-        else:
-            native._buffer.appendleft(delivery)
+        return _Precious(self.native.get(), self.native.put_back)
 
     def cancel(self) -> Answer[int]:
         """

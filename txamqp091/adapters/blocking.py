@@ -51,7 +51,7 @@ from txamqp091.adapters._pika import (
 from txamqp091.adapters._selector import SelectorEndpoint, SelectorLoop
 from txamqp091.adapters.threads import InThreads, ThreadsafeChannel, in_threads
 from txamqp091.channel import Arguments, Channel
-from txamqp091.consumer import DEFAULT_PREFETCH, Consumer, Deliveries
+from txamqp091.consumer import Consumer, Deliveries
 from txamqp091.endpoint import connect
 from txamqp091.errors import AMQPError, ConnectionClosed, LocalProtocolError
 from txamqp091.interfaces import ICredentials
@@ -527,7 +527,6 @@ class BlockingChannel:
         self.connection = connection
         self.native = native
         self._driver = connection._driver
-        self._prefetch = DEFAULT_PREFETCH
         self._subscriptions: dict[str, _Subscription] = {}
         self._iterated: tuple[tuple[str, bool, bool], Deliveries] | None = None
 
@@ -584,6 +583,7 @@ class BlockingChannel:
     queue_delete = _framed(Channel.queue_delete)
     basic_publish = _waited(Channel.basic_publish)
     confirm_select = _framed(Channel.confirm_select)
+    basic_qos = _framed(Channel.basic_qos)
     basic_ack = _waited(Channel.basic_ack)
     basic_nack = _waited(Channel.basic_nack)
     basic_reject = _waited(Channel.basic_reject)
@@ -608,33 +608,20 @@ class BlockingChannel:
         """
         self.confirm_select()
 
-    def observe_returns(self, listener: Callable[[Message], object]) -> None:
+    def observe_returns(
+        self, listener: Callable[[Message], object]
+    ) -> Callable[[], None]:
         """
-        Have mandatory messages that come back given to a function, as deliveries are
-        to their callbacks.
+        Have a function called, as other callbacks are, with each mandatory message that
+        comes back.
+
+        :returns: call this to end it.
         """
         due = self.connection._due
-        self._driver.do(
+        return self._driver.do(
             self.native.observe_returns,
             lambda message: due.append(partial(listener, message)),
         )
-
-    def basic_qos(
-        self,
-        prefetch_size: int = 0,
-        prefetch_count: int = 0,
-        global_qos: bool = False,
-    ) -> Frame[spec.BasicQosOk]:
-        """
-        Limit what is unacknowledged, for each consumer that is started after this.
-        Without it, that is 100 messages.
-        """
-        ok = self.connection._ask(
-            self.native.basic_qos, prefetch_size, prefetch_count, global_qos
-        )
-        if not global_qos:
-            self._prefetch = prefetch_count
-        return Frame(ok)
 
     def basic_get(self, queue: str, auto_ack: bool = False) -> Item:
         """
@@ -698,10 +685,9 @@ class BlockingChannel:
     ) -> Deferred[_Subscription]:
         started = self.native.consume(
             queue,
-            auto_ack,
-            exclusive,
-            arguments,
-            prefetch=self._prefetch,
+            auto_ack=auto_ack,
+            exclusive=exclusive,
+            arguments=arguments,
             consumer_tag=tag,
         )
         return started.addCallback(
@@ -730,7 +716,6 @@ class BlockingChannel:
             exclusive,
             tag,
             arguments,
-            prefetch=self._prefetch,
         )
         return started.addCallback(
             lambda consumer: _Subscription(callback, consumer, None)
@@ -752,7 +737,7 @@ class BlockingChannel:
         self.connection._ask(ending.cancel)
         left: list[Item] = []
         while deliveries is not None and deliveries.buffered:
-            delivery = self._driver.do(deliveries._take)
+            delivery = self._driver.do(deliveries.take_now)
             left.append((delivery, delivery.properties, delivery.body))
         return left
 
@@ -805,7 +790,7 @@ class BlockingChannel:
                 assert subscription.deliveries is not None
                 if not subscription.waiting:
                     break
-                delivery = self._driver.do(subscription.deliveries._take)
+                delivery = self._driver.do(subscription.deliveries.take_now)
                 with connection._in_dispatch():
                     subscription.callback(
                         self, delivery, delivery.properties, delivery.body
@@ -853,10 +838,9 @@ class BlockingChannel:
             deliveries = connection._ask(
                 self.native.consume,
                 queue,
-                auto_ack,
-                exclusive,
-                arguments,
-                prefetch=self._prefetch,
+                auto_ack=auto_ack,
+                exclusive=exclusive,
+                arguments=arguments,
                 consumer_tag=consumer_tag or "",
             )
             self._iterated = key, deliveries
@@ -870,7 +854,7 @@ class BlockingChannel:
         def ready() -> bool:
             return bool(
                 deliveries.buffered
-                or deliveries._end is not None
+                or deliveries.ended is not None
                 or (connection._due and not connection._dispatching)
             )
 
@@ -878,13 +862,13 @@ class BlockingChannel:
             in_time = connection._wait(ready, inactivity_timeout)
             connection._run_due()
             if deliveries.buffered:
-                delivery = self._driver.do(deliveries._take)
+                delivery = self._driver.do(deliveries.take_now)
                 yield delivery, delivery.properties, delivery.body
-            elif deliveries._end is not None:
+            elif deliveries.ended is not None:
                 break
             elif not in_time:
                 yield None, None, None
-        end = deliveries._end
+        end = deliveries.ended
         if self._iterated is not None and self._iterated[1] is deliveries:
             self._iterated = None
         if isinstance(end, AMQPError):

@@ -26,12 +26,12 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from txamqp091._channel_publisher import DEFAULT_WINDOW
 from txamqp091._observer import OneShot
-from txamqp091.consumer import DEFAULT_PREFETCH, Handler
+from txamqp091.consumer import Handler
 from txamqp091.interfaces import ICredentials
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
-from txamqp091.publisher import DEFAULT_WINDOW
 from txamqp091.service.addresses import Address, Addresses, Where
 from txamqp091.service.declaration import Outcome
 from txamqp091.service.drain import Drain
@@ -248,7 +248,7 @@ class AMQPClientService(Service):
         queue: str | Queue,
         handler: Handler,
         *,
-        prefetch: int = DEFAULT_PREFETCH,
+        prefetch: int | None = None,
         auto_ack: bool = False,
         exclusive: bool = False,
         arguments: Mapping[str, Any] | None = None,
@@ -271,12 +271,14 @@ class AMQPClientService(Service):
             was deleted: try to subscribe again, and again; or end.
         :param on_refused: what to do when the broker refuses the consumer, and will
             until somebody changes something: the same.
+        :param prefetch: how many deliveries may be unacknowledged; 0 is no limit.  None
+            is the limit of the channel.
         :raises TypeError: the handler is none.
         :raises ValueError: there is no such prefetch limit.
         """
         if not callable(handler):
             raise TypeError(f"a handler is a function, not {handler!r}")
-        if not 0 <= prefetch <= _PREFETCH_MAX:
+        if prefetch is not None and not 0 <= prefetch <= _PREFETCH_MAX:
             raise ValueError(f"a prefetch of {prefetch}; 0 to {_PREFETCH_MAX}")
         if isinstance(queue, Queue):
             self._standing.include(queue)

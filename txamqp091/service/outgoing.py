@@ -26,9 +26,9 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
+from txamqp091._channel_publisher import ChannelPublisher
 from txamqp091.channel import Channel
 from txamqp091.errors import AMQPError, Nacked, Returned, UndecodableProperty
-from txamqp091.publisher import Publisher as Sender
 from txamqp091.service.recovering_channel import RecoveringChannel
 from txamqp091.wire.properties import Properties
 
@@ -241,7 +241,7 @@ class Outlet:
         self.suspected = False
         self.proven = False
         self._correspondent = correspondent
-        self._sender: Sender | None = None
+        self._sender: ChannelPublisher | None = None
         self._lost: list[Letter] = []
         # Whether the letter that has left is to be alone.
         self._alone = False
@@ -358,7 +358,7 @@ class Outlet:
         self.channel.close()
         self._sender = None
 
-    # -- what the sender of the channel calls: see `txamqp091.publisher.Waiting` ------
+    # -- what the publisher of the channel calls: see its `Waiting` ------------------
 
     def go(self) -> bool:
         """
@@ -377,7 +377,7 @@ class Outlet:
     # -- what the channel tells --------------------------------------------------------
 
     def _opened(self, channel: Channel) -> None:
-        self._sender = channel._publisher
+        self._sender = channel.publisher
         self._waiting = self.proven = False
         self.pump()
 

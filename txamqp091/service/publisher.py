@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from twisted.internet.defer import Deferred, fail, succeed
 
+from txamqp091._channel_publisher import DEFAULT_WINDOW
 from txamqp091.errors import (
     AMQPError,
     ConnectionClosed,
@@ -23,7 +24,6 @@ from txamqp091.errors import (
     UndecodableProperty,
 )
 from txamqp091.message import Body, body_bytes
-from txamqp091.publisher import DEFAULT_WINDOW
 from txamqp091.service.client import AMQPClientService
 from txamqp091.service.outbox import Dispatcher
 from txamqp091.service.outgoing import Letter

@@ -27,12 +27,12 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from txamqp091._channel_publisher import DEFAULT_WINDOW
 from txamqp091._observer import OneShot
 from txamqp091.channel import Channel
 from txamqp091.errors import ChannelClosed, printable
 from txamqp091.message import Settler
 from txamqp091.protocol import AMQPProtocol
-from txamqp091.publisher import DEFAULT_WINDOW
 from txamqp091.service.retry import Backoff, RetryPolicy
 from txamqp091.service.topology import Queue
 from txamqp091.wire.method import Method
@@ -356,7 +356,7 @@ class RecoveringChannel:
         Use another channel: the broker does nothing on the present one.
         """
         if self.channel is not None:
-            self.channel._abandon(reason)
+            self.channel.abandon(reason)
 
     def renew(self) -> None:
         """

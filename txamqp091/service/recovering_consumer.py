@@ -83,7 +83,7 @@ class RecoveringConsumer:
         handler: Handler,
         *,
         consumer_tag: str,
-        prefetch: int,
+        prefetch: int | None,
         auto_ack: bool = False,
         exclusive: bool = False,
         arguments: Mapping[str, Any] | None = None,

@@ -187,7 +187,9 @@ class HandlerTests(BoundsCase):
         first = self.consumer(self.handle, auto_ack=True, prefetch=2)
         self.feed(1, 3)
         self.assertFalse(self.reading)
-        other = self.channel.consume("other", True, prefetch=2, consumer_tag="other")
+        other = self.channel.consume(
+            "other", auto_ack=True, prefetch=2, consumer_tag="other"
+        )
         self.peer.turn()
         self.assertNoResult(other)
         self.gates[0].callback(None)

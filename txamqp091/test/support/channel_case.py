@@ -111,7 +111,7 @@ class ChannelCase(SynchronousTestCase):
         Start an iterator, with the consumer tag "tag".
         """
         starting = self.channel.consume(
-            "work", auto_ack, prefetch=prefetch, consumer_tag="tag"
+            "work", auto_ack=auto_ack, prefetch=prefetch, consumer_tag="tag"
         )
         self.peer.serve()
         return self.successResultOf(starting)

@@ -40,6 +40,24 @@ class StartTests(ChannelCase):
         self.assertTrue(consumer.is_active)
         self.assertEqual(repr(consumer), "<Consumer 'mine' of 'work', active>")
 
+    def test_prefetch_of_the_channel(self) -> None:
+        """
+        A consumer that names no limit has the one that ``basic_qos`` has set, until
+        that is called again.  A limit for the whole channel is another thing.
+        """
+        for prefetch in (1, 0, 7):
+            self.channel.basic_qos(prefetch_count=prefetch)
+            self.channel.basic_qos(prefetch_count=50, global_qos=True)
+            self.peer.serve()
+            self.channel.basic_consume("work", print)
+            self.channel.basic_consume("work", print, prefetch=3)
+            self.channel.consume("work")
+            said = self.peer.serve()
+            self.assertEqual(
+                [each for each in said if isinstance(each, spec.BasicQos)],
+                [spec.BasicQos(0, limit, False) for limit in (prefetch, 3, prefetch)],
+            )
+
     def test_arguments(self) -> None:
         """
         All that can be asked for is sent.
@@ -165,6 +183,47 @@ class HandlerTests(ChannelCase):
             ],
         )
         self.assertEqual(consumer.running, 0)
+
+    def test_ack_on_return(self) -> None:
+        """
+        With ``ack_on_return`` a delivery is acknowledged when its handler succeeds,
+        unless the handler has settled it; when the handler fails, it is not.
+        """
+        gates: list[Deferred[None]] = []
+
+        async def wait(delivery: Delivery) -> None:
+            gates.append(Deferred())
+            await gates[-1]
+
+        def handle(delivery: Delivery) -> object:
+            if delivery.body == b"2":
+                delivery.reject(requeue=False)
+            elif delivery.body == b"3":
+                raise ZeroDivisionError
+            elif delivery.body in (b"4", b"5"):
+                return wait(delivery)
+            return "of no interest" if delivery.body == b"6" else None
+
+        self.channel.basic_consume(
+            "work", handle, consumer_tag="tag", ack_on_return=True
+        )
+        self.peer.serve()
+        self.deliver(1, 2, 3, 4, 5, 6)
+        self.assertEqual(
+            self.heard(),
+            [
+                spec.BasicAck(1, False),
+                spec.BasicReject(2, False),
+                spec.BasicReject(3, True),
+                spec.BasicAck(6, False),
+            ],
+        )
+        gates[0].callback(None)
+        gates[1].errback(ZeroDivisionError())
+        self.assertEqual(
+            self.heard(), [spec.BasicAck(4, False), spec.BasicReject(5, True)]
+        )
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
 
     def test_acks_of_one_turn(self) -> None:
         """

@@ -173,6 +173,26 @@ class GetTests(ChannelCase):
     One at a time.
     """
 
+    def test_take_now(self) -> None:
+        """
+        What has come can be taken without waiting, and be put back: whoever waits, or
+        asks next, gets it.
+        """
+        deliveries = self.deliveries()
+        self.assertRaises(LookupError, deliveries.take_now)
+        self.deliver(1, 2)
+        first = deliveries.take_now()
+        self.assertEqual((first.body, deliveries.buffered), (b"1", 1))
+        deliveries.put_back(first)
+        self.assertIs(deliveries.take_now(), first)
+        second = deliveries.take_now()
+        waiting = deliveries.get()
+        deliveries.put_back(second)
+        self.assertIs(self.successResultOf(waiting), second)
+        self.assertIsNone(deliveries.ended)
+        self.peer.send(1, spec.BasicCancel("tag", True))
+        self.assertIsInstance(deliveries.ended, ConsumerCancelled)
+
     def test_in_order(self) -> None:
         """
         Whoever asks first is served first.

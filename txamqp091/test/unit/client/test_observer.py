@@ -8,8 +8,28 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091._observer import OneShot
+from txamqp091._observer import OneShot, observe
 from txamqp091.errors import ConnectionClosed
+
+
+class ObserveTests(SynchronousTestCase):
+    """
+    Lists of observers.
+    """
+
+    def test_undo(self) -> None:
+        """
+        Each observation ends by itself, and once, also when one function observes
+        twice.
+        """
+        observers: list[object] = []
+        ends = [observe(observers, each) for each in (print, repr, print)]
+        ends[0]()
+        ends[0]()
+        self.assertEqual(observers, [repr, print])
+        ends[2]()
+        ends[1]()
+        self.assertEqual(observers, [])
 
 
 class OneShotTests(SynchronousTestCase):

@@ -215,7 +215,7 @@ class ConfirmedTests(BatchCase):
         self.peer.send(1, spec.BasicAck(3, True))
         self.assertEqual(self.bodies(), [b"0", b"1", b"2"])
         self.assertEqual(self.drawn, 3)
-        self.assertEqual(len(self.channel._publisher._waiting), 0)
+        self.assertEqual(len(self.channel.publisher._waiting), 0)
         done = self.channel.basic_publish("", "work", b"next")
         self.peer.send(1, spec.BasicAck(4))
         self.successResultOf(done)

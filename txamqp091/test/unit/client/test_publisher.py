@@ -1,7 +1,8 @@
 # -*- test-case-name: txamqp091.test.unit.client.test_publisher -*-
 """
-Tests for `txamqp091.publisher`: what leaves, when it may, and what waits.  Whose a
-confirm is, is in ``test_publisher_confirms``; batches are in ``test_publish_many``.
+Tests for `txamqp091._channel_publisher`: what leaves, when it may, and what
+waits.  Whose a confirm is, is in ``test_publisher_confirms``; batches are in
+``test_publish_many``.
 """
 
 from __future__ import annotations
@@ -147,14 +148,17 @@ class ReturnTests(ChannelCase):
         def broken(message: Message) -> None:
             raise ZeroDivisionError
 
+        ended: list[Message] = []
         self.channel.observe_returns(broken)
         self.channel.observe_returns(seen.append)
+        self.channel.observe_returns(ended.append)()
         properties = Properties(message_id="7")
         self.channel.basic_publish("logs", "nowhere", b"lost", properties, True)
         method = spec.BasicReturn(312, "NO_ROUTE", "logs", "nowhere")
         self.peer.feed(self.peer.content(1, method, b"lost", properties))
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         [message] = seen
+        self.assertEqual(ended, [])
         self.assertEqual((message.exchange, message.routing_key), ("logs", "nowhere"))
         self.assertEqual((message.body, message.properties), (b"lost", properties))
         self.assertTrue(message.mandatory)
@@ -256,7 +260,7 @@ class WaitingTests(ChannelCase):
         )
         second.cancel()
         self.reason(second, CancelledError)
-        self.assertEqual(len(self.channel._publisher._waiting), 2)
+        self.assertEqual(len(self.channel.publisher._waiting), 2)
         self.peer.send(0, spec.ConnectionUnblocked())
         self.assertEqual(self.bodies(), [b"a", b"c"])
         self.successResultOf(first)

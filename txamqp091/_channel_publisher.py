@@ -21,12 +21,13 @@ from twisted.logger import Logger
 from txamqp091._flow import Flow
 from txamqp091._machine.channel import ChannelMachine
 from txamqp091._machine.sinks import ReplyHandle
+from txamqp091._observer import observe
 from txamqp091.errors import AMQPError, BatchFailed, Returned
 from txamqp091.message import Body, Message, body_bytes
 from txamqp091.wire.properties import EMPTY, Properties
 from txamqp091.wire.spec import BasicReturn
 
-__all__ = ["DEFAULT_WINDOW", "DEFAULT_WINDOW_SIZE", "Publisher", "Waiting"]
+__all__ = ["ChannelPublisher", "DEFAULT_WINDOW", "DEFAULT_WINDOW_SIZE", "Waiting"]
 
 #: How many messages may be unconfirmed before the next one waits.
 DEFAULT_WINDOW = 1000
@@ -76,7 +77,7 @@ class Waiting(Protocol):
         """
 
 
-class Publisher:
+class ChannelPublisher:
     """
     The sending side of a channel: its machine's sink, and the queue of messages
     that wait.
@@ -249,11 +250,13 @@ class Publisher:
         for item in waiting:
             item.fail(reason)
 
-    def observe_returns(self, listener: Callable[[Message], object]) -> None:
+    def observe_returns(
+        self, listener: Callable[[Message], object]
+    ) -> Callable[[], None]:
         """
         See `Channel.observe_returns`.
         """
-        self._listeners.append(listener)
+        return observe(self._listeners, listener)
 
     # -- what the machine calls: see `ChannelSink` -----------------------------
 
@@ -272,7 +275,7 @@ class Publisher:
         for listener in list(self._listeners):
             try:
                 listener(message)
-            except Exception:
+            except BaseException:
                 self._log.failure("A listener for returned messages failed")
         return Returned(message, method.reply_code, method.reply_text)
 
@@ -304,7 +307,7 @@ class _Held:
 
     def __init__(
         self,
-        publisher: Publisher,
+        publisher: ChannelPublisher,
         exchange: str,
         routing_key: str,
         body: bytes,
@@ -345,7 +348,9 @@ class _Batch:
     __slots__ = ("_exhausted", "_failures", "_messages", "_pending", "_publisher",
                  "_sent", "deferred")  # fmt: skip
 
-    def __init__(self, publisher: Publisher, messages: Iterator[Message]) -> None:
+    def __init__(
+        self, publisher: ChannelPublisher, messages: Iterator[Message]
+    ) -> None:
         self.deferred: Deferred[None] = Deferred(lambda _: publisher.forget(self))
         self._publisher = publisher
         self._messages = messages

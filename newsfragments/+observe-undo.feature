@@ -1,0 +1,1 @@
+``Channel.observe_returns`` returns a function that ends the observation.
