@@ -43,6 +43,11 @@ from txamqp091.wire.method import Method, decode_method
 __all__ = ["ServerChannel", "ServerChannelSink", "ServerMachine", "ServerSink"]
 
 
+#: How much larger than agreed a frame may be.  RabbitMQ takes such frames: some clients
+#: count the payload alone.
+_TOLERANCE = FRAME_OVERHEAD
+
+
 class ServerSink(Protocol):
     """
     What a `ServerMachine` calls.
@@ -144,7 +149,7 @@ class ServerMachine(ConnectionMachine):
         self._server_sink = sink
         self._greeting = b""
         self._least_frame_max = least_frame_max
-        self._reader.max_payload = least_frame_max - FRAME_OVERHEAD
+        self._reader.max_payload = least_frame_max - FRAME_OVERHEAD + _TOLERANCE
         self._open: dict[int, ServerChannel] = {}
         self._routes = self._reader.routes = _Channels(self)
 
@@ -220,7 +225,7 @@ class ServerMachine(ConnectionMachine):
             heartbeat=method.heartbeat,
             max_body=ours.max_body,
         )
-        self._reader.max_payload = self.limits.frame_max - FRAME_OVERHEAD
+        self._reader.max_payload = self.limits.frame_max - FRAME_OVERHEAD + _TOLERANCE
         self._server_sink.tuned(self.limits)
 
     def _opening(self, method: spec.ConnectionOpen) -> None:

@@ -127,6 +127,48 @@ class EndScenarios(Scenario):
         channel = await self.channel()
         self.assertEqual(await channel.access_request(), spec.AccessRequestOk(1))
 
+    async def test_hanging_up(self) -> None:
+        """
+        It is the client that closes the socket; what it says after it has closed the
+        connection is discarded.
+        """
+        client, channel = await self.raw(), await self.channel()
+        queue = await self.durable_queue(channel)
+        client.say(0, spec.ConnectionClose(200, "bye"))
+        await self.hear(client, spec.ConnectionCloseOk)
+        client.say(1, spec.QueueDelete(0, queue), spec.QueueDeclare(0, queue))
+        for _ in range(10):
+            self.assertEqual(await self.count(channel, queue), 0)
+        self.assertEqual((client.data, client.ended), (b"", None))
+
+    async def test_answering_a_close(self) -> None:
+        """
+        When the broker has closed the connection, and the client has agreed, it is the
+        broker that closes the socket.
+        """
+        client = await self.raw()
+        client.say(1, spec.ChannelFlow(False))
+        [closed] = await self.hear(client, spec.ConnectionClose)
+        assert isinstance(closed, spec.ConnectionClose)
+        self.assertEqual(closed.reply_code, 540)
+        client.say(0, spec.ConnectionCloseOk())
+
+        async def ended() -> bool:
+            return client.ended is not None
+
+        await self.until(ended, "the end of the connection")
+
+    async def test_product(self) -> None:
+        """
+        The broker says what it is.
+        """
+        connection = await self.connect()
+        self.assertEqual(connection.server_properties["product"], "RabbitMQ")
+        self.assertEqual(
+            connection.server_properties["version"],
+            ".".join(map(str, self.peer.version)),
+        )
+
     async def test_everything_waiting(self) -> None:
         """
         What ends a connection ends all its channels, for the same reason.

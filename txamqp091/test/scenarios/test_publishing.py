@@ -11,6 +11,8 @@ from twisted.internet.defer import Deferred
 
 from txamqp091.errors import AMQPError, Nacked, Returned
 from txamqp091.message import Message
+from txamqp091.test.support.raw_client import RawClient
+from txamqp091.test.support.recording import content
 from txamqp091.test.support.scenarios import Scenario, every_peer
 from txamqp091.wire import spec
 from txamqp091.wire.properties import Properties
@@ -69,6 +71,45 @@ class ConfirmScenarios(Scenario):
         channel = await self.channel()
         await channel.basic_publish("amq.direct", self.name("key"), "x")
         await channel.basic_publish("", self.name(), "x")
+
+    async def confirms(
+        self, client: RawClient, data: bytes, last: int
+    ) -> list[tuple[int, bool]]:
+        """
+        How publishes are confirmed.
+
+        :param last: the number of the last of them.
+        """
+        found: list[tuple[int, bool]] = []
+        client.write(data)
+
+        async def confirmed() -> bool:
+            for each in client.heard():
+                assert isinstance(each, spec.BasicAck)
+                found.append((each.delivery_tag, each.multiple))
+            return any(tag == last for tag, _ in found)
+
+        await self.until(confirmed, "confirms")
+        return found
+
+    async def test_multiple(self) -> None:
+        """
+        Confirms of messages that queues have taken are joined; those of messages that
+        no queue gets are not.
+        """
+        client = await self.raw()
+        queue = self.name()
+        client.say(1, spec.QueueDeclare(0, queue, exclusive=True), spec.ConfirmSelect())
+        await self.hear(client, spec.ConfirmSelectOk)
+        routed = content(1, spec.BasicPublish(0, "", queue), b"x")
+        lost = content(1, spec.BasicPublish(0, "", self.name()), b"x")
+        found = await self.confirms(client, routed * 640, 640)
+        self.assertLess(len(found), 640)
+        self.assertTrue(any(multiple for _, multiple in found))
+        found = await self.confirms(client, lost * 10, 650)
+        self.assertEqual(found, [(number, False) for number in range(641, 651)])
+        found = await self.confirms(client, routed, 651)
+        self.assertEqual(found, [(651, False)])
 
     async def test_before_select(self) -> None:
         """

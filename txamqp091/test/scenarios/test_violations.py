@@ -176,6 +176,25 @@ class ViolationScenarios(Scenario):
         data += frame(spec.FRAME_BODY, 1, bytes(200_000))
         await self.violates(data, 501, "FRAME_ERROR")
 
+    async def test_slightly_large_frame(self) -> None:
+        """
+        A frame may be larger by eight octets than was agreed: some clients count what
+        is in it alone.
+        """
+        size = 131072
+        channel = await (await self.connect(frame_max=size)).open_channel()
+        transport = channel.connection.transport
+        assert transport is not None
+        queue = await self.queue(channel)
+        data = method(1, spec.BasicPublish(0, "", queue))
+        data += frame(spec.FRAME_HEADER, 1, header(60, size))
+        transport.write(data + frame(spec.FRAME_BODY, 1, bytes(size)))
+        await self.until_count(channel, queue, 1)
+        data = method(1, spec.BasicPublish(0, "", queue))
+        data += frame(spec.FRAME_HEADER, 1, header(60, size + 1))
+        data += frame(spec.FRAME_BODY, 1, bytes(size + 1))
+        self.assertEqual((await self.says(channel, data))[0], 501)
+
     async def test_truncated_method(self) -> None:
         """
         501: the arguments of a method are cut short.

@@ -8,7 +8,7 @@ keep what the broker tells them, in order.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -166,6 +166,9 @@ class Client:
 
     def unblock(self) -> None:
         self.blocked = None
+
+    def at_turn_end(self, call: Callable[[], None]) -> None:
+        call()
 
     def close(
         self, reply_code: int, reply_text: str, class_id: int = 0, method_id: int = 0

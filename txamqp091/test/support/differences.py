@@ -53,6 +53,13 @@ class Difference:
 #: All of them.
 DIFFERENCES: tuple[Difference, ...] = (
     Difference(
+        "EndScenarios.test_product",
+        ("3.10", "4.3"),
+        "``product`` in the properties of the server is ``RabbitMQ``.",
+        "It is ``txamqp091 MemoryBroker``; ``version`` is RabbitMQ's.",
+        "A log shall show which broker a program has talked to.",
+    ),
+    Difference(
         "ContentScenarios.test_order_of_headers",
         ("4.3",),
         "The headers of a message arrive sorted by name.",

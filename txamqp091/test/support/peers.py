@@ -10,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
+from twisted.internet.interfaces import IProtocolFactory
+from twisted.internet.protocol import Factory
 
 from txamqp091.endpoint import connect
 from txamqp091.factory import AMQPClientFactory
@@ -21,6 +24,7 @@ from txamqp091.protocol import AMQPProtocol
 from txamqp091.test.support.installations import Broker, known_brokers
 from txamqp091.test.support.integration import installed, shared_node
 from txamqp091.test.support.rabbit import RabbitNode
+from txamqp091.test.support.raw_client import RawClient
 from txamqp091.testing.memory import MemoryBroker
 
 __all__ = ["Kind", "Peer", "kinds"]
@@ -58,6 +62,11 @@ class Peer(Protocol):
     def connect(self, parameters: ConnectionParameters) -> Awaitable[AMQPProtocol]:
         """
         Connect a client.
+        """
+
+    def connect_raw(self) -> Awaitable[RawClient]:
+        """
+        Connect a client that says nothing by itself.
         """
 
     def block_publishers(self, on: bool) -> None:
@@ -119,6 +128,14 @@ class RabbitPeer:
             reactor, replace(parameters, host=self.node.host, port=self.node.port)
         )
 
+    def connect_raw(self) -> Awaitable[RawClient]:
+        from twisted.internet import reactor
+
+        endpoint = TCP4ClientEndpoint(
+            cast(Any, reactor), self.node.host, self.node.port
+        )
+        return cast(Awaitable[RawClient], connectProtocol(endpoint, RawClient()))
+
     def block_publishers(self, on: bool) -> None:
         self.node.set_memory_alarm(on)
 
@@ -177,6 +194,10 @@ class MemoryPeer:
         factory = AMQPClientFactory(parameters, clock=reactor)
         protocol = cast(AMQPProtocol, await self._endpoint.connect(factory))
         return await protocol.when_open()
+
+    def connect_raw(self) -> Awaitable[RawClient]:
+        factory = cast(IProtocolFactory, Factory.forProtocol(RawClient))
+        return cast(Awaitable[RawClient], self._endpoint.connect(factory))
 
     def block_publishers(self, on: bool) -> None:
         if on:

@@ -5,13 +5,15 @@ A client by hand: it says what it is told to, right or wrong, and keeps what it 
 
 from __future__ import annotations
 
+from struct import unpack_from
 from typing import Any, TypeVar
 
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 
-from txamqp091.test.support.recording import frames, split_frames
+from txamqp091.test.support.recording import frames
 from txamqp091.wire import spec
+from txamqp091.wire.frames import FRAME_OVERHEAD
 from txamqp091.wire.method import Method, decode_method
 
 __all__ = ["CAPABILITIES", "HANDSHAKE", "RawClient", "handshake"]
@@ -90,16 +92,27 @@ class RawClient(Protocol):
         """
         self.write(frames(channel, *methods))
 
+    def hang_up(self) -> None:
+        """
+        Close the socket.
+        """
+        if self.transport is not None and self.ended is None:
+            self.transport.loseConnection()
+
     def heard(self) -> list[Method]:
         """
-        The methods that have come since the last time.
+        The methods that have come, each whole, since the last time.
         """
-        data, self.data = self.data, b""
-        return [
-            decode_method(payload)
-            for kind, _, payload in split_frames(data)
-            if kind == spec.FRAME_METHOD
-        ]
+        found = []
+        while len(self.data) >= FRAME_OVERHEAD:
+            kind, _, size = unpack_from(">BHI", self.data)
+            if len(self.data) < size + FRAME_OVERHEAD:
+                break
+            payload = self.data[7 : size + 7]
+            self.data = self.data[size + FRAME_OVERHEAD :]
+            if kind == spec.FRAME_METHOD:
+                found.append(decode_method(payload))
+        return found
 
     def heard_one(self, kind: type[M]) -> M:
         """

@@ -44,7 +44,9 @@ from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.test.support.differences import DIFFERENCES, Difference
 from txamqp091.test.support.peers import Kind, kinds
+from txamqp091.test.support.raw_client import RawClient, handshake
 from txamqp091.wire import spec
+from txamqp091.wire.method import Method
 
 __all__ = ["Scenario", "every_peer"]
 
@@ -168,6 +170,30 @@ class Scenario(TestCase):
         if confirms:
             await channel.confirm_select()
         return channel
+
+    async def raw(self) -> RawClient:
+        """
+        Connect a client that says what it is told to, on channel 1.
+        """
+        client = await self.peer.connect_raw()
+        self.addCleanup(client.hang_up)
+        client.write(handshake(vhost=self.vhost))
+        client.say(1, spec.ChannelOpen())
+        await self.hear(client, spec.ChannelOpenOk)
+        return client
+
+    async def hear(self, client: RawClient, last: type[Method]) -> list[Method]:
+        """
+        What such a client hears, until it has heard a certain method.
+        """
+        found: list[Method] = []
+
+        async def heard() -> bool:
+            found.extend(client.heard())
+            return any(isinstance(each, last) for each in found)
+
+        await self.until(heard, last.__name__)
+        return found
 
     async def user(
         self, configure: str = ".*", write: str = ".*", read: str = ".*"

@@ -64,6 +64,7 @@ class Broker:
         vhosts: tuple[str, ...] = ("/",),
         consumer_timeout: float | None = CONSUMER_TIMEOUT,
         transient_queues: bool = True,
+        multiple_confirms: bool = True,
         history: int = 10_000,
     ) -> None:
         """
@@ -77,6 +78,9 @@ class Broker:
             queue, and leaves others alone; older ones close the channel (406).
         :param transient_queues: whether a queue may be neither durable nor exclusive,
             which RabbitMQ can be told to refuse.
+        :param multiple_confirms: whether one ``basic.ack`` with ``multiple`` confirms
+            all publishes whose confirms fall due in one turn, as RabbitMQ does it.
+            With False, each publish has a confirm of its own.
         :param history: how many messages to keep in ``published``.
         :raises ValueError: ``version`` is none.
         """
@@ -85,6 +89,7 @@ class Broker:
         self.behaviour = Behaviour.of(version)
         self.consumer_timeout = consumer_timeout
         self.transient_queues = transient_queues
+        self.multiple_confirms = multiple_confirms
         self.replies = ReplyAddresses()
         self.published: deque[MessageView] = deque(maxlen=history)
         self._users = Registry()
@@ -92,7 +97,7 @@ class Broker:
         self._sessions: dict[Session, None] = {}
         self._names = 0
         self._blocked_for: str | None = None
-        self._held: list[tuple[ChannelPublishes, int, bool]] | None = None
+        self._held: list[tuple[ChannelPublishes, int, bool, bool]] | None = None
         self._refusals = 0
         for vhost in vhosts:
             self.add_vhost(vhost)
@@ -226,14 +231,16 @@ class Broker:
         given = self.replies.was_given(message.routing_key)
         return given and self.behaviour.routes_replies
 
-    def confirm(self, publisher: ChannelPublishes, number: int, taken: bool) -> None:
+    def confirm(
+        self, publishes: ChannelPublishes, number: int, taken: bool, routed: bool
+    ) -> None:
         """
         Confirm a publish, now or when confirms are held no longer.
         """
         if self._held is None:
-            publisher.confirm(number, taken)
+            publishes.confirm(number, taken, routed)
         else:
-            self._held.append((publisher, number, taken))
+            self._held.append((publishes, number, taken, routed))
 
     # -- what tests see and prepare ----------------------------------------------------
 
@@ -444,8 +451,8 @@ class Broker:
         Confirm what was held, in order, and from now on at once.
         """
         held, self._held = self._held, None
-        for publisher, number, taken in held or ():
-            publisher.confirm(number, taken)
+        for publishes, number, taken, routed in held or ():
+            publishes.confirm(number, taken, routed)
 
     def refuse_publishes(self, count: int = 1) -> None:
         """

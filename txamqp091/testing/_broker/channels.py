@@ -472,7 +472,8 @@ class BrokerChannel:
         """
         if not self.is_open:
             return [], []
-        self.is_open = self._publishes.is_open = False
+        self.is_open = False
+        self._publishes.close()
         if self.session.channels.get(self.number) is self:
             del self.session.channels[self.number]
         if self._reply_tag:

@@ -53,7 +53,11 @@ __all__ = ["BrokerFactory", "BrokerProtocol"]
 _log = Logger()
 
 #: How long a client may take to open a connection, and to answer a close: seconds.
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
+
+#: How long a client that has closed its connection may take to hang up: seconds.  A
+#: shorter heartbeat takes its place.
+_CLOSING_TIMEOUT = 30.0
 
 #: How much is said to a client that takes nothing, beyond what its transport holds,
 #: before nothing more is read from it either: bytes.
@@ -169,6 +173,8 @@ class BrokerProtocol(Protocol):
         self._full = False
         self._excess = 0
         self._deaf = False
+        self._due: list[Callable[[], None]] = []
+        self._due_call: IDelayedCall | None = None
 
     # -- the transport -------------------------------------------------------------
 
@@ -182,7 +188,7 @@ class BrokerProtocol(Protocol):
         if ITCPTransport.providedBy(transport):
             # As RabbitMQ does: or an answer waits for the client's next word.
             transport.setTcpNoDelay(True)
-        self._set_limit(self._too_slow)
+        self._set_limit(_TIMEOUT, self._too_slow)
 
     def dataReceived(self, data: bytes) -> None:
         """
@@ -269,9 +275,9 @@ class BrokerProtocol(Protocol):
         self._note("it did not open its connection in time")
         self._abort()
 
-    def _set_limit(self, expired: Callable[[], None]) -> None:
+    def _set_limit(self, seconds: float, expired: Callable[[], None]) -> None:
         self._clear_limit()
-        self._limit_call = self._clock.callLater(_PATIENCE, expired)
+        self._limit_call = self._clock.callLater(seconds, expired)
 
     def _clear_limit(self) -> None:
         if self._limit_call is not None and self._limit_call.active():
@@ -285,6 +291,27 @@ class BrokerProtocol(Protocol):
             self._heartbeats.stop()
         self._leave()
         self._machine.lost(reason)
+        if self._due_call is not None:
+            self._due_call.cancel()
+            self._due_call = None
+
+    def at_turn_end(self, call: Callable[[], None]) -> None:
+        """
+        Call something when this turn of the reactor ends: see
+        `SessionSink.at_turn_end`.
+        """
+        self._due.append(call)
+        if self._due_call is None:
+            self._due_call = self._clock.callLater(0, self._turn_ends)
+
+    def _turn_ends(self) -> None:
+        self._due_call = None
+        due, self._due = self._due, []
+        self._outgoing.in_turn = True
+        for call in due:
+            call()
+        self._outgoing.in_turn = False
+        self._outgoing.flush()
 
     def _leave(self) -> None:
         # Before the machine ends the channels one by one: none of them shall get what
@@ -298,14 +325,25 @@ class BrokerProtocol(Protocol):
         AMQP is over: see `txamqp091._machine.server.ServerSink.closed`.
         """
         self._end(ConnectionClosed("closed") if reason is None else reason)
-        self._drop()
+        if reason is None or isinstance(reason, RemoteProtocolError):
+            self._drop()
+        else:
+            self._await_hang_up()
+
+    def _await_hang_up(self) -> None:
+        """
+        Leave it to the client to close the socket, and discard what still comes.
+        """
+        self._outgoing.flush()
+        heartbeat = self._machine.limits.heartbeat or _CLOSING_TIMEOUT
+        self._set_limit(min(heartbeat, _CLOSING_TIMEOUT), self._drop)
 
     def _drop(self) -> None:
         """
         Let the transport go, once the client has taken what was said.
         """
         self._outgoing.flush()
-        self._set_limit(self._abort)
+        self._set_limit(_TIMEOUT, self._abort)
         transport = self._transport()
         transport.unregisterProducer()
         transport.resumeProducing()
@@ -328,7 +366,7 @@ class BrokerProtocol(Protocol):
                 method_id=method_id,
             )
         )
-        self._set_limit(self._abort)
+        self._set_limit(_TIMEOUT, self._abort)
 
     def shut_down(self) -> None:
         """

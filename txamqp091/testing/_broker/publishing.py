@@ -9,6 +9,8 @@ knows which channel has which address.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -99,6 +101,11 @@ class ChannelPublishes:
         self._vhost = session.vhost
         self._sink = sink
         self._count = 0
+        # Publishes that are not confirmed, the oldest first; and confirms to be sent
+        # when the turn ends.
+        self._unconfirmed: dict[int, None] = {}
+        self._acked: list[int] = []
+        self._nacked: list[int] = []
 
     def accept(
         self, method: spec.BasicPublish, properties: Properties, body: bytes
@@ -120,6 +127,7 @@ class ChannelPublishes:
         mandatory = method.mandatory
         if self.confirming:
             self._count += 1
+            self._unconfirmed[self._count] = None
         number = self._count
         return lambda: self._put(message, mandatory, number)
 
@@ -157,7 +165,7 @@ class ChannelPublishes:
         if mandatory and not routed and self.is_open:
             self._return(message)
         if self.confirming:
-            self._broker.confirm(self, number, taken)
+            self._broker.confirm(self, number, taken, routed)
         return taken
 
     def _return(self, message: Message) -> None:
@@ -166,20 +174,71 @@ class ChannelPublishes:
         )
         self._sink.deliver(method, message.properties, message.body)
 
-    def confirm(self, number: int, taken: bool) -> None:
+    def confirm(self, number: int, taken: bool, routed: bool = True) -> None:
         """
-        Tell the client of one publish.
+        Tell the client the outcome of one publish: at once if there was no queue for
+        it, or else when the turn ends.
 
-        :param number: which, counted from 1.
-        :param taken: whether all of its queues have it.
+        :param number: which publish, counted from 1.
+        :param taken: whether all of its queues have taken it.
+        :param routed: whether there was a queue for it.
         """
         if not self.is_open:
             return
-        if taken:
-            self._sink.send(spec.BasicAck(number))
+        del self._unconfirmed[number]
+        if not routed or not self._broker.multiple_confirms:
+            self._send(spec.BasicAck if taken else spec.BasicNack, number)
+            return
+        is_first = not self._acked and not self._nacked
+        (self._acked if taken else self._nacked).append(number)
+        if is_first:
+            self._session.sink.at_turn_end(self._send_confirms)
+
+    def _send_confirms(self) -> None:
+        """
+        Send what fell due in this turn, in as few methods as RabbitMQ does.
+        """
+        if not self.is_open:
+            return
+        acked, self._acked = sorted(self._acked), []
+        nacked, self._nacked = sorted(self._nacked), []
+        if len(acked) == 1:
+            self._send(spec.BasicAck, acked[0])
         else:
-            # RabbitMQ says "multiple" here when nothing older is open.
-            self._sink.send(spec.BasicNack(number, True))
+            self._send_many(spec.BasicAck, acked, nacked)
+        self._send_many(spec.BasicNack, nacked, acked)
+
+    def _send_many(
+        self,
+        method: type[spec.BasicAck | spec.BasicNack],
+        numbers: list[int],
+        others: list[int],
+    ) -> None:
+        """
+        One method for all publishes before which none is open or has another outcome,
+        and one method for each publish after that.
+        """
+        open_ones = (*others[:1], *itertools.islice(self._unconfirmed, 1))
+        end = min(open_ones, default=self._count + 1)
+        joined = bisect.bisect_left(numbers, end)
+        if joined:
+            self._send(method, numbers[joined - 1], True)
+        for number in numbers[joined:]:
+            self._send(method, number)
+
+    def _send(
+        self,
+        method: type[spec.BasicAck | spec.BasicNack],
+        number: int,
+        multiple: bool = False,
+    ) -> None:
+        self._sink.send(method(number, multiple))
+
+    def close(self) -> None:
+        """
+        The channel has ended: the client cannot be told anything more.
+        """
+        self.is_open = False
 
 
 def _read(properties: Properties, name: str) -> Any:

@@ -10,6 +10,7 @@ it calls a sink, so a sink may call back at once; and a sink does not raise.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from txamqp091.testing._broker.channels import BrokerChannel, close_channels
@@ -40,6 +41,12 @@ class SessionSink(Protocol):
     def unblock(self) -> None:
         """
         It is not any more.
+        """
+
+    def at_turn_end(self, call: Callable[[], None]) -> None:
+        """
+        Call something when this turn of the reactor ends, unless the connection has
+        ended by then.
         """
 
     def close(

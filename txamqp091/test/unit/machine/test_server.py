@@ -197,15 +197,15 @@ class LimitTests(SynchronousTestCase):
 
     def test_frames(self) -> None:
         """
-        Frames are held to what was agreed.
+        Frames are held to what was agreed, with room for eight octets more.
         """
         server = ServerRecorder(Limits(frame_max=8192))
         server.receive(HEADER)
         server.receive(START_OK + frames(0, spec.ConnectionTuneOk(1, 5000, 0)))
         server.say(0, spec.ConnectionOpen("/"))
-        error = server.violated(pack(">BHI", 1, 0, 4993))
+        error = server.violated(pack(">BHI", 1, 0, 5001))
         assert error is not None
-        self.assertIn("5001 octets, over the 5000", error.reply_text)
+        self.assertIn("5009 octets, over the 5008", error.reply_text)
 
 
 class OpenTests(SynchronousTestCase):

@@ -379,10 +379,12 @@ class Sticky:
         self.channels: set[ChannelPublishes] = set()
         confirm = ChannelPublishes.confirm
 
-        def confirm_or_not(half: ChannelPublishes, number: int, taken: bool) -> None:
+        def confirm_or_not(
+            half: ChannelPublishes, number: int, taken: bool, routed: bool
+        ) -> None:
             if self.ill:
                 self.channels.add(half)
-            confirm(half, number, taken and half not in self.channels)
+            confirm(half, number, taken and half not in self.channels, routed)
 
         case.patch(ChannelPublishes, "confirm", confirm_or_not)
 

@@ -51,7 +51,7 @@ BAD = {
     "half a frame": (HANDSHAKE + OPENED[:9], True),
     "the head of a large frame": (HANDSHAKE + pack(">BHI", 3, 1, 1 << 31), False),
     "the head of a frame over the limit": (
-        HANDSHAKE + OPENED + pack(">BHI", 3, 1, 131065),
+        HANDSHAKE + OPENED + pack(">BHI", 3, 1, 131073),
         False,
     ),
     "the wrong end": (HANDSHAKE + OPENED[:-1] + b"\0", False),

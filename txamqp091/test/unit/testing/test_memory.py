@@ -381,15 +381,34 @@ class TimeTests(MemoryCase):
 
     def test_last_words_not_taken(self) -> None:
         """
-        A client that closes and does not take the answer is dropped after ten seconds.
+        A client that closes and does not take the answer is dropped after 40 s.
         """
         client = self.raw()
         self.link.hole(Direction.DOWN)
         client.say(0, spec.ConnectionClose(200, "bye"))
-        self.clock.advance(9.9)
+        self.clock.pump([10.0, 10.0, 10.0, 9.9])
         self.assertTrue(self.link.is_up)
         self.clock.advance(0.2)
         self.assertFalse(self.link.is_up)
+
+    def test_does_not_hang_up(self) -> None:
+        """
+        A client that has closed has 30 s to hang up, or as long as a heartbeat: what
+        it says until then is discarded.
+        """
+        for heartbeat, seconds in ((0, 30.0), (60, 30.0), (5, 5.0)):
+            client = self.raw(handshake(heartbeat=heartbeat))
+            client.say(0, spec.ConnectionClose(200, "bye"))
+            self.flush()
+            client.heard_one(spec.ConnectionCloseOk)
+            self.clock.advance(seconds - 0.1)
+            client.say(1, spec.ChannelOpen(), spec.QueueDeclare(0, "late"))
+            self.flush()
+            self.assertEqual((client.heard(), client.ended), ([], None))
+            self.clock.advance(0.2)
+            self.assertFalse(self.link.is_up)
+            self.flush()
+        self.assertEqual(self.broker.queues(), [])
 
 
 class FaultTests(MemoryCase):

@@ -1,0 +1,1 @@
+``MemoryBroker`` does as RabbitMQ does: one ``basic.ack`` with ``multiple`` confirms all publishes of one turn (``MemoryBroker(multiple_confirms=False)`` confirms each by itself), the client closes the socket after ``close-ok``, and a frame may be eight octets larger than was agreed.
