@@ -143,6 +143,17 @@ class ExchangeDeclareScenarios(Scenario):
             await channel.exchange_declare(name, kind)
             await channel.exchange_declare(name, passive=True)
 
+    async def test_trace(self) -> None:
+        """
+        The exchange for traced messages can be bound, and not be published to.
+        """
+        channel, name = await self.channel(), "amq.rabbitmq.trace"
+        await channel.exchange_declare(name, "topic", internal=True)
+        await self.bound(channel, name, "#")
+        call = channel.basic_publish(name, "k", "x")
+        text = f"cannot publish to internal exchange '{name}'"
+        await self.channel_refused(channel, call, 403, "basic.publish", text)
+
     async def test_passive(self) -> None:
         """
         A passive declaration does not look at anything but the name.

@@ -8,11 +8,12 @@ How exchanges and bindings come and go is in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 from txamqp091.channel import Channel
-from txamqp091.errors import Returned
+from txamqp091.errors import InternalError, Returned
 from txamqp091.test.support.scenarios import Scenario, every_peer
 from txamqp091.wire.properties import Properties
 
@@ -419,3 +420,240 @@ class CopyScenarios(RoutingScenario):
             call = channel.basic_publish("", queue, "x", properties)
             text = f'unacceptable_type_in_header,"{name}",longstr'
             await self.channel_refused(channel, call, 406, "basic.publish", text)
+
+
+@every_peer
+class HashScenarios(Scenario):
+    """
+    Exchanges that give each message to one of their destinations.
+    """
+
+    async def two_queues(
+        self, channel: Channel, exchange: str, one: str = "1", other: str = "1"
+    ) -> tuple[str, str]:
+        """
+        Two queues that are bound to an exchange, with a routing key each.
+        """
+        return (
+            await self.bound(channel, exchange, one),
+            await self.bound(channel, exchange, other),
+        )
+
+    async def shares(
+        self,
+        channel: Channel,
+        exchange: str,
+        queues: tuple[str, str],
+        properties: Callable[[int], Properties] | None = None,
+        key: str = "",
+    ) -> list[int]:
+        """
+        Publish a hundred messages, and count how many each queue gets.
+
+        :param key: the routing key of all of them; "" is one of its own for each.
+        """
+        for queue in queues:
+            await channel.queue_purge(queue)
+        published = [
+            channel.basic_publish(
+                exchange,
+                key or f"key{number}",
+                "x",
+                properties(number) if properties else Properties(),
+            )
+            for number in range(100)
+        ]
+        for each in published:
+            await each
+        return [await self.count(channel, queue) for queue in queues]
+
+    async def test_consistent_hash(self) -> None:
+        """
+        ``x-consistent-hash``: messages with one routing key go to one queue, and queues
+        share the keys by weight.
+        """
+        channel = await self.channel()
+        exchange = await self.exchange(channel, "x-consistent-hash")
+        queues = await self.two_queues(channel, exchange, "1", "9")
+        light, heavy = await self.shares(channel, exchange, queues)
+        self.assertEqual(light + heavy, 100)
+        self.assertTrue(0 < light < 40, light)
+        same = await self.shares(channel, exchange, queues, key="the same")
+        self.assertEqual(sorted(same), [0, 100])
+
+    async def test_consistent_hash_property(self) -> None:
+        """
+        A property counts instead of the routing key, if the exchange says so.
+        """
+        channel = await self.channel()
+        for name, values in (
+            ("message_id", [f"a{number}" for number in range(100)]),
+            ("correlation_id", [f"a{number}" for number in range(100)]),
+            ("timestamp", [datetime.fromtimestamp(each, UTC) for each in range(100)]),
+        ):
+            exchange = await self.exchange(
+                channel, "x-consistent-hash", {"hash-property": name}
+            )
+            queues = await self.two_queues(channel, exchange, "5", "5")
+
+            def properties(
+                number: int, name: str = name, values: list[Any] = values
+            ) -> Properties:
+                return Properties(**{name: values[number]})
+
+            found = await self.shares(channel, exchange, queues, properties, "same")
+            self.assertEqual(sum(found), 100)
+            self.assertGreater(min(found), 5)
+            without = await self.shares(channel, exchange, queues)
+            self.assertEqual(sorted(without), [0, 100])
+
+    async def test_consistent_hash_header(self) -> None:
+        """
+        So does a header, of any type.
+        """
+        channel = await self.channel()
+        exchange = await self.exchange(
+            channel, "x-consistent-hash", {"hash-header": "h"}
+        )
+        queues = await self.two_queues(channel, exchange, "5", "5")
+        kinds: tuple[type[str | int], ...] = (str, int)
+        for make in kinds:
+
+            def properties(number: int, make: type[str | int] = make) -> Properties:
+                return Properties(headers={"h": make(number)})
+
+            found = await self.shares(channel, exchange, queues, properties, "same")
+            self.assertEqual(sum(found), 100)
+            self.assertGreater(min(found), 5)
+        without = await self.shares(channel, exchange, queues)
+        self.assertEqual(sorted(without), [0, 100])
+
+    async def test_consistent_hash_arguments(self) -> None:
+        """
+        406: to hash by both, or by another property.
+        """
+        both = {"hash-header": "h", "hash-property": "message_id"}
+        for arguments, text in (
+            (both, "hash-header and hash-property are mutually exclusive"),
+            ({"hash-property": "reply_to"}, "Unsupported property: reply_to"),
+        ):
+            channel = await self.channel()
+            call = channel.exchange_declare(
+                self.name("exchange"), "x-consistent-hash", arguments=arguments
+            )
+            await self.channel_refused(channel, call, 406, "exchange.declare", text)
+
+    async def test_consistent_hash_argument_type(self) -> None:
+        """
+        541: the name of a header is no text.
+        """
+        for name in ("hash-header", "hash-property"):
+            channel = await self.channel()
+            call = channel.exchange_declare(
+                self.name("exchange"), "x-consistent-hash", arguments={name: 5}
+            )
+            with self.assertRaises(InternalError):
+                await call
+
+    async def test_consistent_hash_weight(self) -> None:
+        """
+        406: the routing key of a binding is a whole number, and greater than 0.
+        """
+        for key, text in (
+            ("0", "The binding key must be greater than 0"),
+            ("-1", "The binding key must be greater than 0"),
+            ("x", 'The binding key must be an integer: <<"x">>'),
+            ("1.5", 'The binding key must be an integer: <<"1.5">>'),
+            (" 3", 'The binding key must be an integer: <<" 3">>'),
+        ):
+            channel = await self.channel()
+            exchange = await self.exchange(channel, "x-consistent-hash")
+            queue = await self.queue(channel)
+            call = channel.queue_bind(queue, exchange, key)
+            await self.channel_refused(channel, call, 406, "queue.bind", text)
+
+    async def test_consistent_hash_bindings(self) -> None:
+        """
+        Of several bindings of a queue the first one counts, and when it is undone the
+        queue gets nothing; without any binding a message is returned.
+        """
+        channel = await self.channel()
+        exchange = await self.exchange(channel, "x-consistent-hash")
+        one, other = await self.two_queues(channel, exchange, "5", "5")
+        await channel.queue_bind(one, exchange, "500")
+        found = await self.shares(channel, exchange, (one, other))
+        self.assertGreater(min(found), 5)
+        await channel.queue_unbind(one, exchange, "5")
+        self.assertEqual(await self.shares(channel, exchange, (one, other)), [0, 100])
+        await channel.queue_unbind(other, exchange, "5")
+        with self.assertRaises(Returned):
+            await channel.basic_publish(exchange, "k", "x", mandatory=True)
+
+    async def test_modulus_hash(self) -> None:
+        """
+        ``x-modulus-hash``, since 4.3: the routing key decides which queue gets a
+        message, whatever the bindings say; a queue that is bound twice gets more.
+        """
+        channel = await self.channel()
+        if self.by_version({"3.10": True, "4.3": False}):
+            call = channel.exchange_declare(self.name("exchange"), "x-modulus-hash")
+            await self.connection_refused(call, 503, "exchange.declare", "unknown")
+            return
+        exchange = await self.exchange(channel, "x-modulus-hash")
+        queues = await self.two_queues(channel, exchange, "a", "b")
+        found = await self.shares(channel, exchange, queues)
+        self.assertEqual(sum(found), 100)
+        self.assertGreater(min(found), 25)
+        same = await self.shares(channel, exchange, queues, key="the same")
+        self.assertEqual(sorted(same), [0, 100])
+        for key in "cdefgh":
+            await channel.queue_bind(queues[0], exchange, key)
+        found = await self.shares(channel, exchange, queues)
+        self.assertGreater(found[0], found[1])
+        for queue in queues:
+            await channel.queue_delete(queue)
+        with self.assertRaises(Returned):
+            await channel.basic_publish(exchange, "k", "x", mandatory=True)
+
+    async def test_local_random(self) -> None:
+        """
+        ``x-local-random``, since 4.0: any of the bound queues gets a message.
+        """
+        channel = await self.channel()
+        if self.by_version({"3.10": True, "4.0": False}):
+            call = channel.exchange_declare(self.name("exchange"), "x-local-random")
+            await self.connection_refused(call, 503, "exchange.declare", "unknown")
+            return
+        exchange = await self.exchange(channel, "x-local-random")
+        queues = await self.two_queues(channel, exchange, "", "")
+        found = await self.shares(channel, exchange, queues, key="the same")
+        self.assertEqual(sum(found), 100)
+        self.assertGreater(min(found), 10)
+        await channel.queue_unbind(queues[0], exchange, "")
+        self.assertEqual(await self.shares(channel, exchange, queues), [0, 100])
+        await channel.queue_unbind(queues[1], exchange, "")
+        with self.assertRaises(Returned):
+            await channel.basic_publish(exchange, "k", "x", mandatory=True)
+
+    async def test_local_random_bindings(self) -> None:
+        """
+        406: it binds classic queues, without a routing key.
+        """
+        if self.by_version({"3.10": True, "4.0": False}):
+            return  # which has no such exchange
+        channel = await self.channel()
+        exchange = await self.exchange(channel, "x-local-random")
+        queue = await self.queue(channel)
+        call: Awaitable[object] = channel.queue_bind(queue, exchange, "key")
+        text = "Non empty binding 'key' key not permitted"
+        await self.channel_refused(channel, call, 406, "queue.bind", text)
+        channel = await self.channel()
+        call = channel.exchange_bind("amq.fanout", exchange)
+        text = "Destination not found"
+        await self.channel_refused(channel, call, 406, "exchange.bind", text)
+        for kind in ("quorum", "stream"):
+            channel = await self.channel()
+            queue = await self.durable_queue(channel, {"x-queue-type": kind})
+            call = channel.queue_bind(queue, exchange)
+            text = f"Queue type rabbit_{kind}_queue not valid for this exchange type"
+            await self.channel_refused(channel, call, 406, "queue.bind", text)

@@ -148,6 +148,33 @@ DIFFERENCES: tuple[Difference, ...] = (
     Difference(
         "",
         ("3.10", "4.3"),
+        "The exchange type ``x-consistent-hash`` needs the plugin "
+        "``rabbitmq_consistent_hash_exchange``.",
+        "The type can always be declared.",
+        "It is the plugin that programs use most, and RabbitMQ ships with it.",
+    ),
+    Difference(
+        "",
+        ("3.10", "4.3"),
+        "``x-consistent-hash`` and ``x-modulus-hash`` give a routing key to a queue by "
+        "Erlang's hash function; ``x-local-random`` chooses a queue at random.",
+        "The hash function is another one, and the queues of ``x-local-random`` take "
+        "turns.",
+        "A test has the same result every time; a program must not depend on which "
+        "queue it is.",
+    ),
+    Difference(
+        "",
+        ("3.10", "4.3"),
+        "Of all other plugins, none is there by default.",
+        "None can be enabled: ``x-random``, ``x-recent-history``, "
+        "``x-delayed-message`` and ``amq.rabbitmq.event`` are unknown.  "
+        "``amq.rabbitmq.trace`` can be bound, and gets no messages.",
+        "They are not part of the broker.",
+    ),
+    Difference(
+        "",
+        ("3.10", "4.3"),
         "A stream is written in chunks, and a consumer begins with a whole one: it may "
         "get older messages than it asked for.",
         "It begins with the message that it asked for; the last chunk is the last "

@@ -69,7 +69,9 @@ def shared_node(installation: Installation) -> RabbitNode:
     """
     node = _nodes.get(installation)
     if node is None:
-        node = _nodes[installation] = RabbitNode(installation, tls=True)
+        node = _nodes[installation] = RabbitNode(
+            installation, tls=True, plugins=["rabbitmq_consistent_hash_exchange"]
+        )
         atexit.register(node.stop)
     if not node.running:
         node.start()

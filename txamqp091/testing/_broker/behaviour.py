@@ -41,6 +41,7 @@ class Behaviour:
     How one version of RabbitMQ does what another does otherwise.
 
     :ivar version: which version.
+    :ivar exchange_types: the types of exchanges that can be declared.
     :ivar names_permission: refusals of access say which permission is missing.
     :ivar checks_passive: to ask whether a queue or an exchange exists takes the
         permission to make it.
@@ -84,6 +85,7 @@ class Behaviour:
     """
 
     version: str
+    exchange_types: frozenset[str]
     names_permission: bool
     checks_passive: bool
     channel_prefetch: bool
@@ -127,6 +129,7 @@ class Behaviour:
         latest = number >= (4, 3)
         return cls(
             version=version,
+            exchange_types=_exchange_types(number),
             names_permission=four,
             checks_passive=latest,
             channel_prefetch=not latest,
@@ -154,3 +157,18 @@ class Behaviour:
             least_frame_max=8192 if number >= (4, 1) else 4096,
             consumer_arguments=_CONSUMER_ARGUMENTS[latest],
         )
+
+
+#: The types of exchanges, by the version that brought them; the last one of the oldest
+#: is a plugin's, which is taken to be enabled.
+_EXCHANGE_TYPES = {
+    (0,): {"direct", "fanout", "topic", "headers", "x-consistent-hash"},
+    (4,): {"x-local-random"},
+    (4, 3): {"x-modulus-hash"},
+}
+
+
+def _exchange_types(version: tuple[int, ...]) -> frozenset[str]:
+    return frozenset().union(
+        *(types for since, types in _EXCHANGE_TYPES.items() if since <= version)
+    )

@@ -16,7 +16,7 @@ from txamqp091.testing._broker.arguments import (
     check_equivalent,
     check_exchange_name,
 )
-from txamqp091.testing._broker.exchanges import EXCHANGE_TYPES, Destination, Exchange
+from txamqp091.testing._broker.exchanges import Destination, Exchange
 from txamqp091.testing._broker.publishing import REPLY_TO
 from txamqp091.testing._broker.queues import AnyQueue
 from txamqp091.testing._broker.refusals import (
@@ -73,7 +73,7 @@ class Declarations:
                 self._session.check("configure", "exchange", name)
             self._vhost.exchange(name)
             return spec.ExchangeDeclareOk()
-        if method.type not in EXCHANGE_TYPES:
+        if method.type not in self._behaviour.exchange_types:
             raise self._no_such_type(method.type)
         self._session.check("configure", "exchange", name)
         current = self._vhost.exchanges.get(name)

@@ -1,25 +1,32 @@
 # -*- test-case-name: txamqp091.test.unit.testing.test_broker_routing -*-
 """
-The exchanges of the in-memory broker: to whom each type passes a message on.
+The exchanges of the in-memory broker, and how each type routes a message.
 
-One table per type, each of which finds the destinations of a message without looking at
-the bindings that do not matter, but for headers, where all do.  An `Exchange` passes on
-one step; `txamqp091.testing._broker.vhosts` follows the steps to the queues.
+Each type has a table of bindings, which finds the destinations of a message without
+looking at other bindings; only the one of headers exchanges looks at all of them.  An
+`Exchange` routes one step; `txamqp091.testing._broker.vhosts` follows the steps to the
+queues.
 """
 
 from __future__ import annotations
 
+import bisect
+import itertools
+import re
+import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, Union
 
-from txamqp091.testing._broker.refusals import field_type, precondition
+from txamqp091.testing._broker.messages import Message, read_property
+from txamqp091.testing._broker.refusals import Refused, field_type, precondition
+from txamqp091.wire import spec
 from txamqp091.wire.types import FieldValue
 
 if TYPE_CHECKING:
     from txamqp091.testing._broker.queues import AnyQueue
 
-__all__ = ["EXCHANGE_TYPES", "Binding", "Destination", "Exchange", "RoutingTable"]
+__all__ = ["Binding", "Destination", "Exchange", "RoutingTable"]
 
 #: What a message can be passed on to.
 Destination: TypeAlias = Union["AnyQueue", "Exchange"]
@@ -62,11 +69,11 @@ class RoutingTable(Protocol):
         A binding has gone.
         """
 
-    def find(
-        self, routing_keys: Sequence[str], headers: Arguments
-    ) -> Iterable[Destination]:
+    def find(self, message: Message, headers: Arguments) -> Iterable[Destination]:
         """
-        Who gets a message; some may come up more than once.
+        The destinations of a message; some may come up more than once.
+
+        :param headers: the message's.
         """
 
 
@@ -87,10 +94,8 @@ class DirectTable:
         if not found:
             del self._keys[binding.routing_key]
 
-    def find(
-        self, routing_keys: Sequence[str], headers: Arguments
-    ) -> Iterable[Destination]:
-        for key in routing_keys:
+    def find(self, message: Message, headers: Arguments) -> Iterable[Destination]:
+        for key in message.routing_keys:
             yield from self._keys.get(key, ())
 
 
@@ -108,9 +113,7 @@ class FanoutTable:
     def remove(self, binding: Binding) -> None:
         _take_one(self._all, binding.destination)
 
-    def find(
-        self, routing_keys: Sequence[str], headers: Arguments
-    ) -> Iterable[Destination]:
+    def find(self, message: Message, headers: Arguments) -> Iterable[Destination]:
         return self._all
 
 
@@ -155,10 +158,8 @@ class TopicTable:
                 break
             del path[-1].next[word]
 
-    def find(
-        self, routing_keys: Sequence[str], headers: Arguments
-    ) -> Iterable[Destination]:
-        for key in routing_keys:
+    def find(self, message: Message, headers: Arguments) -> Iterable[Destination]:
+        for key in message.routing_keys:
             # The places in the tree where the words so far may have led.  A word
             # costs at most the size of the tree, whatever the patterns are.
             places = _with_hashes([self._root])
@@ -240,9 +241,7 @@ class HeadersTable:
     def remove(self, binding: Binding) -> None:
         del self._bindings[binding]
 
-    def find(
-        self, routing_keys: Sequence[str], headers: Arguments
-    ) -> Iterable[Destination]:
+    def find(self, message: Message, headers: Arguments) -> Iterable[Destination]:
         for binding, (any_will_do, wanted) in self._bindings.items():
             fits = (_fits(name, value, headers) for name, value in wanted.items())
             if any(fits) if any_will_do else all(fits):
@@ -271,13 +270,155 @@ def _take_one(counter: Counter[Destination], destination: Destination) -> None:
         del counter[destination]
 
 
-#: The types of exchanges.
-EXCHANGE_TYPES: Mapping[str, type[RoutingTable]] = {
+class LocalRandomTable:
+    """
+    One of the bound queues gets the message.  RabbitMQ chooses one at random; here they
+    take turns.
+    """
+
+    def __init__(self) -> None:
+        self._bindings: dict[Binding, None] = {}
+
+    def add(self, binding: Binding, arguments: Arguments) -> None:
+        if binding.routing_key:
+            raise precondition(
+                f"Non empty binding '{binding.routing_key}' key not permitted"
+            )
+        if isinstance(binding.destination, Exchange):
+            raise precondition("Destination not found")
+        kind = binding.destination.settings.type
+        if kind != "classic":
+            raise precondition(
+                f"Queue type rabbit_{kind}_queue not valid for this exchange type"
+            )
+        self._bindings[binding] = None
+
+    def remove(self, binding: Binding) -> None:
+        del self._bindings[binding]
+
+    def find(self, message: Message, headers: Arguments) -> Iterable[Destination]:
+        for binding in self._bindings:
+            del self._bindings[binding]
+            self._bindings[binding] = None
+            return [binding.destination]
+        return []
+
+
+class ModulusHashTable:
+    """
+    The routing key decides which one of the bindings gets the message, whatever their
+    own keys are.
+    """
+
+    def __init__(self) -> None:
+        self._bindings: dict[Binding, None] = {}
+
+    def add(self, binding: Binding, arguments: Arguments) -> None:
+        self._bindings[binding] = None
+
+    def remove(self, binding: Binding) -> None:
+        del self._bindings[binding]
+
+    def find(self, message: Message, headers: Arguments) -> Iterable[Destination]:
+        if not self._bindings:
+            return []
+        found = sorted(self._bindings, key=lambda each: each.destination.name)
+        place = _hash(message.routing_keys) % len(found)
+        return [found[place].destination]
+
+
+class ConsistentHashTable:
+    """
+    The routing key, a header or a property decides which one of the destinations gets
+    the message.  The key of a binding is the weight of its destination.
+    """
+
+    def __init__(self, arguments: Arguments) -> None:
+        """
+        :param arguments: the exchange's.
+        """
+        self._header = _hash_argument(arguments, "hash-header")
+        self._property = _hash_argument(arguments, "hash-property")
+        if self._property is not None:
+            if self._header is not None:
+                raise precondition(
+                    "hash-header and hash-property are mutually exclusive"
+                )
+            if self._property not in _HASHED_PROPERTIES:
+                raise precondition(f"Unsupported property: {self._property}")
+        self._weights: dict[Destination, int] = {}
+
+    def add(self, binding: Binding, arguments: Arguments) -> None:
+        key = binding.routing_key
+        if not _WHOLE_NUMBER.fullmatch(key):
+            raise precondition(f'The binding key must be an integer: <<"{key}">>')
+        if int(key) < 1:
+            raise precondition("The binding key must be greater than 0")
+        # Of several bindings of a destination, the first one counts.
+        self._weights.setdefault(binding.destination, int(key))
+
+    def remove(self, binding: Binding) -> None:
+        self._weights.pop(binding.destination, None)
+
+    def find(self, message: Message, headers: Arguments) -> Iterable[Destination]:
+        if not self._weights:
+            return []
+        value: object = message.routing_keys
+        if self._header is not None:
+            value = headers.get(self._header)
+        elif self._property is not None:
+            value = read_property(message.properties, self._property)
+        ends = list(itertools.accumulate(self._weights.values()))
+        bucket = _jump(_hash(value), ends[-1])
+        return [list(self._weights)[bisect.bisect_right(ends, bucket)]]
+
+
+_WHOLE_NUMBER = re.compile("[+-]?[0-9]+")
+_HASHED_PROPERTIES = ("correlation_id", "message_id", "timestamp")
+
+
+def _hash_argument(arguments: Arguments, name: str) -> str | None:
+    value = arguments.get(name)
+    if value is None or isinstance(value, str):
+        return value
+    raise Refused(spec.INTERNAL_ERROR, connection=True)
+
+
+def _hash(value: object) -> int:
+    """
+    A number that is the same in every run.
+    """
+    return zlib.crc32(repr(value).encode("utf-8", "surrogateescape"))
+
+
+def _jump(key: int, count: int) -> int:
+    """
+    The bucket of a key, by jump consistent hashing: of all keys, as few as possible
+    change their bucket when there is one more.
+    """
+    bucket, following = 0, 0
+    while following < count:
+        bucket = following
+        key = (key * 2862933555777941757 + 1) % (1 << 64)
+        following = int((bucket + 1) * (1 << 31) / ((key >> 33) + 1))
+    return bucket
+
+
+#: The types of exchanges that have no arguments of their own.
+_TABLES: Mapping[str, Callable[[], RoutingTable]] = {
     "direct": DirectTable,
     "fanout": FanoutTable,
     "topic": TopicTable,
     "headers": HeadersTable,
+    "x-local-random": LocalRandomTable,
+    "x-modulus-hash": ModulusHashTable,
 }
+
+
+def _table(type: str, arguments: Arguments) -> RoutingTable:
+    if type == "x-consistent-hash":
+        return ConsistentHashTable(arguments)
+    return _TABLES[type]()
 
 
 class Exchange:
@@ -311,7 +452,7 @@ class Exchange:
         self.sources: dict[Exchange, None] = {}
         self._bindings: dict[Binding, None] = {}
         self._bound: dict[Destination, dict[Binding, None]] = {}
-        self._table = EXCHANGE_TYPES[type]()
+        self._table = _table(type, self.arguments)
 
     def __repr__(self) -> str:
         return f"<Exchange {self.name!r}, {self.type}>"
@@ -387,10 +528,10 @@ class Exchange:
             self.forget(destination)
         return destinations
 
-    def find(
-        self, routing_keys: Sequence[str], headers: Arguments
-    ) -> dict[Destination, None]:
+    def find(self, message: Message, headers: Arguments) -> dict[Destination, None]:
         """
-        Who gets a message from this exchange, each once, in order.
+        The destinations of a message, each once, in order.
+
+        :param headers: the message's.
         """
-        return dict.fromkeys(self._table.find(routing_keys, headers))
+        return dict.fromkeys(self._table.find(message, headers))

@@ -33,6 +33,7 @@ __all__ = [
     "headers_of",
     "is_cycle",
     "message_from",
+    "read_property",
     "with_properties",
 ]
 
@@ -178,6 +179,16 @@ def headers_of(properties: Properties) -> Mapping[str, FieldValue]:
         return properties.headers or {}
     except UndecodableProperty:
         return {}
+
+
+def read_property(properties: Properties, name: str) -> Any:
+    """
+    A property, or None if it cannot be read.
+    """
+    try:
+        return getattr(properties, name)
+    except UndecodableProperty:
+        return None
 
 
 def with_properties(properties: Properties, **changes: Any) -> Properties:

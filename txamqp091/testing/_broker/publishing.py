@@ -12,10 +12,14 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from txamqp091.errors import UndecodableProperty
-from txamqp091.testing._broker.messages import Message, message_from, with_properties
+from txamqp091.testing._broker.messages import (
+    Message,
+    message_from,
+    read_property,
+    with_properties,
+)
 from txamqp091.testing._broker.refusals import (
     access_refused,
     not_implemented,
@@ -144,17 +148,17 @@ class ChannelPublishes:
             raise precondition(
                 f"message size {size} is larger than configured max size {limit}"
             )
-        user = _read(properties, "user_id")
+        user = read_property(properties, "user_id")
         if user not in (None, name):
             raise precondition(
                 f"user_id property set to '{user}' but authenticated user was '{name}'"
             )
-        mode = _read(properties, "delivery_mode")
+        mode = read_property(properties, "delivery_mode")
         if behaviour.strict_delivery_mode and mode not in (None, 1, 2):
             raise precondition(f"invalid message: {{delivery_mode_unknown,{mode}}}")
 
     def _with_reply_address(self, properties: Properties) -> Properties:
-        if _read(properties, "reply_to") != REPLY_TO:
+        if read_property(properties, "reply_to") != REPLY_TO:
             return properties
         if not self.reply_address:
             raise precondition("fast reply consumer does not exist")
@@ -239,13 +243,3 @@ class ChannelPublishes:
         The channel has ended: the client cannot be told anything more.
         """
         self.is_open = False
-
-
-def _read(properties: Properties, name: str) -> Any:
-    """
-    A property, or None if it cannot be read.
-    """
-    try:
-        return getattr(properties, name)
-    except UndecodableProperty:
-        return None

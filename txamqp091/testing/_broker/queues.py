@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.interfaces import IDelayedCall
 
-from txamqp091.errors import UndecodableProperty
 from txamqp091.testing._broker.arguments import QueueSettings
 from txamqp091.testing._broker.consumers import Consumer, ConsumerRing
 from txamqp091.testing._broker.messages import (
@@ -28,6 +27,7 @@ from txamqp091.testing._broker.messages import (
     Entry,
     Message,
     headers_of,
+    read_property,
     with_properties,
 )
 from txamqp091.wire.properties import Properties
@@ -302,7 +302,7 @@ class ClassicQueue(AnyQueue):
         limit = self.settings.max_priority
         if limit is None:
             return 0
-        return min(_priority_of(message) or 0, limit)
+        return min(read_property(message.properties, "priority") or 0, limit)
 
     # -- messages ----------------------------------------------------------------------
 
@@ -493,7 +493,7 @@ class QuorumQueue(ClassicQueue):
     def _priority(self, message: Message) -> int:
         if not self.vhost.behaviour.quorum_priorities:
             return 0
-        priority = _priority_of(message)
+        priority: int | None = read_property(message.properties, "priority")
         if priority is None:
             return _QUORUM_PRIORITY
         return min(priority, _QUORUM_PRIORITY_MAX)
@@ -529,13 +529,3 @@ class QuorumQueue(ClassicQueue):
             return properties
         headers = {**headers_of(properties), **counts}
         return with_properties(properties, headers=headers)
-
-
-def _priority_of(message: Message) -> int | None:
-    """
-    The priority of a message, if it has one that can be read.
-    """
-    try:
-        return message.properties.priority
-    except UndecodableProperty:
-        return None

@@ -37,7 +37,11 @@ _PREDECLARED = {
     "amq.topic": "topic",
     "amq.headers": "headers",
     "amq.match": "headers",
+    "amq.rabbitmq.trace": "topic",
 }
+
+#: Those of them to which only the broker publishes.
+_INTERNAL = ("amq.rabbitmq.trace",)
 
 _QUEUE_TYPES: Mapping[str, type[AnyQueue]] = {
     "classic": ClassicQueue,
@@ -62,7 +66,8 @@ class VirtualHost:
         self.behaviour = behaviour
         self.queues: dict[str, AnyQueue] = {}
         self.exchanges = {
-            each: Exchange(each, type) for each, type in _PREDECLARED.items()
+            each: Exchange(each, type, internal=each in _INTERNAL)
+            for each, type in _PREDECLARED.items()
         }
         if behaviour.log_exchange:
             log = Exchange("amq.rabbitmq.log", "topic", internal=True)
@@ -171,7 +176,7 @@ class VirtualHost:
         seen = {exchange: None}
         waiting = [exchange]
         for current in waiting:
-            reached = list(current.find(message.routing_keys, headers))
+            reached = list(current.find(message, headers))
             alternate = self.exchanges.get(current.alternate or "")
             if not reached and alternate is not None:
                 reached.append(alternate)

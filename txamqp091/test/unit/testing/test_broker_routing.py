@@ -5,12 +5,7 @@ Tests for `txamqp091.testing._broker.exchanges`: where messages go.
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
-from twisted.trial.unittest import SynchronousTestCase
-
 from txamqp091.test.support.brokers import BrokerTestCase, queue
-from txamqp091.testing._broker.exchanges import Exchange
 from txamqp091.wire import spec
 from txamqp091.wire.types import FieldValue
 
@@ -237,52 +232,3 @@ class WayTests(BrokerTestCase):
             assert got is not None
             self.assertEqual(got.headers, {"CC": ["cc", "cc", "to"], "h": 1})
             self.assertEqual(self.channel.drain(name), [])
-
-
-def fits(pattern: list[str], words: list[str]) -> bool:
-    """
-    Whether a routing key fits a pattern, as plainly as it can be said.
-    """
-    if not pattern:
-        return not words
-    if pattern[0] == "#":
-        return fits(pattern[1:], words) or bool(words and fits(pattern, words[1:]))
-    if not words or pattern[0] not in ("*", words[0]):
-        return False
-    return fits(pattern[1:], words[1:])
-
-
-WORDS = st.lists(st.sampled_from(["a", "b", ""]), min_size=1, max_size=5)
-PATTERNS = st.lists(st.sampled_from(["a", "b", "*", "#"]), min_size=1, max_size=5)
-
-
-class TopicProperties(SynchronousTestCase):
-    """
-    The tree of patterns against the plain definition.
-    """
-
-    @given(st.lists(PATTERNS, min_size=1, max_size=6), WORDS)
-    def test_plain_definition(
-        self, patterns: list[list[str]], words: list[str]
-    ) -> None:
-        """
-        A message goes to those whose patterns fit, and to nobody else; undone bindings
-        leave nothing.
-        """
-        exchange = Exchange("x", "topic")
-        others = [Exchange(f"y{number}") for number in range(len(patterns))]
-        for other, pattern in zip(others, patterns, strict=True):
-            exchange.bind(other, ".".join(pattern), {})
-        key = ".".join(words)
-        split = key.split(".") if key else []
-        found = exchange.find([key], {})
-        expected = {
-            other.name
-            for other, pattern in zip(others, patterns, strict=True)
-            if fits(pattern, split)
-        }
-        self.assertEqual({each.name for each in found}, expected)
-        for other, pattern in zip(others, patterns, strict=True):
-            self.assertTrue(exchange.unbind(other, ".".join(pattern), {}))
-        self.assertEqual(list(exchange.find([key], {})), [])
-        self.assertFalse(exchange.in_use)
