@@ -32,9 +32,8 @@ from txamqp091.wire.encoding import encode_table
 from txamqp091.wire.frames import FrameReader, content_frames, method_frame
 from txamqp091.wire.method import decode_method
 from txamqp091.wire.properties import Properties
-from txamqp091.worker.counts import Durations
-from txamqp091.worker.handler_options import Job
-from txamqp091.worker.handler_runner import Work
+from txamqp091.worker.counts import Histogram
+from txamqp091.worker.handler_runner import HandlerOptions, HandlerRunner
 
 __all__ = ["measure"]
 
@@ -281,15 +280,15 @@ def service() -> Iterator[Layer]:
 
     def plain(
         handler: Callable[[Delivery], object],
-        job: Job,
-        durations: Durations | None = None,
+        options: HandlerOptions,
+        histogram: Histogram | None = None,
     ) -> Prepared:
         inside = Inside()
         channel = inside.open_channel()
         clock: Any = Clock()
         clock.seconds = time.monotonic
-        work = Work(handler, "work", clock, job, durations=durations)
-        channel.basic_consume("work", work.take, consumer_tag="work")
+        runner = HandlerRunner(handler, "work", clock, options, histogram=histogram)
+        channel.basic_consume("work", runner.take, consumer_tag="work")
         inside.serve()
         inside.ignore()
         chunks: list[bytes] = []
@@ -310,14 +309,16 @@ def service() -> Iterator[Layer]:
 
         return Prepared(prepare, receive)
 
-    job = Job(consumer="work", concurrency=100)
-    ordered = Job(consumer="work", concurrency=100, order_by="header:x-header-1")
-    timed = Job(consumer="work", concurrency=100, timeout=30.0)
+    options = HandlerOptions(consumer="work", concurrency=100)
+    ordered = HandlerOptions(
+        consumer="work", concurrency=100, order_by="header:x-header-1"
+    )
+    timed = HandlerOptions(consumer="work", concurrency=100, timeout=30.0)
     for name, work in (
-        ("a delivery to the daemon's handler, and its ack", plain(_nothing, job)),
-        ("... with metrics", plain(_nothing, job, Metrics(Health).durations("w"))),
+        ("a delivery to the daemon's handler, and its ack", plain(_nothing, options)),
+        ("... with metrics", plain(_nothing, options, Metrics(Health).histogram("w"))),
         ("... in order, by a header", plain(_nothing, ordered)),
-        ("... a coroutine", plain(coroutine, job)),
+        ("... a coroutine", plain(coroutine, options)),
         ("... a coroutine with a time limit", plain(coroutine, timed)),
     ):
         yield "service", name, work, COUNT

@@ -43,13 +43,13 @@ from txamqp091.service.expiring_credentials import (
 from txamqp091.service.observer import ServiceObserver
 from txamqp091.service.retry import RetryPolicy, is_permanent
 from txamqp091.worker.consumer_service import ConsumerService
-from txamqp091.worker.handler_options import Republish
 from txamqp091.worker.handler_publisher import (
     HandlerPublisher,
     Republisher,
     ThreadPublisher,
     wants_publisher,
 )
+from txamqp091.worker.handler_runner import Republish
 from txamqp091.worker.health import Health
 from txamqp091.worker.retry_queues import broker_delays
 from txamqp091.worker.stream_offsets import OffsetFile
@@ -227,15 +227,15 @@ def make_daemon(
         offsets = None
         if consumer.offset_file:
             offsets = OffsetFile(consumer.offset_file, consumer.queue)
-        durations = None
+        histogram = None
         if metrics is not None:
-            durations = metrics.durations(consumer.label)
+            histogram = metrics.histogram(consumer.label)
         daemon.add(
             ConsumerService(
                 client,
                 consumer.queue,
                 handler,
-                job=consumer.job(settings.log.messages),
+                options=consumer.handler_options(settings.log.messages),
                 prefetch=consumer.prefetch,
                 exclusive=consumer.exclusive,
                 arguments=consumer.arguments(),
@@ -245,7 +245,7 @@ def make_daemon(
                 shutdown_timeout=settings.shutdown_timeout,
                 republish=republish,
                 cancels=not consumer.in_thread,
-                durations=durations,
+                histogram=histogram,
             )
         )
     if settings.admin:
@@ -401,7 +401,9 @@ class _Reread:
         jobs: dict[str, ConsumerSettings] = {each.label: each for each in new.consumers}
         for consumer in daemon.consumers:
             settings = jobs[consumer.label]
-            consumer.change(settings.job(new.log.messages), settings.prefetch)
+            consumer.change(
+                settings.handler_options(new.log.messages), settings.prefetch
+            )
         said = f"changed: {', '.join(changes)}" if changes else "nothing has changed"
         if waiting:
             said += f"; what waits for a restart: {', '.join(waiting)}"

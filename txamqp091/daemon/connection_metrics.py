@@ -14,7 +14,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from txamqp091.protocol import AMQPProtocol
-from txamqp091.worker.counts import Durations
+from txamqp091.worker.counts import Histogram
 from txamqp091.worker.handler_publisher import PublisherCounts
 
 if TYPE_CHECKING:
@@ -134,9 +134,9 @@ class Traffic:
         return family
 
 
-def buckets(durations: Durations) -> list[tuple[str, float]]:
+def buckets(histogram: Histogram) -> list[tuple[str, float]]:
     """
     The classes, as ``prometheus_client`` takes them: each has the ones before it.
     """
-    bounds = [*map(str, durations.bounds), "+Inf"]
-    return list(zip(bounds, accumulate(durations.counts), strict=True))
+    bounds = [*map(str, histogram.bounds), "+Inf"]
+    return list(zip(bounds, accumulate(histogram.counts), strict=True))

@@ -1,7 +1,7 @@
 # -*- test-case-name: txamqp091.test.unit.daemon.test_settings -*-
 """
 The settings of a consumer of the daemon, and what they ask for: arguments, queues, and
-a `Job`.
+a `HandlerOptions`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from txamqp091.arguments import classic_queue, queue_consumer, quorum_queue
 from txamqp091.consumer import DEFAULT_PREFETCH
 from txamqp091.daemon.settings_schema import setting
 from txamqp091.service.topology import Entity, Queue
-from txamqp091.worker.failure_policy import OnError, OnRefused, Policy
-from txamqp091.worker.handler_options import Job
-from txamqp091.worker.retry_queues import RetryPlan
+from txamqp091.worker.failure_policy import FailurePolicy, OnError, OnRefused
+from txamqp091.worker.handler_runner import HandlerOptions
+from txamqp091.worker.retry_queues import RetryQueues
 from txamqp091.worker.stream_offsets import StreamOffset
 
 # How often a quorum queue that we declare may deliver a message, at least: it counts
@@ -234,42 +234,42 @@ class ConsumerSettings:
             and self.queue_type is QueueType.QUORUM
         )
 
-    def plan(self) -> RetryPlan:
+    def retry_queues(self) -> RetryQueues:
         """
         Where failed messages go.
         """
         retry = self.retry
         if retry is None:
-            return RetryPlan(queue=self.queue)
+            return RetryQueues(queue=self.queue)
         method = retry.method
-        return RetryPlan(
+        return RetryQueues(
             queue=self.queue,
             delays=() if method is RetryMethod.BROKER else retry.delays,
-            parking=retry.parking,
+            dead_letter_queue=retry.parking,
             queue_type=retry.queue_type.value,
         )
 
-    def job(self, log_messages: bool = False) -> Job:
+    def handler_options(self, log_messages: bool = False) -> HandlerOptions:
         """
         How the messages are worked on.
 
         :param log_messages: whether successes are logged too.
         """
         retry = self.retry
-        policy = Policy(on_error=self.means)
+        policy = FailurePolicy(on_error=self.means)
         if retry is not None:
-            policy = Policy(
+            policy = FailurePolicy(
                 on_error=self.means,
                 attempts=retry.tries,
                 delays=retry.delays,
                 parks=bool(retry.parking),
                 max_deliveries=retry.max_deliveries,
             )
-        return Job(
+        return HandlerOptions(
             stream=self.stream_offset is not None,
             consumer=self.label,
             policy=policy,
-            plan=self.plan(),
+            retry_queues=self.retry_queues(),
             concurrency=self.prefetch if self.concurrency is None else self.concurrency,
             order_by=self.order_by,
             timeout=self.timeout,
@@ -292,7 +292,7 @@ class ConsumerSettings:
         entities: list[Entity] = []
         if self.declare:
             entities.append(Queue(name=self.queue, arguments=self._arguments()))
-        return entities + self.plan().entities()
+        return entities + self.retry_queues().entities()
 
     def _arguments(self) -> dict[str, Any]:
         retry = self.retry

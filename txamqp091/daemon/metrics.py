@@ -20,7 +20,7 @@ from twisted.web.resource import Resource
 
 from txamqp091.daemon.connection_metrics import Traffic, buckets
 from txamqp091.protocol import AMQPProtocol
-from txamqp091.worker.counts import Durations, Outcome
+from txamqp091.worker.counts import Histogram, MessageOutcome
 from txamqp091.worker.handler_publisher import PublisherCounts
 from txamqp091.worker.health import Health
 
@@ -116,11 +116,11 @@ class Metrics:
         """
         self._traffic.publishers[name] = counts
 
-    def durations(self, consumer: str) -> Durations:
+    def histogram(self, consumer: str) -> Histogram:
         """
         What measures how long a consumer's handlers take.
         """
-        return self._consumers.durations.setdefault(consumer, Durations(_BOUNDS))
+        return self._consumers.histogram.setdefault(consumer, Histogram(_BOUNDS))
 
     def text(self) -> bytes:
         """
@@ -147,7 +147,7 @@ class _Consumers:
     """
 
     def __init__(self, health: Callable[[], Health]) -> None:
-        self.durations: dict[str, Durations] = {}
+        self.histogram: dict[str, Histogram] = {}
         self._health = health
 
     def collect(self) -> Iterator[Metric]:
@@ -177,12 +177,12 @@ class _Consumers:
         }
         for each in self._health().consumers:
             names = [each.name, each.queue]
-            for outcome in Outcome:
-                count = getattr(each.tally, outcome.name.lower())
+            for outcome in MessageOutcome:
+                count = getattr(each.counts, outcome.name.lower())
                 deliveries.add_metric([*names, outcome.value], count)
-            if each.name in self.durations:
-                durations = self.durations[each.name]
-                seconds.add_metric(names, buckets(durations), durations.total)
+            if each.name in self.histogram:
+                histogram = self.histogram[each.name]
+                seconds.add_metric(names, buckets(histogram), histogram.total)
             values: dict[str, float] = {
                 "handlers_running": each.running,
                 "subscribed": each.subscribed,

@@ -187,13 +187,13 @@ class Daemon(MultiService):
     def _stopped(self) -> None:
         unfinished = 0
         for consumer in self.consumers:
-            unfinished += consumer.tally.unfinished
+            unfinished += consumer.counts.unfinished
             name = f"{printable(consumer.label)}: " if len(self.consumers) > 1 else ""
             _log.info(
-                "Stopped ({cause}): {name}{tally}",
+                "Stopped ({cause}): {name}{counts}",
                 cause=self._cause or "the reactor was stopped",
                 name=name,
-                tally=consumer.tally,
+                counts=consumer.counts,
                 consumer=consumer.label,
             )
         if unfinished and self.status == ExitStatus.OK:

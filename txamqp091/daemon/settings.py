@@ -174,7 +174,7 @@ class Settings:
         needless: list[Entity] = []
         for consumer in self.consumers:
             if consumer.may_leave_it_to_the_broker():
-                needless += consumer.plan().delaying()
+                needless += consumer.retry_queues().delaying()
         if broker_delays(connection.server_properties):
             return topology.without(*needless)
         return topology.with_(*needless)

@@ -1,3 +1,46 @@
+# -*- test-case-name: txamqp091.test.unit.worker.test_consumer_service -*-
 """
-Calls handlers for messages: `ConsumerService`, its failure policy, and retries.
+Calls handlers for the messages of queues: `ConsumerService`, its failure policy, and
+retries.
+
+The names below are public; the modules of this package are not.
 """
+
+from __future__ import annotations
+
+from txamqp091.worker.consumer_service import ConsumerService
+from txamqp091.worker.counts import Counts
+from txamqp091.worker.failure_policy import (
+    FailurePolicy,
+    Halt,
+    HandlerTimeout,
+    OnError,
+    OnRefused,
+    Reject,
+    Requeue,
+    Retry,
+    TooManyDeliveries,
+)
+from txamqp091.worker.handler_runner import HandlerOptions
+from txamqp091.worker.health import ConsumerHealth, Health
+from txamqp091.worker.retry_queues import RetryQueues
+from txamqp091.worker.stream_offsets import OffsetFile
+
+__all__ = [
+    "ConsumerHealth",
+    "ConsumerService",
+    "Counts",
+    "FailurePolicy",
+    "Halt",
+    "HandlerOptions",
+    "HandlerTimeout",
+    "Health",
+    "OffsetFile",
+    "OnError",
+    "OnRefused",
+    "Reject",
+    "Requeue",
+    "Retry",
+    "RetryQueues",
+    "TooManyDeliveries",
+]

@@ -2,11 +2,11 @@
 """
 A service that works on the messages of one queue, and stops without losing anything.
 
-Theory.  A `ConsumerService` is a subscription of an `AMQPClientService`, which brings
-it back when the connection or the queue was lost, and a `Work`, which outlives both.
-It ends by itself in two cases only: when the broker says what will not pass by waiting
-(there is no such queue, or it is not for us), as far as its `OnRefused` has it so; and
-when a handler says `Halt`.
+Theory.  A `ConsumerService` has a consumer of an `AMQPClientService`, which subscribes
+again when the connection or the queue was lost, and a `HandlerRunner`, which outlives
+both.  It ends by itself in two cases only: when the broker refuses the consumer for
+good (there is no such queue, or no permission) and `OnRefused` says so; and when a
+handler raises `Halt`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,10 @@ from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.client import AMQPClientService
 from txamqp091.service.observer import ServiceObserver
 from txamqp091.service.recovering_consumer import RecoveringConsumer
-from txamqp091.worker.counts import Durations, Tally
+from txamqp091.worker.counts import Counts, Histogram
 from txamqp091.worker.failure_policy import Halt, OnRefused
-from txamqp091.worker.handler_options import Job, Republish
 from txamqp091.worker.handler_publisher import Republisher
-from txamqp091.worker.handler_runner import Work
+from txamqp091.worker.handler_runner import HandlerOptions, HandlerRunner, Republish
 from txamqp091.worker.health import ConsumerHealth
 from txamqp091.worker.retry_queues import broker_delays
 from txamqp091.worker.stream_offsets import OffsetFile
@@ -49,18 +48,18 @@ _KEPT_AFTER = 5.0
 
 class ConsumerService(Service):
     """
-    Works on the messages of a queue while it is started.
+    Calls a handler for the messages of a queue while the service is started.
 
     The handler is called with each delivery, and may return a Deferred or a
-    coroutine.  What becomes of the message then, its `Job` says.  By default it is
-    acknowledged when the handler has succeeded; when that has failed, the message goes
-    back to the queue the first time, and is rejected the second time.  A handler that
-    has answered for its message itself is respected.
+    coroutine.  `HandlerOptions` say how the message is settled then.  By default it is
+    acknowledged when the handler has succeeded; when the handler has failed, the
+    message goes back to the queue the first time, and is rejected the second time.  A
+    handler may settle its message itself.
 
     :ivar queue: the queue.
     :ivar label: what it is called.
     :ivar consumed: whether it has got as far as to consume, since it was started.
-    :ivar work: the handlers.
+    :ivar runner: the handlers.
     """
 
     def __init__(
@@ -69,7 +68,7 @@ class ConsumerService(Service):
         queue: str,
         handler: Handler,
         *,
-        job: Job | None = None,
+        options: HandlerOptions | None = None,
         prefetch: int = DEFAULT_PREFETCH,
         exclusive: bool = False,
         arguments: Mapping[str, Any] | None = None,
@@ -79,11 +78,11 @@ class ConsumerService(Service):
         shutdown_timeout: float = 30.0,
         republish: Republish | None = None,
         cancels: bool = True,
-        durations: Durations | None = None,
+        histogram: Histogram | None = None,
     ) -> None:
         """
         :param client: the connection; who starts and stops it is the caller.
-        :param job: how the messages are worked on.
+        :param options: how the messages are worked on.
         :param prefetch: how many messages may be here at a time.
         :param exclusive: nobody else may consume from the queue.
         :param arguments: see `txamqp091.arguments.queue_consumer`.
@@ -95,11 +94,13 @@ class ConsumerService(Service):
             the service is stopped.
         :param republish: publishes what is to be retried or parked; by default, on a
             channel of its own.
-        :param cancels: see `Work`.
-        :param durations: see `Work`.
+        :param cancels: see `HandlerRunner`.
+        :param histogram: see `HandlerRunner`.
         """
         self.queue = queue
-        self.label = job.consumer if job is not None and job.consumer else queue
+        self.label = (
+            options.consumer if options is not None and options.consumer else queue
+        )
         self.consumed = False
         self._client = client
         self._prefetch = prefetch
@@ -114,14 +115,14 @@ class ConsumerService(Service):
         self._on_refused = on_refused
         self._leave_to_broker = leave_to_broker
         self._shutdown_timeout = shutdown_timeout
-        self.work = Work(
+        self.runner = HandlerRunner(
             handler,
             queue,
             client.reactor,
-            job,
+            options,
             republish=Republisher(client) if republish is None else republish,
             cancels=cancels,
-            durations=durations,
+            histogram=histogram,
             halted=self._halted,
         )
         self._observer = _Observer(self)
@@ -150,14 +151,14 @@ class ConsumerService(Service):
         """
         How many handlers have begun and not ended.
         """
-        return self.work.running
+        return self.runner.running
 
     @property
-    def tally(self) -> Tally:
+    def counts(self) -> Counts:
         """
         What became of the messages.
         """
-        return self.work.tally
+        return self.runner.counts
 
     def health(self, stalled_after: float = 0.0) -> ConsumerHealth:
         """
@@ -166,19 +167,19 @@ class ConsumerService(Service):
         :param stalled_after: after how many seconds it does not get on any more whose
             handlers all run, and none has ended; 0 is never.
         """
-        work = self.work
-        idle = work.idle_seconds()
-        full = 0 < (work.job.concurrency or self._prefetch) <= work.running
+        runner = self.runner
+        idle = runner.idle_seconds()
+        full = 0 < (runner.options.concurrency or self._prefetch) <= runner.running
         return ConsumerHealth(
             name=self.label,
             queue=self.queue,
             subscribed=self.subscribed,
             refused=self._refusal(),
-            running=work.running,
-            waiting=work.waiting,
+            running=runner.running,
+            waiting=runner.waiting,
             stalled=idle if full and 0 < stalled_after < idle else 0.0,
-            idle=work.seconds_since_last(),
-            tally=work.tally,
+            idle=runner.seconds_since_last(),
+            counts=runner.counts,
         )
 
     def _refusal(self) -> str:
@@ -229,7 +230,7 @@ class ConsumerService(Service):
         """
         There is a connection, and no channel on it yet.
         """
-        self.work.broker_delays = self._leave_to_broker and broker_delays(
+        self.runner.broker_delays = self._leave_to_broker and broker_delays(
             connection.server_properties
         )
 
@@ -252,7 +253,7 @@ class ConsumerService(Service):
             arguments = {**arguments, _OFFSET: self._offset}
         consumer = self._client.consume(
             self.queue,
-            self.work.take,
+            self.runner.take,
             prefetch=self._prefetch,
             exclusive=self._exclusive,
             arguments=arguments,
@@ -273,11 +274,11 @@ class ConsumerService(Service):
         )
         self._ready.fire(None)
 
-    def change(self, job: Job, prefetch: int) -> None:
+    def change(self, options: HandlerOptions, prefetch: int) -> None:
         """
         Go on in another way.  What is being worked on is not disturbed.
         """
-        self.work.change(job)
+        self.runner.change(options)
         if prefetch != self._prefetch:
             self._prefetch = prefetch
             if self.running and self._is_stream:
@@ -320,7 +321,7 @@ class ConsumerService(Service):
             self._client.forget_observer(self._observer)
             consumers, self._consumers = self._consumers, []
             self._drain = ConsumerDrain(
-                self._client.reactor, self.work, self._shutdown_timeout
+                self._client.reactor, self.runner, self._shutdown_timeout
             )
             draining = Deferred.fromCoroutine(self._drain.run(consumers))
             draining.addErrback(self._not_in_order).addCallback(self._has_drained)
@@ -395,12 +396,14 @@ class ConsumerDrain:
     The end of a consumer, in order, and with so much patience.
     """
 
-    def __init__(self, reactor: IReactorTime, work: Work, seconds: float) -> None:
+    def __init__(
+        self, reactor: IReactorTime, runner: HandlerRunner, seconds: float
+    ) -> None:
         """
         :param seconds: how long handlers may take.
         """
         self._reactor = reactor
-        self._work = work
+        self._runner = runner
         self._deadline = self._reactor.seconds() + seconds
         self._waiting: Deferred[Any] | None = None
         self._hurried = False
@@ -411,15 +414,15 @@ class ConsumerDrain:
         """
         cancelled = [each.cancel() for each in consumers]
         # After the basic.cancel, or they would come back to us.
-        self._work.hand_back()
+        self._runner.hand_back()
         for each in cancelled:
             await self._wait(each, self._left(_STEP))
-        if self._work.running:
+        if self._runner.running:
             _log.info(
-                "Waiting for {number} running handlers", number=self._work.running
+                "Waiting for {number} running handlers", number=self._runner.running
             )
-            await self._wait(self._work.when_idle(), self._left())
-            self._work.abandon()
+            await self._wait(self._runner.when_idle(), self._left())
+            self._runner.abandon()
         # A channel has heard all acknowledgements when it has closed.
         for consumer in consumers:
             await self._wait(consumer.channel.close(), _STEP)

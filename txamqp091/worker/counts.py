@@ -5,7 +5,7 @@ What became of messages: the words for it, the counts, and how long it took.
 
 from __future__ import annotations
 
-__all__ = ["Durations", "Outcome", "Tally", "identity", "message_id_of"]
+__all__ = ["Histogram", "MessageOutcome", "Counts", "identity", "message_id_of"]
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from txamqp091.errors import UndecodableProperty, printable
 from txamqp091.message import Delivery
 
 
-class Outcome(Enum):
+class MessageOutcome(Enum):
     """
     What became of one message.
     """
@@ -28,11 +28,11 @@ class Outcome(Enum):
     STALE = "stale"
     UNFINISHED = "unfinished"
     RETRIED = "retry"
-    PARKED = "dead"
+    DEAD_LETTERED = "dead"
 
 
 @dataclass
-class Tally:
+class Counts:
     """
     What became of the messages.
 
@@ -55,17 +55,17 @@ class Tally:
     stale: int = 0
     unfinished: int = 0
     retried: int = 0
-    parked: int = 0
+    dead_lettered: int = 0
 
-    def count(self, outcome: Outcome) -> None:
+    def count(self, outcome: MessageOutcome) -> None:
         """
         One more.
         """
         name = outcome.name.lower()
         setattr(self, name, getattr(self, name) + 1)
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
             *(
                 getattr(self, each.name) + getattr(other, each.name)
                 for each in fields(self)
@@ -77,8 +77,8 @@ class Tally:
         if self.retried:
             counts.append(f"{self.retried} to be retried")
         counts.append(f"{self.rejected} rejected")
-        if self.parked:
-            counts.append(f"{self.parked} parked")
+        if self.dead_lettered:
+            counts.append(f"{self.dead_lettered} parked")
         if self.settled:
             counts.append(f"{self.settled} answered by the handler itself")
         if self.stale:
@@ -87,7 +87,7 @@ class Tally:
         return ", ".join(counts)
 
 
-class Durations:
+class Histogram:
     """
     How long things take, by classes: what a histogram is made of.
 

@@ -1,10 +1,10 @@
 # -*- test-case-name: txamqp091.test.unit.worker.test_failure_policy -*-
 """
-What becomes of a message when its handler has ended: the decision, not the doing.
+Decides how a message is settled after its handler ended.
 
-The exceptions are for handlers to raise.  `Policy` is what a consumer was told to do,
-and `Policy.decide` what that means for one failure of one message.  Who carries it out
-is `txamqp091.daemon.handler_loading`.
+The exceptions are for handlers to raise.  `FailurePolicy` is the policy of a consumer,
+and `FailurePolicy.decide` applies it to one failure of one message.
+`txamqp091.worker.handler_runner.HandlerRunner` carries the decision out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = [
     "HandlerTimeout",
     "OnError",
     "OnRefused",
-    "Policy",
+    "FailurePolicy",
     "Reject",
     "Requeue",
     "Retry",
@@ -125,7 +125,7 @@ class Action(Enum):
     #: To a delay queue; or ``basic.reject`` where the broker itself delays.
     RETRY = "retry"
     #: To the parking queue, with the error in its headers.
-    PARK = "park"
+    DEAD_LETTER = "park"
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class OnRefused(Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
+class FailurePolicy:
     """
     What a consumer does with its messages.
 
@@ -243,7 +243,7 @@ class Policy:
         return Decision(Action.RETRY, delay=self.delay(tries))
 
     def _dead(self) -> Decision:
-        return Decision(Action.PARK if self.parks else Action.REJECT)
+        return Decision(Action.DEAD_LETTER if self.parks else Action.REJECT)
 
 
 def retry_count(headers: Mapping[str, Any]) -> int:

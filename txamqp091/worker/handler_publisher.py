@@ -31,7 +31,7 @@ from txamqp091.service.outgoing import Letter
 from txamqp091.service.publisher import Publisher
 from txamqp091.service.recovering_channel import RecoveringChannel
 from txamqp091.wire.properties import EMPTY, Properties
-from txamqp091.worker.counts import Durations
+from txamqp091.worker.counts import Histogram
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ class PublisherCounts(Protocol):
     :ivar latency: how long confirms take.
     """
 
-    latency: Durations
+    latency: Histogram
 
     @property
     def confirmed(self) -> int:
@@ -95,7 +95,7 @@ class Republisher:
     """
 
     def __init__(self, client: AMQPClientService) -> None:
-        self.latency = Durations(_BOUNDS)
+        self.latency = Histogram(_BOUNDS)
         self.confirmed = self.nacked = self.returned = 0
         self.failures = self.unconfirmed = self.republished = 0
         self._client = client
@@ -153,7 +153,7 @@ class HandlerPublisher(Publisher):
         :param around: put around the publishing of each message.
         """
         super().__init__(service)
-        self.latency = Durations(_BOUNDS)
+        self.latency = Histogram(_BOUNDS)
         self.returned = 0
         self._measuring = False
         self._send = None if around is None else around(self._post)

@@ -14,10 +14,11 @@ Where the messages come from is in `txamqp091.worker.consumer_service`.
 
 from __future__ import annotations
 
-__all__ = ["Work"]
+__all__ = ["HandlerOptions", "HandlerRunner", "Republish"]
 
 import inspect
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from types import CoroutineType
 from typing import Any
 
@@ -28,17 +29,18 @@ from twisted.python.failure import Failure
 
 from txamqp091.consumer import Handler
 from txamqp091.errors import LocalProtocolError, UndecodableProperty, printable
-from txamqp091.message import Delivery
+from txamqp091.message import Delivery, Message
 from txamqp091.worker.counts import (
-    Durations,
-    Outcome,
-    Tally,
+    Counts,
+    Histogram,
+    MessageOutcome,
     identity,
     message_id_of,
 )
 from txamqp091.worker.failure_policy import (
     Action,
     Decision,
+    FailurePolicy,
     Halt,
     HandlerTimeout,
     Reject,
@@ -48,8 +50,8 @@ from txamqp091.worker.failure_policy import (
     delivery_count,
     retry_count,
 )
-from txamqp091.worker.handler_options import Job, Republish
-from txamqp091.worker.keyed_queue import Lanes
+from txamqp091.worker.keyed_queue import KeyedQueue
+from txamqp091.worker.retry_queues import RetryQueues
 
 _log = Logger(namespace="txamqp091.worker")
 
@@ -59,6 +61,38 @@ _BRAKE = 5.0
 
 # What handlers raise in order to say something: no traceback is needed to see it.
 _SAID = (Reject, Requeue, Retry, Halt)
+
+
+#: Publishes a message, and fires when the broker has confirmed it.
+Republish = Callable[[Message], Deferred[None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HandlerOptions:
+    """
+    How a consumer's messages are worked on.
+
+    :ivar consumer: what logs and headers call the consumer.
+    :ivar policy: what becomes of a message.
+    :ivar retry_queues: the delay queues and the dead-letter queue.
+    :ivar concurrency: how many handlers may run at a time; 0 is no limit.
+    :ivar order_by: ``"routing-key"`` or ``"header:NAME"``: messages that have the same
+        are worked on one after another.  "" for all at once.
+    :ivar timeout: how many seconds a handler has; 0 is no limit.
+    :ivar log_messages: whether successes are logged too.
+    :ivar stream: whether the queue is a stream.  It takes nothing back, and RabbitMQ 3
+        closes the connection for the attempt: what is rejected is acknowledged, and
+        what would go back stays unanswered, so that it comes again after a reconnect.
+    """
+
+    consumer: str = ""
+    policy: FailurePolicy = FailurePolicy()
+    retry_queues: RetryQueues | None = None
+    concurrency: int = 0
+    order_by: str = ""
+    timeout: float = 0.0
+    log_messages: bool = False
+    stream: bool = False
 
 
 class _Run:
@@ -84,13 +118,13 @@ class _Run:
         self.delivery = delivery
 
 
-class Work:
+class HandlerRunner:
     """
     Runs a handler for each delivery, and answers for it as the policy says.  A handler
     that answers itself is respected.
 
-    :ivar job: how it is done.
-    :ivar tally: the answers so far.
+    :ivar options: how it is done.
+    :ivar counts: the answers so far.
     :ivar broker_delays: whether the queue itself delays what is rejected, so that no
         delay queue is needed.
     """
@@ -100,11 +134,11 @@ class Work:
         handler: Handler,
         queue: str,
         clock: IReactorTime,
-        job: Job | None = None,
+        options: HandlerOptions | None = None,
         *,
         republish: Republish | None = None,
         cancels: bool = True,
-        durations: Durations | None = None,
+        histogram: Histogram | None = None,
         halted: Callable[[Halt], object] | None = None,
     ) -> None:
         """
@@ -112,20 +146,20 @@ class Work:
         :param republish: publishes what is to be retried or parked.
         :param cancels: whether cancelling a handler's Deferred ends the handler; if
             not (it runs in a thread), nobody tries.
-        :param durations: measures how long handlers take, with the answer.
+        :param histogram: measures how long handlers take, with the answer.
         :param halted: called when the policy says that the daemon is to end.
         """
-        self.job = Job() if job is None else job
-        self.tally = Tally()
+        self.options = HandlerOptions() if options is None else options
+        self.counts = Counts()
         self.broker_delays = False
         self._handler = handler
         self._queue = queue
         self._clock = clock
         self._republish = republish
         self._cancels = cancels
-        self._durations = durations
+        self._histogram = histogram
         self._halted = halted
-        self._lanes: Lanes[_Run] = Lanes(self.job.concurrency)
+        self._waiting: KeyedQueue[_Run] = KeyedQueue(self.options.concurrency)
         self._pumping = False
         self._running: dict[_Run, None] = {}
         self._idle: list[Deferred[None]] = []
@@ -145,7 +179,7 @@ class Work:
         """
         How many deliveries no handler has begun with.
         """
-        return len(self._lanes)
+        return len(self._waiting)
 
     def idle_seconds(self) -> float:
         """
@@ -162,12 +196,12 @@ class Work:
         """
         return None if self._last is None else self._clock.seconds() - self._last
 
-    def change(self, job: Job) -> None:
+    def change(self, options: HandlerOptions) -> None:
         """
         Go on in another way, from the next message on.
         """
-        self.job = job
-        self._lanes.limit = job.concurrency
+        self.options = options
+        self._waiting.limit = options.concurrency
         self._pump()
 
     # -- from delivery to handler ----------------------------------------------------
@@ -181,21 +215,21 @@ class Work:
         """
         run = _Run(delivery)
         try:
-            if self.job.order_by:
+            if self.options.order_by:
                 run.key = self._key(delivery)
             if delivery.redelivered:
                 self._check_count(delivery)
         except (UndecodableProperty, TooManyDeliveries):
             # No handler is to see it; but it passes as one that failed at once.
             run.key = None
-            self._lanes.taken += 1
+            self._waiting.taken += 1
             self._begin(run)
             self._finish(run, Failure())
         else:
-            if run.key is None and self._lanes.enter():
+            if run.key is None and self._waiting.enter():
                 self._start(run)
             else:
-                self._lanes.put(run, run.key)
+                self._waiting.put(run, run.key)
                 self._pump()
         if run.finished:
             return None
@@ -203,7 +237,7 @@ class Work:
         return run.ended
 
     def _key(self, delivery: Delivery) -> Hashable | None:
-        order = self.job.order_by
+        order = self.options.order_by
         if order == "routing-key":
             # It keeps its own on its way through delay queues.
             return delivery.routing_key
@@ -212,7 +246,7 @@ class Work:
         return key if isinstance(key, str | bytes | int) else None
 
     def _check_count(self, delivery: Delivery) -> None:
-        most = self.job.policy.max_deliveries
+        most = self.options.policy.max_deliveries
         if most:
             count = delivery_count(delivery.headers)
             if count >= most:
@@ -223,7 +257,7 @@ class Work:
             return
         self._pumping = True
         try:
-            while (run := self._lanes.take()) is not None:
+            while (run := self._waiting.take()) is not None:
                 self._start(run)
         finally:
             self._pumping = False
@@ -246,7 +280,7 @@ class Work:
             result = Deferred.fromCoroutine(result)
         if isinstance(result, Deferred):
             run.result = result
-            seconds = self.job.timeout
+            seconds = self.options.timeout
             if seconds and not result.called:
                 run.timer = self._clock.callLater(seconds, self._late, run, seconds)
             result.addBoth(self._returned, run)
@@ -287,7 +321,7 @@ class Work:
         run.finished = True
         self._moved = self._clock.seconds()
         del self._running[run]
-        self._lanes.done(run.key)
+        self._waiting.done(run.key)
         if run.ended is not None and not run.ended.called:
             run.ended.callback(None)
         self._pump()
@@ -314,7 +348,7 @@ class Work:
 
         :returns: how many they are.
         """
-        waiting = self._lanes.clear()
+        waiting = self._waiting.clear()
         for run in waiting:
             run.finished = True
             if not run.delivery.settled:
@@ -327,7 +361,7 @@ class Work:
         """
         Not a reject: that there is no time for it is no fault of the message.
         """
-        if not self.job.stream:
+        if not self.options.stream:
             delivery.nack()
 
     def abandon(self) -> None:
@@ -345,13 +379,13 @@ class Work:
             if run.answered and delivery.settled:
                 continue  # its handler does not let itself be cancelled
             run.answered = run.abandoned = True
-            self._count(run, Outcome.UNFINISHED)
+            self._count(run, MessageOutcome.UNFINISHED)
             if not delivery.settled:
                 self._hand_back(delivery)
             _log.warn(
                 "Gave up a handler; its message goes back to the queue {queue} "
                 "({identity})",
-                **self._details(run, Outcome.UNFINISHED),
+                **self._details(run, MessageOutcome.UNFINISHED),
             )
             if run.brake is not None:
                 run.brake.cancel()
@@ -369,21 +403,23 @@ class Work:
         run.answered = True
         delivery = run.delivery
         if delivery.settled:
-            self._settled(run, failure, Outcome.SETTLED, "it had been answered for")
+            self._settled(
+                run, failure, MessageOutcome.SETTLED, "it had been answered for"
+            )
             return
         if delivery.is_stale:
             problem = "its channel has gone, so it will come again"
-            self._settled(run, failure, Outcome.STALE, problem)
+            self._settled(run, failure, MessageOutcome.STALE, problem)
             if failure is not None and isinstance(failure.value, Halt):
                 self._halt(failure.value)
             return
         if failure is None:
             delivery.ack()
-            self.tally.acknowledged += 1
-            if self._durations is not None:
-                self._durations.add(self._clock.seconds() - run.started)
-            if self.job.log_messages:
-                self._log_success(run, Outcome.ACKNOWLEDGED)
+            self.counts.acknowledged += 1
+            if self._histogram is not None:
+                self._histogram.add(self._clock.seconds() - run.started)
+            if self.options.log_messages:
+                self._log_success(run, MessageOutcome.ACKNOWLEDGED)
             return
         decision = self._decide(delivery, failure)
         self._carry_out(run, failure, decision)
@@ -392,8 +428,8 @@ class Work:
 
     def _decide(self, delivery: Delivery, failure: Failure) -> Decision:
         error = failure.value
-        policy = self.job.policy
-        if self.job.stream and isinstance(error, Requeue | Retry):
+        policy = self.options.policy
+        if self.options.stream and isinstance(error, Requeue | Retry):
             error = Exception(error)  # as any other, since it cannot go back
         try:
             headers = delivery.headers
@@ -412,54 +448,56 @@ class Work:
         match decision.action:
             case Action.ACK:
                 delivery.ack()
-                self._settled(run, failure, Outcome.ACKNOWLEDGED, "it is done")
-            case Action.REQUEUE | Action.HAND_BACK if self.job.stream:
+                self._settled(run, failure, MessageOutcome.ACKNOWLEDGED, "it is done")
+            case Action.REQUEUE | Action.HAND_BACK if self.options.stream:
                 problem = "it will come again after a reconnect"
-                self._settled(run, failure, Outcome.REQUEUED, problem)
+                self._settled(run, failure, MessageOutcome.REQUEUED, problem)
             case Action.REQUEUE:
                 delivery.reject(True)
                 problem = "it goes back, to be tried once more"
-                self._settled(run, failure, Outcome.REQUEUED, problem)
+                self._settled(run, failure, MessageOutcome.REQUEUED, problem)
             case Action.HAND_BACK:
                 delivery.nack()
-                self._settled(run, failure, Outcome.REQUEUED, "it goes back")
+                self._settled(run, failure, MessageOutcome.REQUEUED, "it goes back")
             case Action.RETRY if self.broker_delays:
                 delivery.reject(True)
                 problem = "its queue will deliver it again, later"
-                self._settled(run, failure, Outcome.RETRIED, problem)
-            case Action.RETRY | Action.PARK:
+                self._settled(run, failure, MessageOutcome.RETRIED, problem)
+            case Action.RETRY | Action.DEAD_LETTER:
                 self._send_on(run, failure, decision)
             case _:
                 self._reject(run, failure)
 
     def _reject(self, run: _Run, failure: Failure) -> None:
-        if self.job.stream:
+        if self.options.stream:
             run.delivery.ack()
-            self._settled(run, failure, Outcome.REJECTED, "it is passed over")
+            self._settled(run, failure, MessageOutcome.REJECTED, "it is passed over")
             return
         run.delivery.reject(False)
-        self._settled(run, failure, Outcome.REJECTED, "it was rejected")
+        self._settled(run, failure, MessageOutcome.REJECTED, "it was rejected")
 
     def _send_on(self, run: _Run, failure: Failure, decision: Decision) -> None:
         """
         Publish it to a delay queue or the parking queue; only then acknowledge it.
         """
-        plan = self.job.plan
+        queues = self.options.retry_queues
         error = failure.value
-        assert plan is not None and self._republish is not None and error is not None
+        assert queues is not None and self._republish is not None and error is not None
         delivery = run.delivery
         try:
             if decision.action is Action.RETRY:
-                message = plan.again(delivery, error, decision.delay)
-                outcome = Outcome.RETRIED
+                message = queues.retry(delivery, error, decision.delay)
+                outcome = MessageOutcome.RETRIED
                 words = f"it comes again in {decision.delay:g} s"
             else:
                 tries = 1 + retry_count(delivery.headers)
                 if self.broker_delays:
                     tries += delivery_count(delivery.headers)
-                message = plan.parked(delivery, error, tries, self.job.consumer)
-                outcome = Outcome.PARKED
-                words = f"it goes to the queue {printable(plan.parking)}"
+                message = queues.dead_letter(
+                    delivery, error, tries, self.options.consumer
+                )
+                outcome = MessageOutcome.DEAD_LETTERED
+                words = f"it goes to the queue {printable(queues.dead_letter_queue)}"
         except (UndecodableProperty, LocalProtocolError):
             # What cannot be read, or written again, cannot be sent on.
             self._reject(run, failure)
@@ -473,7 +511,7 @@ class Work:
         )
 
     def _sent_on(
-        self, _: None, run: _Run, failure: Failure, outcome: Outcome, words: str
+        self, _: None, run: _Run, failure: Failure, outcome: MessageOutcome, words: str
     ) -> None:
         if not (run.delivery.settled or run.delivery.is_stale):
             run.delivery.ack()
@@ -486,7 +524,7 @@ class Work:
         if run.abandoned:
             self._release(run)
         elif delivery.settled or delivery.is_stale:
-            self._settled(run, failure, Outcome.STALE, "it will come again")
+            self._settled(run, failure, MessageOutcome.STALE, "it will come again")
             self._release(run)
         elif problem.check(LocalProtocolError):
             self._reject(run, failure)
@@ -497,7 +535,7 @@ class Work:
                 "back in {seconds:g} s ({identity})",
                 error=printable(str(problem.value), 500),
                 seconds=_BRAKE,
-                **self._details(run, Outcome.REQUEUED),
+                **self._details(run, MessageOutcome.REQUEUED),
             )
             run.brake = self._clock.callLater(_BRAKE, self._go_back, run, failure)
 
@@ -505,7 +543,7 @@ class Work:
         run.brake = None
         if not run.delivery.settled:
             run.delivery.nack()
-        self._settled(run, failure, Outcome.REQUEUED, "it goes back")
+        self._settled(run, failure, MessageOutcome.REQUEUED, "it goes back")
         self._release(run)
 
     def _halt(self, error: BaseException | None) -> None:
@@ -517,20 +555,24 @@ class Work:
 
     # -- what is told ------------------------------------------------------------------
 
-    def _count(self, run: _Run, outcome: Outcome) -> None:
-        self.tally.count(outcome)
-        if self._durations is not None:
-            self._durations.add(self._clock.seconds() - run.started)
+    def _count(self, run: _Run, outcome: MessageOutcome) -> None:
+        self.counts.count(outcome)
+        if self._histogram is not None:
+            self._histogram.add(self._clock.seconds() - run.started)
 
     def _settled(
-        self, run: _Run, failure: Failure | None, outcome: Outcome, words: str = ""
+        self,
+        run: _Run,
+        failure: Failure | None,
+        outcome: MessageOutcome,
+        words: str = "",
     ) -> None:
         """
         Count an answer, and log it.
         """
         self._count(run, outcome)
         if failure is None:
-            if self.job.log_messages:
+            if self.options.log_messages:
                 self._log_success(run, outcome)
             return
         details = self._details(run, outcome)
@@ -543,7 +585,7 @@ class Work:
                 **details,
             )
             return
-        level = LogLevel.warn if outcome is Outcome.RETRIED else LogLevel.error
+        level = LogLevel.warn if outcome is MessageOutcome.RETRIED else LogLevel.error
         _log.failure(
             "A handler failed with a message of the queue {queue}: {words} "
             "({identity})",
@@ -552,17 +594,17 @@ class Work:
             **details,
         )
 
-    def _log_success(self, run: _Run, outcome: Outcome) -> None:
+    def _log_success(self, run: _Run, outcome: MessageOutcome) -> None:
         _log.info(
             "A message of the queue {queue} was worked on ({identity})",
             **self._details(run, outcome),
         )
 
-    def _details(self, run: _Run, outcome: Outcome) -> dict[str, Any]:
+    def _details(self, run: _Run, outcome: MessageOutcome) -> dict[str, Any]:
         delivery = run.delivery
         return {
             "queue": printable(self._queue),
-            "consumer": self.job.consumer or self._queue,
+            "consumer": self.options.consumer or self._queue,
             "delivery_tag": delivery.delivery_tag,
             "message_id": message_id_of(delivery),
             "duration": round(self._clock.seconds() - run.started, 6),

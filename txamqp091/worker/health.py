@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from txamqp091.worker.counts import Tally
+from txamqp091.worker.counts import Counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +29,7 @@ class ConsumerHealth:
     :ivar stalled: for how many seconds no handler has begun or ended, if that is too
         long; else 0.
     :ivar idle: how many seconds ago the last handler has begun; None if none has.
-    :ivar tally: what became of the messages.
+    :ivar counts: what became of the messages.
     """
 
     name: str
@@ -40,7 +40,7 @@ class ConsumerHealth:
     waiting: int = 0
     stalled: float = 0.0
     idle: float | None = None
-    tally: Tally = field(default_factory=Tally)
+    counts: Counts = field(default_factory=Counts)
 
     @property
     def problem(self) -> str:

@@ -7,7 +7,7 @@ It knows neither messages nor handlers, only things and keys.
 
 from __future__ import annotations
 
-__all__ = ["Lanes"]
+__all__ = ["KeyedQueue"]
 
 from collections import deque
 from collections.abc import Hashable
@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 
-class Lanes(Generic[Item]):
+class KeyedQueue(Generic[Item]):
     """
     Things that wait to be done.
 

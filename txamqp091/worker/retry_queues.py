@@ -13,7 +13,7 @@ acknowledges the originals, is `txamqp091.worker.handler_runner`.
 
 from __future__ import annotations
 
-__all__ = ["BROKER_DELAYS_SINCE", "RetryPlan", "broker_delays"]
+__all__ = ["BROKER_DELAYS_SINCE", "RetryQueues", "broker_delays"]
 
 import traceback
 from collections.abc import Mapping
@@ -68,7 +68,7 @@ def broker_delays(server_properties: Mapping[str, Any]) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetryPlan:
+class RetryQueues:
     """
     Where a consumer's failed messages go.
 
@@ -81,7 +81,7 @@ class RetryPlan:
 
     queue: str
     delays: tuple[float, ...] = ()
-    parking: str = ""
+    dead_letter_queue: str = ""
     queue_type: str = "quorum"
 
     @property
@@ -105,9 +105,9 @@ class RetryPlan:
         What has to be there, besides the queue itself.
         """
         entities: list[Exchange | Queue | Binding] = []
-        if self.parking:
+        if self.dead_letter_queue:
             kind = quorum_queue if self.queue_type == "quorum" else classic_queue
-            entities.append(Queue(name=self.parking, arguments=kind()))
+            entities.append(Queue(name=self.dead_letter_queue, arguments=kind()))
         return entities + self.delaying()
 
     def delaying(self) -> list[Exchange | Queue | Binding]:
@@ -139,7 +139,7 @@ class RetryPlan:
 
     # -- the messages --------------------------------------------------------------
 
-    def again(self, delivery: Delivery, error: BaseException, delay: float) -> Message:
+    def retry(self, delivery: Delivery, error: BaseException, delay: float) -> Message:
         """
         What to publish so that a message is delivered again, later.
 
@@ -155,7 +155,7 @@ class RetryPlan:
             mandatory=True,
         )
 
-    def parked(
+    def dead_letter(
         self, delivery: Delivery, error: BaseException, tries: int, consumer: str
     ) -> Message:
         """
@@ -170,7 +170,7 @@ class RetryPlan:
         headers["x-error-tries"] = tries
         return Message(
             "",
-            self.parking,
+            self.dead_letter_queue,
             delivery.body,
             _carried(delivery, headers),
             mandatory=True,

@@ -20,7 +20,7 @@ from txamqp091.test.support.daemons import DaemonProcess
 from txamqp091.test.support.integration import RabbitTestCase, every_broker
 from txamqp091.test.support.processes import free_ports
 from txamqp091.wire.properties import Properties
-from txamqp091.worker.counts import Tally
+from txamqp091.worker.counts import Counts
 
 #: How often a daemon is stopped in the middle of its work.
 DRAINS = 20 if os.environ.get("TXAMQP091_NIGHTLY") else 3
@@ -158,8 +158,8 @@ class DaemonTests(DaemonTestCase):
         self.assertEqual(await daemon.terminate(), 0, daemon.output)
         self.assertEqual(self.done(daemon), ids)
         self.assertEqual(await self.left(queue), [])
-        tally = Tally(acknowledged=200)
-        self.assertEqual(daemon.said("Stopped"), [f"Stopped (SIGTERM): {tally}"])
+        counts = Counts(acknowledged=200)
+        self.assertEqual(daemon.said("Stopped"), [f"Stopped (SIGTERM): {counts}"])
         self.assertEqual(daemon.errors, "")
 
     async def test_twist(self) -> None:

@@ -20,7 +20,7 @@ from txamqp091.daemon.metrics import Metrics, NotInstalled
 from txamqp091.daemon.reference import reference
 from txamqp091.daemon.settings_loading import load, variables
 from txamqp091.test.support.checkout import CHECKOUT
-from txamqp091.worker.counts import Outcome
+from txamqp091.worker.counts import MessageOutcome
 from txamqp091.worker.health import ConsumerHealth, Health
 
 DOCS = CHECKOUT / "docs"
@@ -78,7 +78,7 @@ class ReferenceTests(SynchronousTestCase):
             raise SkipTest("prometheus_client is not here") from None
         consumer = ConsumerHealth(name="a", queue="b", subscribed=True, idle=1.0)
         metrics.connected(Mock(bytes_received=1, bytes_sent=1, heard_at=0.0))
-        metrics.durations("a")
+        metrics.histogram("a")
         text = metrics.text().decode()
         found = re.findall(
             r"^# TYPE txamqp091_(\w+) (?:counter|gauge|histogram)$", text, re.MULTILINE
@@ -86,7 +86,7 @@ class ReferenceTests(SynchronousTestCase):
         table = (DOCS / "daemon.rst").read_text().partition("The numbers are these")[2]
         named = set(re.findall(r"``(\w+)``", table.partition("With ``tracing")[0]))
         named -= {"txamqp091_", "outcome", "publisher", "retries", "handlers"}
-        named -= {each.value for each in Outcome}
+        named -= {each.value for each in MessageOutcome}
         created = {each for each in found if each.endswith("_created")}
         self.assertEqual({*found} - created, named)
 

@@ -208,7 +208,7 @@ class DaemonTests(AssemblyCase):
                 self.consumer(more, top='admin = "tcp:9419"\nmetrics = true'), publish
             )
             [consumer] = daemon.consumers
-            consumer.work._handler(delivery)
+            consumer.runner._handler(delivery)
             daemon.startService()
             [(_, factory, *_)] = self.process.tcpServers
             site: Any = factory
@@ -249,7 +249,7 @@ class DaemonTests(AssemblyCase):
         self.path.write_text(f"stalled_after = 3\n{text}[log]\nlevel = 'debug'")
         with capturedLogs() as events:
             daemon.reread()
-        self.assertEqual(consumer.work.job.concurrency, 8)
+        self.assertEqual(consumer.runner.options.concurrency, 8)
         self.assertEqual(daemon.stalled_after, 3)
         [line] = map(formatEvent, events)
         self.assertEqual(
@@ -263,10 +263,10 @@ class DaemonTests(AssemblyCase):
             with capturedLogs() as events:
                 daemon.reread()
             self.assertIn("nothing was changed: ", formatEvent(events[0]))
-            self.assertEqual(consumer.work.job.concurrency, 8)
+            self.assertEqual(consumer.runner.options.concurrency, 8)
         self.path.write_text(self.consumer())
         daemon.reread()
-        self.assertEqual(consumer.work.job.concurrency, 100)
+        self.assertEqual(consumer.runner.options.concurrency, 100)
         self.path.write_text(self.consumer())
         with capturedLogs() as events:
             daemon.reread()

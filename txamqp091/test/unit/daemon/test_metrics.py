@@ -17,7 +17,7 @@ from txamqp091.daemon.admin import admin_site
 from txamqp091.daemon.metrics import Metrics, NotInstalled
 from txamqp091.test.repository.test_architecture import run
 from txamqp091.test.unit.daemon.test_admin import get
-from txamqp091.worker.counts import Durations, Outcome, Tally
+from txamqp091.worker.counts import Counts, Histogram, MessageOutcome
 from txamqp091.worker.health import ConsumerHealth, Health
 
 
@@ -38,7 +38,7 @@ class MetricsTests(SynchronousTestCase):
             refused="403",
             running=2,
             waiting=3,
-            tally=Tally(parked=1),
+            counts=Counts(dead_lettered=1),
         )
         self.health = Health(consumers=[consumer])
         self.metrics = Metrics(lambda: self.health)
@@ -55,8 +55,8 @@ class MetricsTests(SynchronousTestCase):
         Messages are counted by what became of them.
         """
         shop = {"consumer": "shop", "queue": "orders"}
-        durations = self.metrics.durations("shop")
-        durations.add(0.2)
+        histogram = self.metrics.histogram("shop")
+        histogram.add(0.2)
         self.assertEqual(self.value("handlers_running", **shop), 2)
         self.assertEqual(self.value("deliveries_total", **shop, outcome="dead"), 1)
         self.assertEqual(self.value("deliveries_total", **shop, outcome="ack"), 0)
@@ -98,12 +98,12 @@ class MetricsTests(SynchronousTestCase):
         """
         Each outcome has its number among those that are counted.
         """
-        tally = Tally()
-        for outcome in Outcome:
-            tally.count(outcome)
+        counts = Counts()
+        for outcome in MessageOutcome:
+            counts.count(outcome)
         [consumer] = self.health.consumers
-        self.health = Health(consumers=[replace(consumer, tally=tally)])
-        for outcome in Outcome:
+        self.health = Health(consumers=[replace(consumer, counts=counts)])
+        for outcome in MessageOutcome:
             labels = {"consumer": "shop", "queue": "orders", "outcome": outcome.value}
             self.assertEqual(self.value("deliveries_total", **labels), 1)
 
@@ -111,11 +111,11 @@ class MetricsTests(SynchronousTestCase):
         """
         A length of time is counted in the class that it just fits in.
         """
-        durations = Durations((0.001, 30.0))
+        histogram = Histogram((0.001, 30.0))
         for seconds in (0.0, 0.001, 0.002, 30.0, 31.0):
-            durations.add(seconds)
-        self.assertEqual(durations.counts, [2, 2, 1])
-        self.assertAlmostEqual(durations.total, 61.003)
+            histogram.add(seconds)
+        self.assertEqual(histogram.counts, [2, 2, 1])
+        self.assertAlmostEqual(histogram.total, 61.003)
 
     def test_page(self) -> None:
         """

@@ -46,7 +46,7 @@ from txamqp091.service.retry import RetryPolicy
 from txamqp091.service.topology import Queue, Topology
 from txamqp091.test.support.service_case import RunningReactor, ServiceCase
 from txamqp091.worker.consumer_service import ConsumerService
-from txamqp091.worker.counts import Tally
+from txamqp091.worker.counts import Counts
 from txamqp091.worker.failure_policy import Halt, OnRefused
 
 
@@ -288,7 +288,7 @@ class SignalTests(DaemonCase):
                 self.log(),
                 [
                     f"{number.name}: taking no more messages, 0 handlers are running",
-                    f"Stopped ({number.name}): {Tally()}",
+                    f"Stopped ({number.name}): {Counts()}",
                 ],
             )
             self.assertEqual(self.notifier.lines, ["READY=1", "STOPPING=1"])

@@ -81,8 +81,8 @@ class LoadTests(ConfigCase):
         self.assertIs(consumer.means, OnError.ONCE_MORE)
         self.assertEqual(settings.shutdown_timeout, 30)
         self.assertEqual(len(settings.topology()), 0)
-        job = consumer.job(settings.log.messages)
-        self.assertEqual((job.consumer, job.concurrency), ("orders", 100))
+        options = consumer.handler_options(settings.log.messages)
+        self.assertEqual((options.consumer, options.concurrency), ("orders", 100))
 
     def test_all(self) -> None:
         """
@@ -132,7 +132,7 @@ class LoadTests(ConfigCase):
         self.assertEqual(stock.label, "stock-keeper")
         self.assertIs(orders.means, OnError.RETRY)
         self.assertIs(stock.means, OnError.REJECT)
-        policy = orders.job(settings.log.messages).policy
+        policy = orders.handler_options(settings.log.messages).policy
         self.assertEqual((policy.delays, policy.attempts), ((1, 10.5), 7))
         topology = settings.topology()
         self.assertEqual(

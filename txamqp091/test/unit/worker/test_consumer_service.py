@@ -29,9 +29,9 @@ from txamqp091.test.support.service_case import Place, ServiceCase
 from txamqp091.testing._broker.protocol import BrokerFactory
 from txamqp091.testing.memory import MemoryBroker
 from txamqp091.worker.consumer_service import ConsumerService
-from txamqp091.worker.counts import Tally
-from txamqp091.worker.failure_policy import Halt, OnError, Policy
-from txamqp091.worker.handler_options import Job
+from txamqp091.worker.counts import Counts
+from txamqp091.worker.failure_policy import FailurePolicy, Halt, OnError
+from txamqp091.worker.handler_runner import HandlerOptions
 
 
 class ConsumerServiceCase(ServiceCase):
@@ -107,7 +107,7 @@ class ConsumeTests(ConsumerServiceCase):
         self.running[0][1].callback(None)
         self.turn()
         self.assertEqual(self.counts(), (0, 1, 1))
-        self.assertEqual(consumer.tally, Tally(acknowledged=1))
+        self.assertEqual(consumer.counts, Counts(acknowledged=1))
         self.assertTrue(consumer.consumed)
         health = consumer.health()
         self.assertEqual((health.running, health.problem), (1, ""))
@@ -148,7 +148,7 @@ class ConsumeTests(ConsumerServiceCase):
         self.turn()
         self.assertTrue(self.running[1][0].redelivered)
         self.assertEqual(self.counts(), (0, 0, 1))
-        self.assertEqual(consumer.tally, Tally(acknowledged=1, stale=1))
+        self.assertEqual(consumer.counts, Counts(acknowledged=1, stale=1))
         self.assertNoResult(consumer.when_ended())
 
     def test_queue_deleted(self) -> None:
@@ -170,7 +170,7 @@ class ConsumeTests(ConsumerServiceCase):
         """
         It does not get on when all handlers run, and none ends.
         """
-        consumer = self.consuming(messages=2, job=Job(concurrency=2))
+        consumer = self.consuming(messages=2, options=HandlerOptions(concurrency=2))
         self.passes(50)
         self.assertEqual(consumer.health(100).stalled, 0)
         self.passes(60)
@@ -222,12 +222,12 @@ class RetryTests(ConsumerServiceCase):
             client,
             "orders",
             self.fail_at_first,
-            job=settings.job(),
+            options=settings.handler_options(),
             leave_to_broker=settings.may_leave_it_to_the_broker(),
         )
         consumer.startService()
         # The broker in memory does not call itself RabbitMQ.
-        consumer.work.broker_delays = delays_itself
+        consumer.runner.broker_delays = delays_itself
         self.turn()
         self.broker.publish("shop", "order.new", b"the order")
         return consumer
@@ -259,7 +259,7 @@ class RetryTests(ConsumerServiceCase):
         self.assertEqual(headers["x-original-exchange"], "shop")
         self.assertEqual(headers["x-original-routing-key"], "order.new")
         self.assertEqual(headers["x-error-tries"], 3)
-        self.assertEqual(consumer.tally, Tally(retried=2, parked=1))
+        self.assertEqual(consumer.counts, Counts(retried=2, dead_lettered=1))
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 3)
 
     def test_success_at_last(self) -> None:
@@ -270,7 +270,7 @@ class RetryTests(ConsumerServiceCase):
         self.failures = 1
         consumer = self.retrying()
         self.passes(5)
-        self.assertEqual(consumer.tally, Tally(acknowledged=1, retried=1))
+        self.assertEqual(consumer.counts, Counts(acknowledged=1, retried=1))
         for queue in self.broker.queues():
             self.assertEqual(self.broker.queue(queue).ready, 0, queue)
         self.flushLoggedErrors(ValueError)
@@ -289,9 +289,9 @@ class RetryTests(ConsumerServiceCase):
         self.cut()
         self.broker.release_confirms()
         self.passes(10)
-        self.assertEqual(consumer.tally.stale, 1)
+        self.assertEqual(consumer.counts.stale, 1)
         # Once from the delay queue, once more from its own.
-        self.assertEqual(consumer.tally.acknowledged, 2)
+        self.assertEqual(consumer.counts.acknowledged, 2)
         self.flushLoggedErrors()
 
     def test_broker_delays(self) -> None:
@@ -303,7 +303,7 @@ class RetryTests(ConsumerServiceCase):
         consumer = self.retrying(delays_itself=True)
         self.passes(40)
         self.assertEqual(len(self.seen), 3)
-        self.assertEqual(consumer.tally, Tally(retried=2, parked=1))
+        self.assertEqual(consumer.counts, Counts(retried=2, dead_lettered=1))
         self.assertEqual(self.broker.queue("orders.parked").ready, 1)
         self.flushLoggedErrors(ValueError)
 
@@ -378,14 +378,14 @@ class EndTests(ConsumerServiceCase):
         self.running[0][1].errback(Halt("the disk is full"))
         error = self.failureResultOf(consumer.when_ended(), Halt).value
         self.assertEqual(str(error), "the disk is full")
-        self.assertEqual(consumer.tally, Tally(requeued=1))
+        self.assertEqual(consumer.counts, Counts(requeued=1))
 
     def test_halt_on_error(self) -> None:
         """
         Any error means that, if it is to.
         """
-        job = Job(policy=Policy(on_error=OnError.HALT))
-        consumer = self.consuming(messages=1, job=job)
+        options = HandlerOptions(policy=FailurePolicy(on_error=OnError.HALT))
+        consumer = self.consuming(messages=1, options=options)
         self.running[0][1].errback(ValueError("no"))
         self.failureResultOf(consumer.when_ended(), Halt)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
@@ -417,12 +417,12 @@ class ChangeTests(ConsumerServiceCase):
         """
         More handlers may run, at once.
         """
-        consumer = self.consuming(job=Job(concurrency=1))
+        consumer = self.consuming(options=HandlerOptions(concurrency=1))
         for _ in range(2):
             self.broker.publish("", "work", b"x")
         self.turn()
         self.assertEqual(len(self.running), 1)
-        consumer.change(Job(concurrency=2), 100)
+        consumer.change(HandlerOptions(concurrency=2), 100)
         self.assertEqual(len(self.running), 2)
 
     def test_prefetch(self) -> None:
@@ -431,7 +431,7 @@ class ChangeTests(ConsumerServiceCase):
         acknowledged where it came from.
         """
         consumer = self.consuming(messages=1, prefetch=1)
-        consumer.change(Job(), 3)
+        consumer.change(HandlerOptions(), 3)
         for _ in range(4):
             self.broker.publish("", "work", b"x")
         self.turn()
@@ -440,7 +440,7 @@ class ChangeTests(ConsumerServiceCase):
         for _, result in self.running:
             result.callback(None)
         self.turn()
-        self.assertEqual(consumer.tally.acknowledged, 4)
+        self.assertEqual(consumer.counts.acknowledged, 4)
         self.assertEqual(self.counts(), (0, 1, 1))
 
     def test_stopped(self) -> None:
@@ -448,7 +448,7 @@ class ChangeTests(ConsumerServiceCase):
         What is stopped begins with the new limit.
         """
         consumer = self.consumer()
-        consumer.change(Job(), 1)
+        consumer.change(HandlerOptions(), 1)
         consumer.startService()
         for _ in range(2):
             self.broker.publish("", "work", b"x")
@@ -508,7 +508,7 @@ class StopTests(ConsumerServiceCase):
         Running handlers finish, and their messages are acknowledged; those that wait
         for one go back.
         """
-        consumer = self.consumer(job=Job(concurrency=2))
+        consumer = self.consumer(options=HandlerOptions(concurrency=2))
         consumer.startService()
         for _ in range(5):
             self.broker.publish("", "work", b"x")
@@ -525,7 +525,7 @@ class StopTests(ConsumerServiceCase):
         self.successResultOf(stopping)
         self.successResultOf(consumer.when_ended())
         self.assertEqual(self.counts(), (4, 0, 0))
-        self.assertEqual(consumer.tally, Tally(acknowledged=2))
+        self.assertEqual(consumer.counts, Counts(acknowledged=2))
         self.assertEqual(len(self.running), 2)
 
     def test_limit(self) -> None:
@@ -543,7 +543,7 @@ class StopTests(ConsumerServiceCase):
         self.assertEqual(self.counts(), (1, 0, 0))
         self.assertTrue(self.running[1][1].called)
         self.successResultOf(stopping)
-        self.assertEqual(consumer.tally, Tally(acknowledged=1, unfinished=1))
+        self.assertEqual(consumer.counts, Counts(acknowledged=1, unfinished=1))
 
     def test_hurry(self) -> None:
         """
@@ -570,7 +570,7 @@ class StopTests(ConsumerServiceCase):
         self.assertNoResult(stopping)
         self.passes(1)
         self.successResultOf(stopping)
-        self.assertEqual(consumer.tally, Tally(unfinished=1))
+        self.assertEqual(consumer.counts, Counts(unfinished=1))
 
     def test_lost_meanwhile(self) -> None:
         """
@@ -584,7 +584,7 @@ class StopTests(ConsumerServiceCase):
         self.running[0][1].callback(None)
         self.turn()
         self.successResultOf(stopping)
-        self.assertEqual(consumer.tally, Tally(stale=1))
+        self.assertEqual(consumer.counts, Counts(stale=1))
 
     def test_twice(self) -> None:
         """
@@ -611,7 +611,7 @@ class StopTests(ConsumerServiceCase):
         self.turn()
         self.successResultOf(stopping[0])
         self.assertEqual(self.counts(), (0, 0, 0))
-        self.assertEqual(consumer.tally, Tally(acknowledged=1))
+        self.assertEqual(consumer.counts, Counts(acknowledged=1))
 
 
 class ReprTests(SynchronousTestCase):
@@ -621,11 +621,12 @@ class ReprTests(SynchronousTestCase):
 
     def test_label(self) -> None:
         """
-        Its job says so, or else its queue.
+        Its options says so, or else its queue.
         """
         case = ServiceCase()
         case.setUp()
         client = AMQPClientService(case.reactor, case.endpoint)
-        named = ConsumerService(client, "work", len, job=Job(consumer="shop"))  # type: ignore[arg-type]
+        options = HandlerOptions(consumer="shop")
+        named = ConsumerService(client, "work", len, options=options)  # type: ignore[arg-type]
         self.assertEqual(named.label, "shop")
         self.assertEqual(ConsumerService(client, "work", len).label, "work")  # type: ignore[arg-type]

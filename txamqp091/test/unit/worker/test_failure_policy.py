@@ -13,10 +13,10 @@ from txamqp091.errors import ContentTooLarge, UndecodableProperty
 from txamqp091.worker.failure_policy import (
     Action,
     Decision,
+    FailurePolicy,
     Halt,
     HandlerTimeout,
     OnError,
-    Policy,
     Reject,
     Requeue,
     Retry,
@@ -38,14 +38,14 @@ class DecisionTests(SynchronousTestCase):
         Success acknowledges, whatever the policy.
         """
         for on_error in OnError:
-            policy = Policy(on_error=on_error)
+            policy = FailurePolicy(on_error=on_error)
             self.assertEqual(policy.decide(None, 1, False), Decision(Action.ACK))
 
     def test_once_more(self) -> None:
         """
         By default a message is tried twice, by the broker's own mark.
         """
-        policy = Policy()
+        policy = FailurePolicy()
         self.assertIs(policy.decide(ERROR, 1, False).action, Action.REQUEUE)
         self.assertIs(policy.decide(ERROR, 1, True).action, Action.REJECT)
 
@@ -53,30 +53,32 @@ class DecisionTests(SynchronousTestCase):
         """
         The delays grow as they were told to, and the last one is kept.
         """
-        policy = Policy(on_error=OnError.RETRY, attempts=5, delays=(1, 10), parks=True)
+        policy = FailurePolicy(
+            on_error=OnError.RETRY, attempts=5, delays=(1, 10), parks=True
+        )
         decisions = [policy.decide(ERROR, tries, True) for tries in range(1, 7)]
         self.assertEqual(
             decisions,
             [
                 Decision(Action.RETRY, 1),
                 *[Decision(Action.RETRY, 10)] * 3,
-                *[Decision(Action.PARK)] * 2,
+                *[Decision(Action.DEAD_LETTER)] * 2,
             ],
         )
-        self.assertEqual(Policy().delay(3), 0)
+        self.assertEqual(FailurePolicy().delay(3), 0)
 
     def test_dead_without_parking(self) -> None:
         """
         Without a parking queue what is dead is rejected.
         """
-        policy = Policy(on_error=OnError.RETRY, attempts=1)
+        policy = FailurePolicy(on_error=OnError.RETRY, attempts=1)
         self.assertIs(policy.decide(ERROR, 1, False).action, Action.REJECT)
 
     def test_reject(self) -> None:
         """
         An error may be the end of a message at once.
         """
-        policy = Policy(on_error=OnError.REJECT)
+        policy = FailurePolicy(on_error=OnError.REJECT)
         self.assertIs(policy.decide(ERROR, 1, False).action, Action.REJECT)
         self.assertIs(policy.decide(HandlerTimeout(3), 1, False).action, Action.REJECT)
 
@@ -84,7 +86,7 @@ class DecisionTests(SynchronousTestCase):
         """
         An error may be the end of the daemon; then it is no fault of the message.
         """
-        policy = Policy(on_error=OnError.HALT)
+        policy = FailurePolicy(on_error=OnError.HALT)
         expected = Decision(Action.HAND_BACK, halt=True)
         self.assertEqual(policy.decide(ERROR, 1, False), expected)
 
@@ -93,14 +95,16 @@ class DecisionTests(SynchronousTestCase):
         What handlers raise is stronger than the policy.
         """
         for on_error in OnError:
-            policy = Policy(on_error=on_error, attempts=3, delays=(7,), parks=True)
+            policy = FailurePolicy(
+                on_error=on_error, attempts=3, delays=(7,), parks=True
+            )
             for error, decision in {
-                Reject("bad"): Decision(Action.PARK),
+                Reject("bad"): Decision(Action.DEAD_LETTER),
                 Requeue(): Decision(Action.REQUEUE),
                 Retry(): Decision(Action.RETRY, 7),
                 Halt(): Decision(Action.HAND_BACK, halt=True),
                 Halt("full", done=True): Decision(Action.ACK, halt=True),
-                TooManyDeliveries(9): Decision(Action.PARK),
+                TooManyDeliveries(9): Decision(Action.DEAD_LETTER),
             }.items():
                 self.assertEqual(policy.decide(error, 1, True), decision)
 
@@ -108,14 +112,16 @@ class DecisionTests(SynchronousTestCase):
         """
         A consumer without delays treats `Retry` as any error.
         """
-        self.assertIs(Policy().decide(Retry(), 1, False).action, Action.REQUEUE)
+        self.assertIs(FailurePolicy().decide(Retry(), 1, False).action, Action.REQUEUE)
 
     def test_undecodable(self) -> None:
         """
         What cannot be read is rejected at once, and never sent on.
         """
         for on_error in OnError:
-            policy = Policy(on_error=on_error, attempts=3, delays=(7,), parks=True)
+            policy = FailurePolicy(
+                on_error=on_error, attempts=3, delays=(7,), parks=True
+            )
             for error in (
                 UndecodableProperty("headers", "broken", b""),
                 ContentTooLarge(2, 1),
@@ -136,7 +142,9 @@ class DecisionTests(SynchronousTestCase):
         """
         No message is retried for ever.
         """
-        policy = Policy(on_error=on_error, attempts=attempts, delays=tuple(delays))
+        policy = FailurePolicy(
+            on_error=on_error, attempts=attempts, delays=tuple(delays)
+        )
         action = policy.decide(Retry() if delays else ERROR, tries, True).action
         if tries >= attempts:
             self.assertIsNot(action, Action.RETRY)

@@ -25,19 +25,18 @@ from txamqp091.message import Delivery, Message
 from txamqp091.test.support.peer import Peer
 from txamqp091.wire.properties import Properties
 from txamqp091.wire.spec import BasicAck, BasicNack, BasicReject
-from txamqp091.worker.counts import Durations, Tally
+from txamqp091.worker.counts import Counts, Histogram
 from txamqp091.worker.failure_policy import (
+    FailurePolicy,
     Halt,
     HandlerTimeout,
     OnError,
-    Policy,
     Reject,
     Requeue,
     Retry,
 )
-from txamqp091.worker.handler_options import Job
-from txamqp091.worker.handler_runner import Work
-from txamqp091.worker.retry_queues import RetryPlan
+from txamqp091.worker.handler_runner import HandlerOptions, HandlerRunner
+from txamqp091.worker.retry_queues import RetryQueues
 
 
 class Shop:
@@ -79,17 +78,19 @@ class WorkCase(SynchronousTestCase):
         self.channel = self.peer.open_channel()
         self.events = self.enterContext(capturedLogs())
 
-    def work(self, handler: Handler, job: Job | None = None, **options: Any) -> Work:
+    def runner(
+        self, handler: Handler, options: HandlerOptions | None = None, **details: Any
+    ) -> HandlerRunner:
         """
         A handler's work, as a consumer's.
         """
-        work = Work(handler, "work", self.peer.clock, job, **options)
+        runner = HandlerRunner(handler, "work", self.peer.clock, options, **details)
         consuming: Deferred[Consumer] = self.channel.basic_consume(
-            "work", work.take, prefetch=0
+            "work", runner.take, prefetch=0
         )
         self.peer.serve()
         self.successResultOf(consuming)
-        return work
+        return runner
 
     def deliver(self, **details: Any) -> None:
         """
@@ -128,11 +129,11 @@ class WorkTests(WorkCase):
         """
         for handler in self.succeeding():
             self.setUp()
-            work = self.work(handler)
+            runner = self.runner(handler)
             self.deliver()
             self.assertEqual(self.peer.expect(BasicAck), BasicAck(1))
-            self.assertEqual(work.tally, Tally(acknowledged=1))
-            self.assertEqual(work.running, 0)
+            self.assertEqual(runner.counts, Counts(acknowledged=1))
+            self.assertEqual(runner.running, 0)
 
     def test_later(self) -> None:
         """
@@ -143,15 +144,15 @@ class WorkTests(WorkCase):
         async def handler(delivery: Delivery) -> None:
             await result
 
-        work = self.work(handler)
+        runner = self.runner(handler)
         self.deliver()
-        idle = work.when_idle()
-        self.assertEqual((self.peer.listen(), work.running), ([], 1))
+        idle = runner.when_idle()
+        self.assertEqual((self.peer.listen(), runner.running), ([], 1))
         self.assertNoResult(idle)
         result.callback(None)
         self.assertEqual(self.peer.expect(BasicAck), BasicAck(1))
         self.successResultOf(idle)
-        self.successResultOf(work.when_idle())
+        self.successResultOf(runner.when_idle())
 
     def failing(self) -> list[Callable[[Delivery], object]]:
         """
@@ -178,10 +179,10 @@ class WorkTests(WorkCase):
         """
         for handler in self.failing():
             self.setUp()
-            work = self.work(handler)
+            runner = self.runner(handler)
             self.deliver(properties=Properties(message_id="m\n1"), exchange="shop")
             self.assertEqual(self.peer.expect(BasicReject), BasicReject(1, True))
-            self.assertEqual(work.tally, Tally(requeued=1))
+            self.assertEqual(runner.counts, Counts(requeued=1))
             self.assertEqual(
                 self.failed(),
                 "A handler failed with a message of the queue work: it goes back, to "
@@ -195,10 +196,10 @@ class WorkTests(WorkCase):
         """
         for handler in self.failing():
             self.setUp()
-            work = self.work(handler)
+            runner = self.runner(handler)
             self.deliver(redelivered=True)
             self.assertEqual(self.peer.expect(BasicReject), BasicReject(1, False))
-            self.assertEqual(work.tally, Tally(rejected=1))
+            self.assertEqual(runner.counts, Counts(rejected=1))
             self.assertIn("it was rejected", self.failed())
 
     def test_undecodable(self) -> None:
@@ -210,22 +211,22 @@ class WorkTests(WorkCase):
         def handler(delivery: Delivery) -> None:
             raise UndecodableProperty("headers", "broken", b"")
 
-        work = self.work(handler)
+        runner = self.runner(handler)
         self.deliver()
         self.assertEqual(self.peer.expect(BasicReject), BasicReject(1, False))
         self.assertIn("it was rejected", self.failed(UndecodableProperty))
-        self.assertEqual(work.tally, Tally(rejected=1))
+        self.assertEqual(runner.counts, Counts(rejected=1))
         self.assertTrue(self.channel.is_open)
 
     def test_exit(self) -> None:
         """
         A handler that calls ``sys.exit`` has failed, and ended nothing.
         """
-        work = self.work(lambda delivery: sys.exit(3))
+        runner = self.runner(lambda delivery: sys.exit(3))
         self.deliver()
         self.assertEqual(self.peer.expect(BasicReject), BasicReject(1, True))
         self.assertEqual(len(self.flushLoggedErrors(SystemExit)), 1)
-        self.assertEqual(work.tally, Tally(requeued=1))
+        self.assertEqual(runner.counts, Counts(requeued=1))
 
     def test_foreign_awaitable(self) -> None:
         """
@@ -237,7 +238,7 @@ class WorkTests(WorkCase):
             def __await__(self) -> Generator[Any, Any, None]:
                 yield
 
-        self.work(lambda delivery: Future())
+        self.runner(lambda delivery: Future())
         self.deliver()
         self.assertEqual(self.peer.expect(BasicReject), BasicReject(1, True))
         self.assertIn("it goes back", self.failed(TypeError))
@@ -251,18 +252,18 @@ class WorkTests(WorkCase):
             delivery.nack(requeue=False)
             raise ValueError("no")
 
-        work = self.work(lambda delivery: delivery.nack(requeue=False))
+        runner = self.runner(lambda delivery: delivery.nack(requeue=False))
         self.deliver()
         self.assertEqual(self.peer.expect(BasicNack), BasicNack(1, requeue=False))
         self.assertEqual(self.peer.listen(), [])
-        self.assertEqual(work.tally, Tally(settled=1))
+        self.assertEqual(runner.counts, Counts(settled=1))
 
         self.setUp()
-        work = self.work(fails)
+        runner = self.runner(fails)
         self.deliver()
         self.assertEqual(self.peer.expect(BasicNack), BasicNack(1, requeue=False))
         self.assertEqual(self.peer.listen(), [])
-        self.assertEqual(work.tally, Tally(settled=1))
+        self.assertEqual(runner.counts, Counts(settled=1))
         self.assertIn("it had been answered for", self.failed())
 
     def test_stale(self) -> None:
@@ -276,13 +277,13 @@ class WorkTests(WorkCase):
             results.append(Deferred())
             return results[-1]
 
-        work = self.work(handler)
+        runner = self.runner(handler)
         self.deliver()
         self.deliver()
         self.peer.drop()
         results[0].callback(None)
         results[1].errback(ValueError("no"))
-        self.assertEqual(work.tally, Tally(stale=2))
+        self.assertEqual(runner.counts, Counts(stale=2))
         self.assertIn("it will come again", self.failed())
 
     def test_abandoned(self) -> None:
@@ -301,13 +302,13 @@ class WorkTests(WorkCase):
                     return
                 raise
 
-        work = self.work(handler)
+        runner = self.runner(handler)
         self.deliver()
         self.deliver(redelivered=True)
-        work.abandon()
+        runner.abandon()
         self.assertEqual(outcomes, ["cancelled", "cancelled"])
-        self.assertEqual(work.tally, Tally(unfinished=2))
-        self.assertEqual(work.running, 0)
+        self.assertEqual(runner.counts, Counts(unfinished=2))
+        self.assertEqual(runner.running, 0)
         self.assertEqual(self.peer.expect(BasicNack), BasicNack(1, requeue=True))
         self.peer.expect(BasicNack)
         self.assertEqual(self.peer.listen(), [])
@@ -317,7 +318,7 @@ class WorkTests(WorkCase):
         """
         A message whose message-id cannot be read is named by the rest.
         """
-        self.work(self.failing()[0])
+        self.runner(self.failing()[0])
         # Flags for message-id alone, and a string that is longer than what follows.
         raw = (0x0080).to_bytes(2, "big") + b"\xff"
         self.deliver(properties=Properties.from_wire(raw))
@@ -334,17 +335,17 @@ class TallyTests(SynchronousTestCase):
         What there was none of is left out, if it is rare.
         """
         self.assertEqual(
-            str(Tally()), "0 acknowledged, 0 requeued, 0 rejected, 0 unfinished"
+            str(Counts()), "0 acknowledged, 0 requeued, 0 rejected, 0 unfinished"
         )
         self.assertEqual(
-            str(Tally(1, 2, 3, 4, 5, 6)),
+            str(Counts(1, 2, 3, 4, 5, 6)),
             "1 acknowledged, 2 requeued, 3 rejected, 4 answered by the handler itself, "
             "5 done but not acknowledged in time, 6 unfinished",
         )
 
 
-RETRIES = Policy(on_error=OnError.RETRY, attempts=3, delays=(5, 30), parks=True)
-PLAN = RetryPlan(queue="work", delays=(5, 30), parking="work.parked")
+RETRIES = FailurePolicy(on_error=OnError.RETRY, attempts=3, delays=(5, 30), parks=True)
+QUEUES = RetryQueues(queue="work", delays=(5, 30), dead_letter_queue="work.parked")
 
 
 class SendingCase(WorkCase):
@@ -365,12 +366,14 @@ class SendingCase(WorkCase):
         self.published.append((message, confirmed))
         return confirmed
 
-    def sending(self, handler: Handler, **details: Any) -> Work:
+    def sending(self, handler: Handler, **details: Any) -> HandlerRunner:
         """
         Work with retries and a parking queue.
         """
-        job = Job(**{"policy": RETRIES, "plan": PLAN, "consumer": "shop", **details})
-        return self.work(handler, job, republish=self.republish)
+        options = HandlerOptions(
+            **{"policy": RETRIES, "retry_queues": QUEUES, "consumer": "shop", **details}
+        )
+        return self.runner(handler, options, republish=self.republish)
 
     def give(self, headers: dict[str, Any] | None = None, **details: Any) -> int:
         """
@@ -400,7 +403,7 @@ class RetryTests(SendingCase):
         The message is published to the delay queue; the original is acknowledged when
         the broker has confirmed that, and not before.
         """
-        work = self.sending(failing)
+        runner = self.sending(failing)
         self.give({"customer": 7}, exchange="shop", routing_key="order.new")
         [(message, confirmed)] = self.published
         self.assertEqual(message.exchange, "work.retry.5s")
@@ -410,11 +413,11 @@ class RetryTests(SendingCase):
         headers = dict(message.properties.headers or {})
         self.assertEqual(headers["customer"], 7)
         self.assertEqual(headers["x-retry-count"], 1)
-        self.assertEqual((self.peer.listen(), work.running), ([], 1))
+        self.assertEqual((self.peer.listen(), runner.running), ([], 1))
         confirmed.callback(None)
         self.assertEqual(self.peer.expect(BasicAck), BasicAck(1))
-        self.assertEqual(work.tally, Tally(retried=1))
-        self.assertEqual(work.running, 0)
+        self.assertEqual(runner.counts, Counts(retried=1))
+        self.assertEqual(runner.running, 0)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
         [event] = [each for each in self.events if "log_failure" in each]
         self.assertEqual(event["log_level"].name, "warn")
@@ -426,7 +429,7 @@ class RetryTests(SendingCase):
         """
         After the last try it goes to the parking queue, with the error.
         """
-        work = self.sending(failing)
+        runner = self.sending(failing)
         self.give({"x-retry-count": 2})
         [(message, confirmed)] = self.published
         self.assertEqual((message.exchange, message.routing_key), ("", "work.parked"))
@@ -438,7 +441,7 @@ class RetryTests(SendingCase):
         self.assertIn("in failing", headers["x-error-traceback"])
         confirmed.callback(None)
         self.assertEqual(self.peer.expect(BasicAck), BasicAck(1))
-        self.assertEqual(work.tally, Tally(parked=1))
+        self.assertEqual(runner.counts, Counts(dead_lettered=1))
         self.assertIn("it goes to the queue work.parked", self.failed())
 
     def test_broker_delays(self) -> None:
@@ -446,11 +449,11 @@ class RetryTests(SendingCase):
         Where the queue delays by itself, the message is rejected: that is what the
         broker counts.  It is parked when the broker has counted enough.
         """
-        work = self.sending(failing)
-        work.broker_delays = True
+        runner = self.sending(failing)
+        runner.broker_delays = True
         self.give({"x-delivery-count": 1}, redelivered=True)
         self.assertEqual(self.peer.expect(BasicReject), BasicReject(1, True))
-        self.assertEqual(work.tally, Tally(retried=1))
+        self.assertEqual(runner.counts, Counts(retried=1))
         self.give({"x-delivery-count": 2}, redelivered=True)
         self.assertEqual(self.published[0][0].routing_key, "work.parked")
         self.published[0][1].callback(None)
@@ -461,15 +464,15 @@ class RetryTests(SendingCase):
         A message that the broker does not take stays where it is: it goes back, after
         a while, so that it does not go round as fast as it can.
         """
-        work = self.sending(failing)
+        runner = self.sending(failing)
         self.give()
         self.published[0][1].errback(Nacked())
         self.peer.turn()
         self.assertEqual(self.peer.listen(), [])
         self.peer.clock.advance(5)
         self.assertEqual(self.peer.expect(BasicNack), BasicNack(1, requeue=True))
-        self.assertEqual(work.tally, Tally(requeued=1))
-        self.assertEqual(work.running, 0)
+        self.assertEqual(runner.counts, Counts(requeued=1))
+        self.assertEqual(runner.running, 0)
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
     def test_cannot_be_written(self) -> None:
@@ -477,11 +480,11 @@ class RetryTests(SendingCase):
         A message that cannot be sent on, since AMQP cannot carry what is in it, is
         rejected.
         """
-        work = self.sending(failing)
+        runner = self.sending(failing)
         self.give()
         self.published[0][1].errback(EncodeError("headers['a']", "not a number"))
         self.assertEqual(self.peer.expect(BasicReject), BasicReject(1, False))
-        self.assertEqual(work.tally, Tally(rejected=1))
+        self.assertEqual(runner.counts, Counts(rejected=1))
         self.assertIn("it was rejected", self.failed())
 
     def test_undecodable(self) -> None:
@@ -489,12 +492,12 @@ class RetryTests(SendingCase):
         A message whose headers cannot be read is rejected, whatever its handler has
         failed with, and logged once.
         """
-        work = self.sending(failing)
+        runner = self.sending(failing)
         # Flags for headers alone, and a table that is longer than what follows.
         raw = (0x2000).to_bytes(2, "big") + b"\x00\x00\x00\xff"
         self.give(properties=Properties.from_wire(raw))
         self.assertEqual(self.peer.expect(BasicReject), BasicReject(1, False))
-        self.assertEqual(work.tally, Tally(rejected=1))
+        self.assertEqual(runner.counts, Counts(rejected=1))
         self.assertIn("it was rejected", self.failed())
         self.assertTrue(self.channel.is_open)
 
@@ -503,22 +506,22 @@ class RetryTests(SendingCase):
         The handler does not see a message whose key cannot be read.
         """
         seen: list[Delivery] = []
-        work = self.sending(seen.append, order_by="header:customer")
+        runner = self.sending(seen.append, order_by="header:customer")
         raw = (0x2000).to_bytes(2, "big") + b"\x00\x00\x00\xff"
         self.give(properties=Properties.from_wire(raw))
         self.assertEqual(self.peer.expect(BasicReject), BasicReject(1, False))
-        self.assertEqual((seen, work.running), ([], 0))
+        self.assertEqual((seen, runner.running), ([], 0))
         self.assertIn("it was rejected", self.failed(UndecodableProperty))
 
     def test_gone_while_publishing(self) -> None:
         """
         If the channel goes before the confirm comes, there is nobody to tell.
         """
-        work = self.sending(failing)
+        runner = self.sending(failing)
         self.give()
         self.peer.drop()
         self.published[0][1].errback(Nacked())
-        self.assertEqual(work.tally, Tally(stale=1))
+        self.assertEqual(runner.counts, Counts(stale=1))
         self.assertIn("it will come again", self.failed())
 
     def test_abandoned_while_publishing(self) -> None:
@@ -526,17 +529,17 @@ class RetryTests(SendingCase):
         A message whose confirm takes too long, when all is to stop, goes back; that
         the confirm comes later changes nothing.
         """
-        work = self.sending(failing)
+        runner = self.sending(failing)
         self.give()
         self.give()
         self.published[1][1].errback(Nacked())
-        work.abandon()
+        runner.abandon()
         self.assertEqual(self.peer.expect(BasicNack), BasicNack(1, requeue=True))
         self.assertEqual(self.peer.expect(BasicNack), BasicNack(2, requeue=True))
         self.published[0][1].callback(None)
         self.assertEqual(self.peer.listen(), [])
-        self.assertEqual(work.tally, Tally(unfinished=2))
-        self.assertEqual(work.running, 0)
+        self.assertEqual(runner.counts, Counts(unfinished=2))
+        self.assertEqual(runner.running, 0)
         self.peer.clock.advance(6)
         self.assertEqual(self.peer.listen(), [])
         self.flushLoggedErrors()
@@ -546,15 +549,15 @@ class RetryTests(SendingCase):
         A message that was delivered in vain too often does not come to the handler.
         """
         seen: list[Delivery] = []
-        policy = Policy(parks=True, max_deliveries=20)
-        work = self.sending(seen.append, policy=policy)
+        policy = FailurePolicy(parks=True, max_deliveries=20)
+        runner = self.sending(seen.append, policy=policy)
         self.give({"x-delivery-count": 19}, redelivered=True)
         self.assertEqual(self.peer.expect(BasicAck), BasicAck(1))
         self.give({"x-delivery-count": 20}, redelivered=True)
         self.published[0][1].callback(None)
         self.assertEqual(self.peer.expect(BasicAck), BasicAck(2))
         self.assertEqual(len(seen), 1)
-        self.assertEqual(work.tally, Tally(acknowledged=1, parked=1))
+        self.assertEqual(runner.counts, Counts(acknowledged=1, dead_lettered=1))
         [event] = [each for each in self.events if "log_failure" in each]
         self.assertIn("it goes to the queue work.parked", formatEvent(event))
         self.flushLoggedErrors()
@@ -565,7 +568,7 @@ class SayingTests(SendingCase):
     What a handler may say by raising it.
     """
 
-    def said(self, error: Exception, **details: Any) -> Work:
+    def said(self, error: Exception, **details: Any) -> HandlerRunner:
         """
         Work on one message, whose handler raises this.
         """
@@ -573,9 +576,9 @@ class SayingTests(SendingCase):
         def handler(delivery: Delivery) -> None:
             raise error
 
-        work = self.sending(handler, **details)
+        runner = self.sending(handler, **details)
         self.give()
-        return work
+        return runner
 
     def test_reject(self) -> None:
         """
@@ -585,9 +588,9 @@ class SayingTests(SendingCase):
         self.said(Reject("no customer"))
         self.assertEqual(self.published[0][0].routing_key, "work.parked")
         self.setUp()
-        work = self.said(Reject("no customer"), policy=Policy())
+        runner = self.said(Reject("no customer"), policy=FailurePolicy())
         self.assertEqual(self.peer.expect(BasicReject), BasicReject(1, False))
-        self.assertEqual(work.tally, Tally(rejected=1))
+        self.assertEqual(runner.counts, Counts(rejected=1))
         [text] = [formatEvent(each) for each in self.events if "outcome" in each]
         self.assertIn("said Reject('no customer')", text)
 
@@ -595,15 +598,17 @@ class SayingTests(SendingCase):
         """
         `Requeue` rejects, so that quorum queues count it.
         """
-        work = self.said(Requeue())
+        runner = self.said(Requeue())
         self.assertEqual(self.peer.expect(BasicReject), BasicReject(1, True))
-        self.assertEqual(work.tally, Tally(requeued=1))
+        self.assertEqual(runner.counts, Counts(requeued=1))
 
     def test_retry(self) -> None:
         """
         `Retry` retries, whatever errors mean.
         """
-        policy = Policy(on_error=OnError.REJECT, attempts=2, delays=(5,), parks=True)
+        policy = FailurePolicy(
+            on_error=OnError.REJECT, attempts=2, delays=(5,), parks=True
+        )
         self.said(Retry(), policy=policy)
         self.assertEqual(self.published[0][0].exchange, "work.retry.5s")
 
@@ -619,7 +624,7 @@ class SayingTests(SendingCase):
             def handler(delivery: Delivery, done: bool = done) -> None:
                 raise Halt("disk full", done=done, status=3)
 
-            self.work(handler, halted=halts.append)
+            self.runner(handler, halted=halts.append)
             self.give()
             self.peer.expect(kind)
             self.assertEqual([each.status for each in halts], [3])
@@ -629,11 +634,11 @@ class SayingTests(SendingCase):
         Any error may mean that.
         """
         halts: list[Halt] = []
-        job = Job(policy=Policy(on_error=OnError.HALT))
-        work = self.work(failing, job, halted=halts.append)
+        options = HandlerOptions(policy=FailurePolicy(on_error=OnError.HALT))
+        runner = self.runner(failing, options, halted=halts.append)
         self.give()
         self.assertEqual(self.peer.expect(BasicNack), BasicNack(1, requeue=True))
-        self.assertEqual(work.tally, Tally(requeued=1))
+        self.assertEqual(runner.counts, Counts(requeued=1))
         self.assertIn("ValueError", str(halts[0]))
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
 
@@ -665,18 +670,18 @@ class LaneTests(SendingCase):
         """
         No more run at a time than may; the next one begins when one has ended.
         """
-        work = self.work(self.handle, Job(concurrency=2))
+        runner = self.runner(self.handle, HandlerOptions(concurrency=2))
         for _ in range(4):
             self.give()
-        self.assertEqual((self.tags(), work.running, work.waiting), ([1, 2], 2, 2))
+        self.assertEqual((self.tags(), runner.running, runner.waiting), ([1, 2], 2, 2))
         self.handled[1][1].callback(None)
         self.assertEqual(self.tags(), [1, 2, 3])
-        work.change(Job(concurrency=3))
+        runner.change(HandlerOptions(concurrency=3))
         self.assertEqual(self.tags(), [1, 2, 3, 4])
         for _, ending in self.handled:
             if not ending.called:
                 ending.callback(None)
-        self.assertEqual(work.tally, Tally(acknowledged=4))
+        self.assertEqual(runner.counts, Counts(acknowledged=4))
 
     def test_ordered(self) -> None:
         """
@@ -684,7 +689,7 @@ class LaneTests(SendingCase):
         """
         for order in ("routing-key", "header:customer"):
             self.setUp()
-            self.work(self.handle, Job(order_by=order))
+            self.runner(self.handle, HandlerOptions(order_by=order))
             for key in "aab":
                 self.give({"customer": key}, routing_key=key)
             self.give({"customer": [1]}, routing_key="c")
@@ -696,10 +701,10 @@ class LaneTests(SendingCase):
         """
         What no handler has begun with goes back.
         """
-        work = self.work(self.handle, Job(concurrency=1))
+        runner = self.runner(self.handle, HandlerOptions(concurrency=1))
         for _ in range(3):
             self.give()
-        self.assertEqual(work.hand_back(), 2)
+        self.assertEqual(runner.hand_back(), 2)
         self.assertEqual(self.peer.expect(BasicNack), BasicNack(2, requeue=True))
         self.assertEqual(self.peer.expect(BasicNack), BasicNack(3, requeue=True))
         self.handled[0][1].callback(None)
@@ -710,13 +715,13 @@ class LaneTests(SendingCase):
         """
         A handler that takes too long is cancelled, and has failed.
         """
-        work = self.work(self.handle, Job(timeout=10))
+        runner = self.runner(self.handle, HandlerOptions(timeout=10))
         self.give()
         self.peer.clock.advance(9)
-        self.assertEqual((self.peer.listen(), work.idle_seconds()), ([], 9))
+        self.assertEqual((self.peer.listen(), runner.idle_seconds()), ([], 9))
         self.peer.clock.advance(1)
         self.assertEqual(self.peer.expect(BasicReject), BasicReject(1, True))
-        self.assertEqual((work.running, work.idle_seconds()), (0, 0))
+        self.assertEqual((runner.running, runner.idle_seconds()), (0, 0))
         self.assertIn("it goes back", self.failed(HandlerTimeout))
 
     def test_timeout_in_vain(self) -> None:
@@ -724,23 +729,25 @@ class LaneTests(SendingCase):
         A handler that does not let itself be cancelled is answered for, and keeps its
         lane until it ends.
         """
-        work = self.work(self.handle, Job(timeout=10, concurrency=1), cancels=False)
+        runner = self.runner(
+            self.handle, HandlerOptions(timeout=10, concurrency=1), cancels=False
+        )
         self.give()
         self.give()
         self.peer.clock.advance(10)
         self.assertEqual(self.peer.expect(BasicReject), BasicReject(1, True))
-        self.assertEqual((self.tags(), work.running), ([1], 1))
+        self.assertEqual((self.tags(), runner.running), ([1], 1))
         self.handled[0][1].callback(None)
         self.assertEqual(self.tags(), [1, 2])
         self.handled[1][1].callback(None)
-        self.assertEqual(work.tally, Tally(acknowledged=1, requeued=1))
+        self.assertEqual(runner.counts, Counts(acknowledged=1, requeued=1))
         self.failed(HandlerTimeout)
 
     def test_in_time(self) -> None:
         """
         A handler that ends in time leaves no timer behind.
         """
-        self.work(self.handle, Job(timeout=10))
+        self.runner(self.handle, HandlerOptions(timeout=10))
         before = len(self.peer.clock.getDelayedCalls())
         self.give()
         self.handled[0][1].callback(None)
@@ -757,38 +764,38 @@ class LaneTests(SendingCase):
         def handler(delivery: Delivery) -> Deferred[None]:
             return first if delivery.delivery_tag == 1 else succeed(None)
 
-        work = self.work(handler, Job(concurrency=1))
+        runner = self.runner(handler, HandlerOptions(concurrency=1))
         for _ in range(900):
             self.give()
         first.callback(None)
-        self.assertEqual(work.tally, Tally(acknowledged=900))
+        self.assertEqual(runner.counts, Counts(acknowledged=900))
 
     def test_measured(self) -> None:
         """
         How long handlers take is measured, of those too that fail, and when the last
         one has begun.
         """
-        durations = Durations((1.0, 5.0))
-        job = Job(log_messages=True)
-        work = self.work(self.handle, job, durations=durations)
-        self.assertIsNone(work.seconds_since_last())
+        histogram = Histogram((1.0, 5.0))
+        options = HandlerOptions(log_messages=True)
+        runner = self.runner(self.handle, options, histogram=histogram)
+        self.assertIsNone(runner.seconds_since_last())
         self.give()
         self.peer.clock.advance(2)
-        self.assertEqual(work.seconds_since_last(), 2)
+        self.assertEqual(runner.seconds_since_last(), 2)
         self.handled[0][1].callback(None)
-        self.assertEqual((durations.counts, durations.total), ([0, 1, 0], 2))
+        self.assertEqual((histogram.counts, histogram.total), ([0, 1, 0], 2))
         [event] = [each for each in self.events if "outcome" in each]
         self.assertEqual((event["duration"], event["outcome"]), (2, "ack"))
         self.give()
         self.handled[1][1].errback(ValueError("no"))
-        self.assertEqual(durations.counts, [1, 1, 0])
+        self.assertEqual(histogram.counts, [1, 1, 0])
         self.flushLoggedErrors(ValueError)
 
     def test_failed_before(self) -> None:
         """
         A Deferred that has failed already is a failure like others.
         """
-        self.work(lambda _: fail(ValueError("no")), Job(timeout=10))
+        self.runner(lambda _: fail(ValueError("no")), HandlerOptions(timeout=10))
         self.give()
         self.assertEqual(self.peer.expect(BasicReject), BasicReject(1, True))
         self.failed()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091.worker.keyed_queue import Lanes
+from txamqp091.worker.keyed_queue import KeyedQueue
 
 Thing = tuple[str | None, int]
 
@@ -23,7 +23,7 @@ class LanesTests(SynchronousTestCase):
         """
         No more than the limit are taken.
         """
-        lanes: Lanes[str] = Lanes(1)
+        lanes: KeyedQueue[str] = KeyedQueue(1)
         lanes.put("a")
         lanes.put("b")
         self.assertEqual((lanes.take(), lanes.take(), len(lanes)), ("a", None, 1))
@@ -34,7 +34,7 @@ class LanesTests(SynchronousTestCase):
         """
         Those with one key are taken one after another.
         """
-        lanes: Lanes[str] = Lanes(0)
+        lanes: KeyedQueue[str] = KeyedQueue(0)
         for item in ("a1", "a2", "b1"):
             lanes.put(item, item[0])
         self.assertEqual([lanes.take(), lanes.take(), lanes.take()], ["a1", "b1", None])
@@ -47,7 +47,7 @@ class LanesTests(SynchronousTestCase):
         """
         What has no key may be taken at once, if nothing waits, and there is room.
         """
-        lanes: Lanes[str] = Lanes(2)
+        lanes: KeyedQueue[str] = KeyedQueue(2)
         self.assertTrue(lanes.enter())
         lanes.put("a")
         self.assertFalse(lanes.enter())
@@ -61,7 +61,7 @@ class LanesTests(SynchronousTestCase):
         """
         All that wait are forgotten, and those that were taken can still be done.
         """
-        lanes: Lanes[str] = Lanes(1)
+        lanes: KeyedQueue[str] = KeyedQueue(1)
         for item in ("a1", "a2", "b1", "b2"):
             lanes.put(item, item[0])
         lanes.take()
@@ -90,7 +90,7 @@ class LanesTests(SynchronousTestCase):
         Whatever comes: the limit is kept, nothing is lost or done twice, and each key's
         things are taken in order, one at a time.
         """
-        lanes: Lanes[Thing] = Lanes(limit)
+        lanes: KeyedQueue[Thing] = KeyedQueue(limit)
         put: list[Thing] = []
         seen: list[Thing] = []
         taken: list[Thing] = []

@@ -17,9 +17,11 @@ from txamqp091.service.topology import Binding, Exchange, Queue
 from txamqp091.test.support.peer import Peer
 from txamqp091.wire.properties import EMPTY, Properties
 from txamqp091.wire.types import FieldValue
-from txamqp091.worker.retry_queues import RetryPlan, broker_delays
+from txamqp091.worker.retry_queues import RetryQueues, broker_delays
 
-PLAN = RetryPlan(queue="orders", delays=(0.5, 30, 30, 3600), parking="orders.parked")
+QUEUES = RetryQueues(
+    queue="orders", delays=(0.5, 30, 30, 3600), dead_letter_queue="orders.parked"
+)
 
 
 class EntityTests(SynchronousTestCase):
@@ -33,16 +35,16 @@ class EntityTests(SynchronousTestCase):
         there with other arguments.
         """
         self.assertEqual(
-            [PLAN.delay_name(each) for each in PLAN.delays[1:]],
+            [QUEUES.delay_name(each) for each in QUEUES.delays[1:]],
             ["orders.retry.30s", "orders.retry.30s", "orders.retry.3600s"],
         )
-        self.assertEqual(PLAN.delay_name(0.5), "orders.retry.500ms")
+        self.assertEqual(QUEUES.delay_name(0.5), "orders.retry.500ms")
 
     def test_entities(self) -> None:
         """
         For each delay there is a way in and a way back.
         """
-        entities = PLAN.entities()
+        entities = QUEUES.entities()
         queues = {each.name: each for each in entities if isinstance(each, Queue)}
         exchanges = [each.name for each in entities if isinstance(each, Exchange)]
         bindings = [
@@ -69,8 +71,10 @@ class EntityTests(SynchronousTestCase):
         """
         They may be classic queues.
         """
-        plan = RetryPlan(queue="q", delays=(1,), parking="parked", queue_type="classic")
-        for each in plan.entities():
+        queues = RetryQueues(
+            queue="q", delays=(1,), dead_letter_queue="parked", queue_type="classic"
+        )
+        for each in queues.entities():
             if isinstance(each, Queue):
                 self.assertEqual(each.arguments["x-queue-type"], "classic")
 
@@ -78,7 +82,7 @@ class EntityTests(SynchronousTestCase):
         """
         Without delays and a parking queue there is nothing to declare.
         """
-        self.assertEqual(RetryPlan(queue="orders").entities(), [])
+        self.assertEqual(RetryQueues(queue="orders").entities(), [])
 
 
 class MessageTests(SynchronousTestCase):
@@ -136,7 +140,7 @@ class MessageTests(SynchronousTestCase):
             exchange="shop",
             routing_key="order.new",
         )
-        message = PLAN.again(delivery, self.error(), 30)
+        message = QUEUES.retry(delivery, self.error(), 30)
         self.assertEqual(message.exchange, "orders.retry.30s")
         self.assertEqual((message.routing_key, message.body), ("order.new", b"body"))
         properties = message.properties
@@ -170,7 +174,7 @@ class MessageTests(SynchronousTestCase):
         delivery = self.delivery(
             Properties(headers=before), exchange="orders.retry", routing_key="new"
         )
-        headers = self.headers(PLAN.again(delivery, self.error(), 30))
+        headers = self.headers(QUEUES.retry(delivery, self.error(), 30))
         self.assertEqual(headers["x-retry-count"], 2)
         self.assertEqual(headers["x-original-exchange"], "shop")
 
@@ -180,7 +184,7 @@ class MessageTests(SynchronousTestCase):
         """
         delivery = self.delivery()
         error = self.error("long " * 5000)
-        message = PLAN.parked(delivery, error, 4, "shop")
+        message = QUEUES.dead_letter(delivery, error, 4, "shop")
         headers = self.headers(message)
         self.assertEqual((message.exchange, message.routing_key), ("", "orders.parked"))
         self.assertLessEqual(len(headers["x-error"]), 500)
@@ -188,7 +192,7 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual(headers["x-error-queue"], "orders")
         self.assertEqual(headers["x-error-tries"], 4)
         self.assertLess(len(message.properties.encode()), 4096)
-        short = PLAN.parked(delivery, self.error("\udcff"), 4, "shop")
+        short = QUEUES.dead_letter(delivery, self.error("\udcff"), 4, "shop")
         self.assertIn("in error", self.headers(short)["x-error-traceback"])
         short.properties.encode()
 
@@ -199,8 +203,8 @@ class MessageTests(SynchronousTestCase):
         raw = (0x2000).to_bytes(2, "big") + b"\x00\x00\x00\xff"
         delivery = self.delivery(Properties.from_wire(raw))
         for make in (
-            lambda: PLAN.again(delivery, self.error(), 30),
-            lambda: PLAN.parked(delivery, self.error(), 1, "shop"),
+            lambda: QUEUES.retry(delivery, self.error(), 30),
+            lambda: QUEUES.dead_letter(delivery, self.error(), 1, "shop"),
         ):
             self.assertRaises(UndecodableProperty, make)
 

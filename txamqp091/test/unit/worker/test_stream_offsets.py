@@ -25,7 +25,7 @@ from txamqp091.service.client import AMQPClientService
 from txamqp091.test.support.service_case import Place, ServiceCase
 from txamqp091.testing.memory import MemoryBroker
 from txamqp091.worker.consumer_service import ConsumerService
-from txamqp091.worker.counts import Tally
+from txamqp091.worker.counts import Counts
 from txamqp091.worker.failure_policy import Halt, OnError, Reject, Requeue, Retry
 from txamqp091.worker.stream_offsets import OffsetFile, StreamOffset
 
@@ -243,7 +243,7 @@ class StreamCase(ServiceCase):
             client or self.service(),
             "log",
             self.handle,
-            job=settings.job(),
+            options=settings.handler_options(),
             prefetch=settings.prefetch,
             arguments=settings.arguments(),
             offsets=OffsetFile(str(self.path), "log"),
@@ -313,7 +313,7 @@ class ReadingTests(StreamCase):
         stopping = consumer.stopService()
         self.passes(31)
         self.successResultOf(stopping)
-        self.assertEqual(consumer.tally.unfinished, 1)
+        self.assertEqual(consumer.counts.unfinished, 1)
         self.assertEqual(self.kept(), 2)
         del self.waiting[2], self.seen[:]
         self.consumer()
@@ -346,7 +346,7 @@ class ReadingTests(StreamCase):
         }
         consumer = self.consumer()
         self.assertEqual(self.seen, [*range(10)])
-        self.assertEqual(consumer.tally, Tally(acknowledged=6, rejected=4))
+        self.assertEqual(consumer.counts, Counts(acknowledged=6, rejected=4))
         self.stop(consumer)
         self.assertEqual(self.kept(), 10)
         self.assertEqual(len(self.endpoint.links), 1)
@@ -374,7 +374,7 @@ class ReadingTests(StreamCase):
         """
         self.waiting[3] = Deferred()
         consumer = self.consumer(prefetch=2)
-        consumer.change(consumer.work.job, 8)
+        consumer.change(consumer.runner.options, 8)
         self.turn()
         self.waiting[3].callback(None)
         self.passes(1)
