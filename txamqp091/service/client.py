@@ -41,7 +41,7 @@ from txamqp091.service.recovering_channel import RecoveringChannel
 from txamqp091.service.recovering_consumer import RecoveringConsumer
 from txamqp091.service.retry import RetryPolicy
 from txamqp091.service.topology import Entity, Queue, Topology
-from txamqp091.service.topology_recovery import Standing
+from txamqp091.service.topology_recovery import TopologyRecovery
 
 _log = Logger(namespace="txamqp091.service")
 
@@ -110,9 +110,9 @@ class AMQPClientService(Service):
             parameters=parameters,
             adapt=lambda each: replace(each, **changes),
         )
-        self._standing = Standing(reactor, self.policy, topology or Topology())
-        self._standing.adapt = adapt
-        self._standing.changed = self._topology_changed
+        self._recovery = TopologyRecovery(reactor, self.policy, topology or Topology())
+        self._recovery.adapt = adapt
+        self._recovery.changed = self._topology_changed
         self._observers = Observers()
         self._channels: list[RecoveringChannel] = []
         self._consumers: list[RecoveringConsumer] = []
@@ -143,14 +143,14 @@ class AMQPClientService(Service):
         """
         What should be there; `declare` and `delete` change it.
         """
-        return self._standing.topology
+        return self._recovery.topology
 
     @property
     def outcomes(self) -> list[Outcome]:
         """
         What became of each entity of the topology, the last time.
         """
-        return self._standing.outcomes
+        return self._recovery.outcomes
 
     @property
     def consumers(self) -> list[RecoveringConsumer]:
@@ -189,7 +189,7 @@ class AMQPClientService(Service):
 
         :raises LocalProtocolError: the broker has yet to make up its name.
         """
-        return self._standing.queue_name(queue)
+        return self._recovery.queue_name(queue)
 
     def declare(self, *entities: Entity) -> Deferred[list[Outcome]]:
         """
@@ -199,7 +199,7 @@ class AMQPClientService(Service):
             with the reason when that ends meanwhile, or there will be none.  They are
             declared for the next one then.  Cancelling it ends the waiting.
         """
-        return self._standing.declare(entities)
+        return self._recovery.declare(entities)
 
     def delete(self, *entities: Entity) -> Deferred[list[Outcome]]:
         """
@@ -209,7 +209,7 @@ class AMQPClientService(Service):
         :returns: as `declare`.  If the connection ends meanwhile, they may still be
             there, but are not declared any more.
         """
-        return self._standing.delete(entities)
+        return self._recovery.delete(entities)
 
     def channel(
         self,
@@ -281,7 +281,7 @@ class AMQPClientService(Service):
         if prefetch is not None and not 0 <= prefetch <= _PREFETCH_MAX:
             raise ValueError(f"a prefetch of {prefetch}; 0 to {_PREFETCH_MAX}")
         if isinstance(queue, Queue):
-            self._standing.include(queue)
+            self._recovery.include(queue)
         consumer = RecoveringConsumer(
             self,
             channel or self.channel(),
@@ -320,7 +320,7 @@ class AMQPClientService(Service):
         """
         See `txamqp091.service.recovering_channel.Host`.
         """
-        return self._standing.prepare(queue, gone)
+        return self._recovery.prepare(queue, gone)
 
     def forget(self, member: RecoveringChannel | RecoveringConsumer) -> None:
         """
@@ -353,7 +353,7 @@ class AMQPClientService(Service):
     def _start(self) -> None:
         if self._ready.fired:
             self._ready = OneShot()
-        self._standing.renew()
+        self._recovery.renew()
         for channel in self._channels:
             channel.renew()
         for consumer in self._consumers:
@@ -429,7 +429,7 @@ class AMQPClientService(Service):
         if self._ready.fired:
             self._ready = OneShot()
         self._ready.fail(reason)
-        self._standing.stop(reason)
+        self._recovery.stop(reason)
 
     # -- what the loop calls: see `ReconnectionSink` ---------------------------------
 
@@ -444,7 +444,7 @@ class AMQPClientService(Service):
         """
         See `ReconnectionSink`.
         """
-        return await self._standing.apply(connection)
+        return await self._recovery.apply(connection)
 
     def begun(self, session: Session) -> None:
         """
@@ -459,14 +459,14 @@ class AMQPClientService(Service):
             if self.connection is connection and self._drain is None:
                 channel.attach(connection)
         if self.connection is connection and self._drain is None:
-            self._standing.begin()
+            self._recovery.begin()
 
     def lost(self, session: Session, reason: BaseException) -> None:
         """
         See `ReconnectionSink`.
         """
         self.connection = None
-        self._standing.lost(reason)
+        self._recovery.lost(reason)
         if self._ready.fired and self._drain is None:
             self._ready = OneShot()
         for channel in list(self._channels):

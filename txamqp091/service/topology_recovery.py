@@ -1,17 +1,18 @@
 # -*- test-case-name: txamqp091.test.unit.service.test_topology_recovery -*-
 """
-A service's topology, and what of it stands on the present connection: `Standing`.
+Declaring the topology of a service on each of its connections: `TopologyRecovery`.
 
-Theory.  There is what should be (the topology), and what became of it (an outcome for
-each entity).  With each connection all of it is declared; what failed is declared again
-after a delay that grows, for as long as the connection lasts.  An entity for which the
-broker closes the connection is *set aside*, or there would never be a connection that
-lasts: it is tried again much later, if that may help, or when it is declared anew.
+Theory.  `TopologyRecovery` has the topology, and for each entity the outcome of its
+last declaration.  It declares the whole topology on each new connection.  It declares
+an entity that failed again after a growing delay, for as long as the connection lasts.
+An entity for which the broker closes the connection goes into *quarantine*, since no
+connection would last otherwise: it is declared again much later, if time may help, or
+when the user declares it again.
 """
 
 from __future__ import annotations
 
-__all__ = ["Standing"]
+__all__ = ["TopologyRecovery"]
 
 from collections.abc import Callable, Coroutine, Iterable
 from math import inf
@@ -51,7 +52,7 @@ T = TypeVar("T")
 _NO_HEARTBEAT = 60
 
 
-class Standing:
+class TopologyRecovery:
     """
     The topology of a service.
 
