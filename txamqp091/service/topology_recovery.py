@@ -14,7 +14,8 @@ from __future__ import annotations
 
 __all__ = ["TopologyRecovery"]
 
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Container, Coroutine, Iterable
+from dataclasses import dataclass
 from math import inf
 from typing import Any, TypeVar
 
@@ -32,14 +33,15 @@ from twisted.python.failure import Failure
 from txamqp091._observer import OneShot
 from txamqp091.errors import (
     AMQPError,
+    InternalError,
     LocalProtocolError,
+    ResourceError,
     ResourceLocked,
     TopologyFailed,
     printable,
 )
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.declaration import Declaration, Outcome, State
-from txamqp091.service.quarantine import SetAside
 from txamqp091.service.retry import Backoff, RetryPolicy
 from txamqp091.service.topology import Entity, Queue, Topology
 
@@ -75,7 +77,7 @@ class TopologyRecovery:
         self._begun = False
         self._outcomes: dict[Entity, Outcome] = {}
         self._names: dict[str, str] = {}
-        self._aside = SetAside()
+        self._quarantine = _Quarantine()
         self._opened: OneShot[AMQPProtocol] = OneShot()
         self._backoff = Backoff(policy)
         self._call: IDelayedCall | None = None
@@ -115,7 +117,7 @@ class TopologyRecovery:
             await self._declare(connection, declared)
         except Exception as error:
             self._connection = None
-            if isinstance(error, _Costly):
+            if isinstance(error, _ClosedByEntity):
                 return False
             raise
         added = [each for each in self.topology if each not in declared]
@@ -133,13 +135,13 @@ class TopologyRecovery:
             raise
         except Exception as error:
             if declaration.culprit is not None:
-                self._set_aside(declaration.culprit, error)
-                raise _Costly from error
+                self._put_in_quarantine(declaration.culprit, error)
+                raise _ClosedByEntity from error
             raise
         for each in outcomes:
             self._outcomes[each.entity] = each
             if each.ok:
-                self._aside.forget(each.entity)
+                self._quarantine.release(each.entity)
             if isinstance(each.entity, Queue) and each.ok:
                 self._names[each.entity.key] = each.name
             if not each.ok:
@@ -147,13 +149,13 @@ class TopologyRecovery:
         return outcomes
 
     def _skipped(self) -> dict[Entity, BaseException]:
-        return self._aside.errors(self._reactor.seconds())
+        return self._quarantine.errors(self._reactor.seconds())
 
-    def _set_aside(self, entity: Entity, error: BaseException) -> None:
-        self._aside.put(entity, error, self._reactor.seconds())
+    def _put_in_quarantine(self, entity: Entity, error: BaseException) -> None:
+        self._quarantine.put(entity, error, self._reactor.seconds())
         _log.error(
-            "The broker closes the connection for the {entity}, which is set aside: "
-            "{error}",
+            "The broker closes the connection when the service declares the {entity}; "
+            "the service leaves it out for now: {error}",
             entity=str(entity),
             error=printable(str(error)),
         )
@@ -234,7 +236,7 @@ class TopologyRecovery:
         if isinstance(outcome.error, ResourceLocked):
             # By our own last connection, until the broker notices that it has gone.
             return self._reactor.seconds() < self._locked_until
-        return outcome.retriable and outcome.entity not in self._aside
+        return outcome.retriable and outcome.entity not in self._quarantine
 
     def _repair_later(self, failed: list[Entity]) -> None:
         if self._call is not None or self._repairing is not None:
@@ -242,7 +244,7 @@ class TopologyRecovery:
         skipped = self._skipped()
         now = self._reactor.seconds()
         if all(each in skipped for each in failed):
-            delay = min(map(self._aside.until, failed)) - now
+            delay = min(map(self._quarantine.until, failed)) - now
         else:
             delay = self._backoff.next(now)
         if delay < inf:
@@ -266,7 +268,10 @@ class TopologyRecovery:
         The connection has ended; or this is a defect of ours.
         """
         self._repairing = None
-        if failure.check(AMQPError, CancelledError, TimeoutError, _Costly) is None:
+        if (
+            failure.check(AMQPError, CancelledError, TimeoutError, _ClosedByEntity)
+            is None
+        ):
             _log.failure("The topology was not repaired", failure=failure)
         if self._begun:
             self._repair_later([each.entity for each in self.outcomes if not each.ok])
@@ -293,7 +298,7 @@ class TopologyRecovery:
         """
         if queue not in self.topology:
             self.topology = self.topology.with_(queue)
-            self._aside.forget(queue)
+            self._quarantine.release(queue)
 
     def declare(self, entities: Iterable[Entity]) -> Deferred[list[Outcome]]:
         """
@@ -302,7 +307,7 @@ class TopologyRecovery:
         part = Topology.of(*entities)
         self.topology = self.topology.with_(*part)
         for each in part:
-            self._aside.forget(each)
+            self._quarantine.release(each)
             self._outcomes.pop(each, None)
         return Deferred.fromCoroutine(self._declare_when_open(part))
 
@@ -311,7 +316,7 @@ class TopologyRecovery:
         if not all(each in self._outcomes for each in part):
             try:
                 await self._alone(self._declare_wanted(connection, part))
-            except _Costly as error:
+            except _ClosedByEntity as error:
                 raise error.__cause__ or error from None
             found = [each for each in self.outcomes if each.entity in part]
             if self._begun:
@@ -326,7 +331,7 @@ class TopologyRecovery:
         self.topology = self.topology.without(*part)
         for each in [each for each in self._outcomes if each not in self.topology]:
             del self._outcomes[each]
-        self._aside.keep(self.topology)
+        self._quarantine.keep(self.topology)
         return Deferred.fromCoroutine(self._delete_when_open(part))
 
     async def _delete_when_open(self, part: Topology) -> list[Outcome]:
@@ -380,7 +385,7 @@ class TopologyRecovery:
         try:
             around = self.topology.around(queue.key)
             outcomes = await self._declare(connection, around)
-        except _Costly as error:
+        except _ClosedByEntity as error:
             raise error.__cause__ or error from None
         outcome = self._outcomes[queue]
         if outcome.error is not None:
@@ -390,11 +395,82 @@ class TopologyRecovery:
         return outcome.name, renewed
 
 
+#: How long an entity is in quarantine the first time, and at most, in seconds.
+_FIRST_QUARANTINE = 60.0
+_LONGEST_QUARANTINE = 3600.0
+
+
+@dataclass
+class _Term:
+    """
+    Why an entity is in quarantine, and until when.
+    """
+
+    error: BaseException
+    seconds: float
+    until: float
+
+
+class _Quarantine:
+    """
+    The entities for which the broker has closed the connection, each left out for a
+    time that grows.
+    """
+
+    def __init__(self) -> None:
+        self._terms: dict[Entity, _Term] = {}
+
+    def __contains__(self, entity: Entity) -> bool:
+        return entity in self._terms
+
+    def put(self, entity: Entity, error: BaseException, now: float) -> None:
+        """
+        Leave out an entity for which the broker has closed the connection.
+        """
+        before = self._terms.get(entity)
+        seconds = _FIRST_QUARANTINE
+        if not isinstance(error, InternalError | ResourceError):
+            seconds = inf  # the broker understood the request, and refuses it
+        elif before is not None:
+            seconds = min(before.seconds * 2, _LONGEST_QUARANTINE)
+        self._terms[entity] = _Term(error, seconds, now + seconds)
+
+    def release(self, entity: Entity) -> None:
+        """
+        Let an entity be declared at once.
+        """
+        self._terms.pop(entity, None)
+
+    def keep(self, wanted: Container[Entity]) -> None:
+        """
+        Release all entities that are not among the wanted ones.
+        """
+        self._terms = {
+            each: term for each, term in self._terms.items() if each in wanted
+        }
+
+    def errors(self, now: float) -> dict[Entity, BaseException]:
+        """
+        The entities that must not be declared now, and why.
+        """
+        return {
+            entity: each.error
+            for entity, each in self._terms.items()
+            if now < each.until
+        }
+
+    def until(self, entity: Entity) -> float:
+        """
+        When an entity may be declared again.
+        """
+        return self._terms[entity].until
+
+
 async def _await(step: Deferred[T]) -> T:
     return await step
 
 
-class _Costly(Exception):
+class _ClosedByEntity(Exception):
     """
     The broker has closed the connection for an entity.
     """
