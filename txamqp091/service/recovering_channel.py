@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.unit.service.test_recovering_channel -*-
 """
-A channel that comes back: `RecoveringChannel`, and the `Ledger` of its deliveries.
+A channel that is opened again: `RecoveringChannel`, and its `UnackedDeliveries`.
 
 Theory.  A `RecoveringChannel` belongs to a service, which attaches it to each of its
 connections, and detaches it.  While it is attached it is open, or being opened, or
@@ -10,7 +10,7 @@ whenever there is a new channel is done by those who `observe` it.
 
 from __future__ import annotations
 
-__all__ = ["Host", "Ledger", "Position", "RecoveringChannel", "together"]
+__all__ = ["Host", "UnackedDeliveries", "Position", "RecoveringChannel", "together"]
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -127,7 +127,7 @@ class Position:
         self._open.clear()
 
 
-class Ledger(Settler):
+class UnackedDeliveries(Settler):
     """
     What was delivered on one channel, and was not answered for yet.  Answers that come
     after the end of the channel are counted, and go nowhere.
@@ -414,8 +414,8 @@ class RecoveringChannel:
 
     async def _set_up(self, connection: AMQPProtocol) -> Channel:
         reactor = self._host.reactor
-        ledger = partial(Ledger, stale=self._answered_too_late)
-        channel = await connection.open_channel(settler=ledger).addTimeout(
+        unacked = partial(UnackedDeliveries, stale=self._answered_too_late)
+        channel = await connection.open_channel(settler=unacked).addTimeout(
             STEP_TIMEOUT, reactor
         )
         if self._join_acks:
@@ -464,9 +464,9 @@ class RecoveringChannel:
         """
         There is none any more.
         """
-        ledger = channel.settler
-        if isinstance(ledger, Ledger):
-            ledger.finish()
+        unacked = channel.settler
+        if isinstance(unacked, UnackedDeliveries):
+            unacked.finish()
         if self.channel is not channel:
             return
         self.channel = None

@@ -35,9 +35,9 @@ from txamqp091.errors import (
 from txamqp091.message import Delivery
 from txamqp091.service.recovering_channel import (
     Host,
-    Ledger,
     Position,
     RecoveringChannel,
+    UnackedDeliveries,
     together,
 )
 from txamqp091.service.retry import Backoff, RetryPolicy, is_refusal
@@ -219,8 +219,12 @@ class RecoveringConsumer:
 
     def _when_settled(self) -> Deferred[None]:
         channel = self.channel.channel
-        ledger = None if channel is None else channel.settler
-        return ledger.when_empty() if isinstance(ledger, Ledger) else succeed(None)
+        unacked = None if channel is None else channel.settler
+        return (
+            unacked.when_empty()
+            if isinstance(unacked, UnackedDeliveries)
+            else succeed(None)
+        )
 
     def _generations(self) -> list[Consumer]:
         now = [] if self._consumer is None else [self._consumer]
@@ -338,21 +342,23 @@ class RecoveringConsumer:
         self.received += 1
         self.received_at = self._host.reactor.seconds()
         if not self._auto_ack:
-            ledger = delivery.settler
-            assert isinstance(ledger, Ledger)
-            ledger.open[delivery.delivery_tag] = None
+            unacked = delivery.settler
+            assert isinstance(unacked, UnackedDeliveries)
+            unacked.open[delivery.delivery_tag] = None
             if self._position is not None:
-                self._follow(self._position, ledger, delivery)
+                self._follow(self._position, unacked, delivery)
         return self._handler(delivery)
 
-    def _follow(self, position: Position, ledger: Ledger, delivery: Delivery) -> None:
+    def _follow(
+        self, position: Position, unacked: UnackedDeliveries, delivery: Delivery
+    ) -> None:
         try:
             offset = delivery.stream_offset
         except UndecodableProperty:  # then the handler will not like it either
             return
         if offset is not None:
             position.delivered(delivery.delivery_tag, offset)
-            ledger.open[delivery.delivery_tag] = position
+            unacked.open[delivery.delivery_tag] = position
 
     def _failed(self, failure: Failure, channel: Channel) -> None:
         """
