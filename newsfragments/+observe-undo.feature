@@ -1,1 +1,1 @@
-``Channel.observe_returns`` returns a function that ends the observation.
+``AMQPProtocol.observe_blocked`` and ``Channel.observe_returns`` return a function that ends the observation.

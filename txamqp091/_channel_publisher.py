@@ -21,7 +21,7 @@ from twisted.logger import Logger
 from txamqp091._flow import Flow
 from txamqp091._machine.channel import ChannelMachine
 from txamqp091._machine.sinks import ReplyHandle
-from txamqp091._observer import observe
+from txamqp091._observer import Observers
 from txamqp091.errors import AMQPError, BatchFailed, Returned
 from txamqp091.message import Body, Message, body_bytes
 from txamqp091.wire.properties import EMPTY, Properties
@@ -106,7 +106,7 @@ class ChannelPublisher:
         # In order; one of many is forgotten at no more cost than the first one.
         self._waiting: OrderedDict[Waiting, None] = OrderedDict()
         self._releasing = False
-        self._listeners: list[Callable[[Message], object]] = []
+        self._observers: Observers[[Message]] = Observers("basic.return", self._log)
 
     # -- what we say -----------------------------------------------------------
 
@@ -256,7 +256,7 @@ class ChannelPublisher:
         """
         See `Channel.observe_returns`.
         """
-        return observe(self._listeners, listener)
+        return self._observers.add(listener)
 
     # -- what the machine calls: see `ChannelSink` -----------------------------
 
@@ -272,11 +272,7 @@ class ChannelPublisher:
             Properties.from_wire(header[12:]),
             mandatory=True,
         )
-        for listener in list(self._listeners):
-            try:
-                listener(message)
-            except BaseException:
-                self._log.failure("A listener for returned messages failed")
+        self._observers.tell(message)
         return Returned(message, method.reply_code, method.reply_text)
 
     def flow(self, active: bool) -> None:

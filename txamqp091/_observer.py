@@ -1,47 +1,35 @@
 # -*- test-case-name: txamqp091.test.unit.client.test_observer -*-
 """
-Something that happens once, and any number of people who want to know.
+Events: `OneShot` happens once, `Observers` are told as often as it happens.
+
+An error that is kept is handed out without its traceback.  Each raise of it adds frames
+to that, and these keep their variables, among them the bodies of messages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from inspect import iscoroutine
+from typing import Any, Generic, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txamqp091.errors import AMQPError
 
-__all__ = ["OneShot", "observe"]
+__all__ = ["Observers", "OneShot"]
 
 Result = TypeVar("Result")
-Observer = TypeVar("Observer")
-
-
-def observe(observers: list[Observer], observer: Observer) -> Callable[[], None]:
-    """
-    Add an observer to a list.
-
-    :returns: call this to take it out again; calling it twice is harmless.
-    """
-    # The same function may observe twice, so what is taken out is this entry.
-    entry = [observer]
-    observers.append(observer)
-
-    def stop() -> None:
-        if entry:
-            observers.remove(entry.pop())
-
-    return stop
+P = ParamSpec("P")
 
 
 class OneShot(Generic[Result]):
     """
-    Behind every ``when_x()``: each asker gets a Deferred of their own, before or
-    after the event, and may cancel it without harm to the others.
+    An event that happens once, behind every ``when_x()``.  Each caller gets a Deferred
+    of their own, before or after the event; cancelling it does not harm the others.
 
-    :ivar fired: whether it has happened.
+    :ivar fired: whether the event has happened.
     """
 
     __slots__ = ("_error", "_result", "_waiting", "fired")
@@ -54,20 +42,20 @@ class OneShot(Generic[Result]):
 
     def when_fired(self) -> Deferred[Result]:
         """
-        A new Deferred for the event.
+        Make a Deferred for the event.
         """
         if not self.fired:
             waiting: Deferred[Result] = Deferred(self._forget)
             self._waiting.append(waiting)
             return waiting
         if self._error is not None:
-            return fail(self._error)
+            return fail(self._error.with_traceback(None))
         return succeed(self._result)  # type: ignore[arg-type]
 
     def when_over(self) -> Deferred[None]:
         """
-        A new Deferred for whoever wants no more than that something is over: one reason
-        is as good as another then.  (To give up waiting is no reason.)
+        Make a Deferred that fires with None after the event, also where `fail` told an
+        `AMQPError`.
         """
         over: Deferred[Any] = self.when_fired()
         return over.addCallbacks(lambda _: None, _over)
@@ -79,7 +67,7 @@ class OneShot(Generic[Result]):
 
     def fire(self, result: Result) -> None:
         """
-        It has happened.  The first of `fire` and `fail` counts.
+        Tell that the event has happened.  The first of `fire` and `fail` counts.
         """
         if not self.fired:
             self.fired, self._result = True, result
@@ -90,14 +78,67 @@ class OneShot(Generic[Result]):
 
     def fail(self, error: BaseException) -> None:
         """
-        It will not happen.
+        Tell that the event will not happen.
         """
         if not self.fired:
             self.fired, self._error = True, error
             waiting, self._waiting = self._waiting, []
             for deferred in waiting:
                 if not deferred.called:
-                    deferred.errback(error)
+                    deferred.errback(error.with_traceback(None))
+
+
+class Observers(Generic[P]):
+    """
+    Functions that are called at each event.
+
+    A function can return a Deferred or a coroutine.  A function that fails is logged;
+    the others are called nevertheless.
+    """
+
+    __slots__ = ("_event", "_functions", "_log")
+
+    def __init__(self, event: str, log: Logger) -> None:
+        """
+        :param event: the name of the event, for the log.
+        :param log: where failures go.
+        """
+        self._event = event
+        self._log = log
+        self._functions: dict[object, Callable[P, object]] = {}
+
+    def add(self, function: Callable[P, object]) -> Callable[[], None]:
+        """
+        Add a function.
+
+        :returns: removes the function; calling it again is harmless.
+        """
+        key = object()  # one function can be added twice
+        self._functions[key] = function
+
+        def undo() -> None:
+            self._functions.pop(key, None)
+
+        return undo
+
+    def tell(self, *args: P.args, **kwargs: P.kwargs) -> None:
+        """
+        Call the functions, in the order in which they were added.
+        """
+        for function in list(self._functions.values()):
+            try:
+                result = function(*args, **kwargs)
+                if iscoroutine(result):
+                    result = Deferred.fromCoroutine(result)
+                if isinstance(result, Deferred):
+                    result.addErrback(self._failed)
+            except BaseException:  # SystemExit too: the connection goes on
+                self._failed(Failure())
+
+    def _failed(self, failure: Failure) -> None:
+        self._log.failure(
+            "An observer of {event} failed", failure=failure, event=self._event
+        )
 
 
 def _over(failure: Failure) -> None:

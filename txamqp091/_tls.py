@@ -11,12 +11,14 @@ are optional: they are imported in the functions that need them.
 from __future__ import annotations
 
 __all__ = [
+    "Stage",
     "connection_creator",
     "handshake_completed",
     "translate_failure",
     "verify_peer",
 ]
 
+import enum
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, cast
 
@@ -281,68 +283,105 @@ def _names(certificate: Any) -> list[tuple[str, str]]:
 # -- what went wrong, in words --------------------------------------------------------
 
 
+class Stage(enum.Enum):
+    """
+    How far a connection has come when its transport ends.
+    """
+
+    #: There is no transport yet.
+    CONNECTING = "connecting"
+    #: The TLS handshake is running.
+    TLS_HANDSHAKE = "TLS handshake"
+    #: The peer has not spoken AMQP.  In TLS 1.3 it can still refuse our certificate.
+    GREETING = "greeting"
+    #: The peer speaks AMQP.
+    AMQP = "AMQP"
+
+
 def translate_failure(
     reason: Failure | BaseException,
     *,
+    stage: Stage = Stage.CONNECTING,
     transport: object = None,
     hostname: str | None = None,
     peer: str = "",
-    in_tls_handshake: bool = False,
 ) -> ConnectionClosed:
     """
-    Our error for what ended a transport, or kept it from coming to be.
+    The error of this package for what ended a transport, or prevented one.
 
-    :param reason: what Twisted or OpenSSL said.  It becomes the ``__cause__``;
-        an error of ours is returned as it is.
-    :param transport: the transport, while it still knows its certificates: in
+    :param reason: what Twisted or OpenSSL raised.  It becomes the ``__cause__``; an
+        error of this package is returned as it is.
+    :param stage: how far the connection had come.  Before AMQP, a TLS error is
+        `TLSFailed`; later the connection was good, and is lost.
+    :param transport: the transport, while it still has its certificates: in
         ``connectionLost``.  Without it a refused certificate is not explained.
     :param hostname: the name that the certificate should have had.
-    :param peer: whom it was about, for the message.
-    :param in_tls_handshake: whether the transport ended before the TLS
-        handshake had completed.
+    :param peer: the host, for the text.
     """
     # A Failure's value is only absent while it is being made.
     cause = cast(BaseException, reason.value if isinstance(reason, Failure) else reason)
-    if isinstance(cause, ConnectionClosed):
-        return cause
     kind: type[ConnectionClosed]
-    if _is_tls(cause):
-        kind, words = TLSFailed, _tls_problem(cause, transport, hostname)
-    elif in_tls_handshake and isinstance(cause, error.ConnectionClosed):
-        kind, words = (
-            TLSFailed,
-            ("the peer closed the connection in the TLS handshake; does it speak TLS?"),
-        )
+    if isinstance(cause, TLSFailed) and stage is Stage.AMQP and cause.__cause__:
+        cause = cause.__cause__  # an adapter's transport knows no stages
+        kind, words = ConnectionLost, _tls_loss(cause)
+    elif isinstance(cause, ConnectionClosed):
+        return cause
     else:
-        kind, words = _plain_problem(cause)
-    translated = kind(f"{peer}: {words}" if peer else words)
+        kind, words = _problem(cause, stage, transport, hostname)
+    closing = getattr(transport, "disconnecting", False) is True
+    by_us = isinstance(cause, error.ConnectionAborted)
+    if closing and isinstance(cause, error.ConnectionDone):
+        by_us, words = True, "this side closed the transport (loseConnection)"
+    translated = kind(f"{peer}: {words}" if peer else words, by_us=by_us)
     translated.__cause__ = cause
     return translated
 
 
-# Twisted's errors: the first that fits says it.
-_PLAIN: list[tuple[type[BaseException], type[ConnectionClosed], str]] = [
-    (error.ConnectionRefusedError, ConnectFailed, "nobody listens there"),
-    (error.DNSLookupError, ConnectFailed, "the host name is unknown"),
-    (error.UnknownHostError, ConnectFailed, "the host name is unknown"),
-    (error.NoRouteError, ConnectFailed, "there is no route to the host"),
-    (error.TCPTimedOutError, ConnectFailed, "connecting took too long"),
-    (error.TimeoutError, ConnectFailed, "connecting took too long"),
-    (error.ConnectError, ConnectFailed, "cannot connect"),
-    (error.ConnectionDone, ConnectionLost, "the peer closed the connection"),
-    (error.ConnectionAborted, ConnectionLost, "the connection was aborted"),
-    (error.ConnectionLost, ConnectionLost, "the connection was lost"),
-]
-
-
-def _plain_problem(cause: BaseException) -> tuple[type[ConnectionClosed], str]:
-    for type_, kind, words in _PLAIN:
+def _problem(
+    cause: BaseException, stage: Stage, transport: object, hostname: str | None
+) -> tuple[type[ConnectionClosed], str]:
+    if _is_tls(cause):
+        if stage is Stage.AMQP:
+            return ConnectionLost, _tls_loss(cause)
+        return TLSFailed, _tls_problem(cause, transport, hostname)
+    if stage is Stage.TLS_HANDSHAKE and isinstance(cause, error.ConnectionClosed):
+        return (
+            TLSFailed,
+            "the peer closed the connection in the TLS handshake; does it speak TLS?",
+        )
+    kind, table, rest = (
+        (ConnectFailed, _CONNECTING, "cannot connect")
+        if stage is Stage.CONNECTING
+        else (ConnectionLost, _CONNECTED, "the connection was lost")
+    )
+    for type_, words in table:
         if isinstance(cause, type_):
             # The operating system's or the resolver's own words.
             said = [each for each in cause.args if isinstance(each, str) and each]
             return kind, f"{words} ({printable(said[0])})" if said else words
-    words = f"{type(cause).__name__}: {printable(str(cause))}"
-    return ConnectFailed, f"cannot connect ({words})"
+    text = printable(str(cause))
+    details = f"{type(cause).__name__}: {text}" if text else type(cause).__name__
+    return kind, f"{rest} ({details})"
+
+
+# What ends a transport, by the first class that fits.
+_CONNECTED: list[tuple[type[BaseException], str]] = [
+    (error.ConnectionDone, "the peer closed the connection"),
+    (error.ConnectionAborted, "this side aborted the transport (abortConnection)"),
+    (error.ConnectionLost, "the connection was lost"),
+]
+
+# What prevents one.
+_CONNECTING: list[tuple[type[BaseException], str]] = [
+    (error.ConnectionRefusedError, "nobody listens there"),
+    (error.DNSLookupError, "the host name is unknown"),
+    (error.UnknownHostError, "the host name is unknown"),
+    (error.NoRouteError, "there is no route to the host"),
+    (error.TCPTimedOutError, "connecting took too long"),
+    (error.TimeoutError, "connecting took too long"),
+    (error.ConnectError, "cannot connect"),
+    *_CONNECTED,
+]
 
 
 # OpenSSL's reasons, by a part of their text: what they mean here.
@@ -369,6 +408,14 @@ def _is_tls(cause: BaseException) -> bool:
     # By name: where the packages are not installed, they raise nothing.
     package = type(cause).__module__.partition(".")[0]
     return package in ("OpenSSL", "service_identity")
+
+
+def _tls_loss(cause: BaseException) -> str:
+    """
+    What to say of an open connection that a TLS error has ended.
+    """
+    text = "; ".join(_reasons(cause)) or str(cause) or type(cause).__name__
+    return f"the connection was lost by a TLS error ({printable(text)})"
 
 
 def _tls_problem(cause: BaseException, transport: object, hostname: str | None) -> str:

@@ -1,14 +1,19 @@
 # -*- test-case-name: txamqp091.test.unit.client.test_errors -*-
 """
-Every exception this package raises, as one tree.
+Every exception that this package raises, as one tree.
 
-The tree is cut by whose fault it was, then by what to do next: ask
-``error.retriable`` whether trying again, on a new channel or connection, can
-help.  `channel_closed` and `connection_closed` turn a broker's reply code into
-the class for it.  This module knows no bytes, no frames and no Twisted.
+The classes are grouped first by who caused the error, then by what to do next:
+``error.retriable`` says whether the same request can succeed later, on a new channel or
+connection.  `channel_closed` and `connection_closed` make the error for a reply
+code of the broker.  This module imports the standard library only.
+
+An error can be pickled and copied with its texts and attributes.  A pickle has no
+``__cause__`` and no traceback, as for every Python exception.
 """
 
 from __future__ import annotations
+
+import re
 
 __all__ = [
     "AMQPError",
@@ -38,6 +43,7 @@ __all__ = [
     "HeartbeatTimeout",
     "InternalError",
     "InvalidURI",
+    "LimitReached",
     "LocalProtocolError",
     "MechanismNotOffered",
     "MethodNotImplemented",
@@ -66,8 +72,8 @@ __all__ = [
 
 def printable(text: str, limit: int = 255) -> str:
     """
-    What the broker said, fit for a log: one line, no control characters, and
-    no longer than ``limit`` characters.
+    A text from the broker as a log can show it: one line, without control characters,
+    cut at ``limit`` characters.
     """
     if len(text) > limit:
         text = text[: limit - 3] + "..."
@@ -83,10 +89,10 @@ def printable(text: str, limit: int = 255) -> str:
 
 class AMQPError(Exception):
     """
-    Anything that goes wrong between you and the broker.
+    The base class of all errors of this package.
 
-    :cvar retriable: whether the same request can succeed later, on a new
-        channel or connection, with nothing else changed.
+    :cvar retriable: whether the same request can succeed later, on a new channel or
+        connection, with nothing else changed.
     """
 
     retriable = False
@@ -97,21 +103,22 @@ class AMQPError(Exception):
 
 class LocalProtocolError(AMQPError):
     """
-    You asked for what the protocol forbids.  Nothing was sent.
+    The caller asked for something that the protocol forbids.  Nothing was sent.
     """
 
 
 class InvalidURI(LocalProtocolError, ValueError):
     """
-    A connection URI, or a connection parameter, that cannot be understood.
+    A connection URI or a connection parameter is not valid.
     """
 
 
 class EncodeError(LocalProtocolError, ValueError):
     """
-    A value that AMQP cannot carry.
+    AMQP cannot carry a value.
 
-    :ivar path: where the value stands, such as ``headers['a'][3]``.
+    :ivar path: the place of the value, such as ``headers['a'][3]``.
+    :ivar problem: what is wrong with the value.
     """
 
     def __init__(self, path: str, problem: str):
@@ -125,14 +132,14 @@ class EncodeError(LocalProtocolError, ValueError):
 
 class AlreadySettled(LocalProtocolError):
     """
-    A delivery was acknowledged or rejected twice (or needs neither, as its
-    consumer said ``auto_ack``).
+    A delivery was settled twice, or belongs to a consumer with ``auto_ack``, whose
+    deliveries need no settlement.
     """
 
 
 class ChannelsExhausted(LocalProtocolError):
     """
-    The connection has as many channels open as the broker allows.
+    The connection has as many open channels as was negotiated with the broker.
     """
 
     retriable = True
@@ -140,22 +147,22 @@ class ChannelsExhausted(LocalProtocolError):
 
 class MechanismNotOffered(LocalProtocolError):
     """
-    The broker offers none of the SASL mechanisms of the credentials.  No
-    secret was sent.
+    The broker offers none of the SASL mechanisms of the credentials.  No secret was
+    sent.
     """
 
 
-# -- a property that nobody can read ---------------------------------------------
+# -- a message that cannot be read -----------------------------------------------
 
 
 class UndecodableProperty(AMQPError):
     """
-    A property of one message is malformed.  The message can still be
-    acknowledged or rejected, and its other properties be read, as far as they
-    come before the fault.
+    A property of one message is malformed.  The message can still be settled, and the
+    properties before the malformed one can still be read.
 
     :ivar name: the property's name.
-    :ivar raw: the bytes of all the message's properties, flags first.
+    :ivar problem: what is wrong with the property.
+    :ivar raw: the bytes of all properties of the message, flags first.
     """
 
     def __init__(self, name: str, problem: str, raw: bytes):
@@ -164,17 +171,20 @@ class UndecodableProperty(AMQPError):
         self.problem = problem
         self.raw = raw
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.name, self.problem, self.raw), vars(self)
+
     def __str__(self) -> str:
         return f"the message property {self.name} cannot be decoded: {self.problem}"
 
 
 class ContentTooLarge(AMQPError):
     """
-    A message body is larger than this connection's limit.  It was not kept.
+    The body of a message is larger than ``max_body_size``.  The body was not kept.
 
     :ivar size: the size of the body, in bytes.
     :ivar limit: the limit, in bytes.
-    :ivar delivery_tag: the message's tag, or 0.
+    :ivar delivery_tag: the message's delivery tag, or 0.
     """
 
     delivery_tag = 0
@@ -196,17 +206,18 @@ class ContentTooLarge(AMQPError):
 
 class Closed(AMQPError):
     """
-    A channel or a connection has ended, and this is why.
+    The reason why a channel or a connection has ended.
 
     :ivar reply_code: AMQP's number for the reason, 0 if there is none.
-    :ivar reply_text: the broker's words, as they came.
-    :ivar class_id: the class of the method that was refused, or 0.
-    :ivar method_id: that method's number in its class, or 0.
-    :ivar operation: the name of that method, such as ``queue.declare``.
-    :ivar by_us: whether our side closed.
+    :ivar reply_text: the text of the reason; from the broker, it is not escaped here.
+    :ivar class_id: the class number of the method that the broker refused, or 0.
+    :ivar method_id: the number of that method in its class, or 0.
+    :ivar operation: the name of that method, such as ``queue.declare``, or "".
+    :ivar by_us: whether this side closed.
     """
 
     reply_code = 0
+    _without_text = ""
 
     def __init__(
         self,
@@ -230,45 +241,47 @@ class Closed(AMQPError):
     @property
     def reason(self) -> BaseException | None:
         """
-        What lies below: the transport's error, if there was one.
+        The transport's error that caused this one, if there was one.
         """
         return self.__cause__
 
     def __str__(self) -> str:
         code = f"{self.reply_code} " if self.reply_code else ""
+        text = printable(self.reply_text) or self._without_text
         cause = f" (answering {self.operation})" if self.operation else ""
-        return f"{code}{printable(self.reply_text)}{cause}"
+        return f"{code}{text}{cause}"
 
 
 class ConnectionClosed(Closed):
     """
-    The connection has ended; every channel has ended with it.
+    The connection has ended, and all its channels with it.
     """
 
     retriable = True
+    _without_text = "the connection was closed without a reason"
 
 
 class ConnectionLost(ConnectionClosed):
     """
-    The transport went without a word from the broker.
+    The transport ended, and the broker had not closed the AMQP connection.
     """
 
 
 class HeartbeatTimeout(ConnectionLost):
     """
-    Nothing was heard from the broker for two heartbeat intervals.
+    Nothing was received from the broker for two heartbeat intervals.
     """
 
 
 class HandshakeTimeout(ConnectionClosed):
     """
-    The peer did not open the connection in time.
+    AMQP was not open within ``handshake_timeout``.
     """
 
 
 class ConnectionForced(ConnectionClosed):
     """
-    320: an operator, or the broker's shutdown, closed the connection.
+    320: an operator closed the connection, or the broker is shutting down.
     """
 
     reply_code = 320
@@ -285,7 +298,7 @@ class AuthenticationFailed(ConnectionClosed):
 
 class VhostAccessRefused(ConnectionClosed):
     """
-    530: the virtual host does not exist, or is not for this user.
+    530: the virtual host does not exist, or the user has no access to it.
     """
 
     reply_code = 530
@@ -294,16 +307,25 @@ class VhostAccessRefused(ConnectionClosed):
 
 class NotAllowed(ConnectionClosed):
     """
-    530: the broker forbids what was asked for.
+    530: the broker does not allow the operation.
     """
 
     reply_code = 530
     retriable = False
 
 
+class LimitReached(NotAllowed):
+    """
+    530: a limit on connections or channels is reached, of the user, of the virtual host
+    or of the node.  Try again when others have closed theirs, or raise the limit.
+    """
+
+    retriable = True
+
+
 class ResourceError(ConnectionClosed):
     """
-    506: the broker has not got the resources.
+    506: the broker is short of a resource.
     """
 
     reply_code = 506
@@ -311,8 +333,8 @@ class ResourceError(ConnectionClosed):
 
 class NotImplementedByBroker(ConnectionClosed):
     """
-    540 or 541: the broker does not do that.  RabbitMQ 4 may answer so to a
-    queue that is neither durable nor exclusive.
+    540 or 541: the broker does not implement the operation.  RabbitMQ 4 can refuse a
+    queue that is neither durable nor exclusive in this way.
     """
 
     reply_code = 540
@@ -321,7 +343,7 @@ class NotImplementedByBroker(ConnectionClosed):
 
 class InternalError(ConnectionClosed):
     """
-    541: the broker failed.
+    541: an internal error of the broker.
     """
 
     reply_code = 541
@@ -329,15 +351,15 @@ class InternalError(ConnectionClosed):
 
 class ConnectFailed(ConnectionClosed):
     """
-    There is no connection: nobody listens, the name is unknown, or the
-    network is down.  ``__cause__`` is Twisted's error.
+    There is no connection: no server listens at the port, the host name is unknown, or
+    the network is down.  ``__cause__`` is Twisted's error.
     """
 
 
 class TLSFailed(ConnectFailed):
     """
-    The TLS handshake failed, or the certificate is not that of the host.  No
-    byte of AMQP was sent.
+    The TLS handshake failed, or the certificate is not valid for the host.  No
+    credentials were sent.
     """
 
     retriable = False
@@ -348,9 +370,9 @@ class TLSFailed(ConnectFailed):
 
 class RemoteProtocolError(ConnectionClosed):
     """
-    The peer broke the rules, and the connection was closed for it.
+    The peer violated the protocol, and this side closed the connection.
 
-    :ivar reply_code: what we close the connection with.
+    :ivar reply_code: the code that the connection was closed with.
     """
 
     reply_code = 501
@@ -362,7 +384,7 @@ class RemoteProtocolError(ConnectionClosed):
 
 class FrameError(RemoteProtocolError):
     """
-    501: bytes that are not a frame, or a frame larger than was agreed.
+    501: bytes that are not a frame, or a frame larger than ``frame_max``.
     """
 
 
@@ -376,7 +398,7 @@ class DecodeError(RemoteProtocolError):
 
 class CommandInvalid(RemoteProtocolError):
     """
-    503: a method that may not be sent now.
+    503: a method that the peer may not send now.
     """
 
     reply_code = 503
@@ -408,7 +430,7 @@ class MethodNotImplemented(RemoteProtocolError):
 
 class ProtocolVersionMismatch(RemoteProtocolError):
     """
-    The peer speaks another version of AMQP, and said which.
+    The peer speaks another version of AMQP, which the text names.
     """
 
 
@@ -417,13 +439,15 @@ class ProtocolVersionMismatch(RemoteProtocolError):
 
 class ChannelClosed(Closed):
     """
-    The channel has ended.  The connection, and its other channels, have not.
+    The channel has ended.  The connection and its other channels have not.
     """
+
+    _without_text = "the channel was closed without a reason"
 
 
 class AccessRefused(ChannelClosed):
     """
-    403: the user may not do that.
+    403: the user has no permission for the operation.
     """
 
     reply_code = 403
@@ -431,7 +455,7 @@ class AccessRefused(ChannelClosed):
 
 class NotFound(ChannelClosed):
     """
-    404: there is no such queue or exchange.
+    404: the queue or exchange does not exist.
     """
 
     reply_code = 404
@@ -439,8 +463,8 @@ class NotFound(ChannelClosed):
 
 class ResourceLocked(ChannelClosed):
     """
-    405: the queue is exclusive to another connection.  After a reconnect that
-    may be your own last one, for as long as its heartbeat lasts.
+    405: the queue is exclusive to another connection.  After a reconnect this can be
+    the program's own former connection, until its heartbeat times out at the broker.
     """
 
     reply_code = 405
@@ -449,8 +473,8 @@ class ResourceLocked(ChannelClosed):
 
 class PreconditionFailed(ChannelClosed):
     """
-    406: an argument differs from what exists, a delivery tag is unknown, or a
-    message is refused.
+    406: a queue or exchange exists with other arguments, a delivery tag is unknown, or
+    a message is refused.
     """
 
     reply_code = 406
@@ -458,7 +482,7 @@ class PreconditionFailed(ChannelClosed):
 
 class DeliveryAckTimeout(PreconditionFailed):
     """
-    406: a delivery was not acknowledged within RabbitMQ's ``consumer_timeout``.
+    406: a delivery was not settled within RabbitMQ's ``consumer_timeout``.
     """
 
     retriable = True
@@ -469,16 +493,16 @@ class DeliveryAckTimeout(PreconditionFailed):
 
 class PublishFailed(AMQPError):
     """
-    The broker did not take a message.
+    The broker did not accept a message.
     """
 
 
 class Nacked(PublishFailed):
     """
-    The broker says that it could not keep the message.
+    The broker could not store the message (``basic.nack``).
 
-    RabbitMQ 3.10 may nack all that a channel publishes once a quorum queue has
-    lost its leader: try again on a new channel.
+    RabbitMQ 3.10 can nack everything that a channel publishes after a quorum queue has
+    lost its leader: publish again on a new channel.
     """
 
     retriable = True
@@ -489,11 +513,11 @@ class Nacked(PublishFailed):
 
 class Returned(PublishFailed):
     """
-    No queue was bound for a mandatory message.
+    The broker returned a mandatory message, since no queue is bound for it.
 
     :ivar message: the message, as the broker sent it back.
-    :ivar reply_code: 312 when no queue was bound for it.
-    :ivar reply_text: the broker's words.
+    :ivar reply_code: 312 when no queue is bound for the message.
+    :ivar reply_text: the broker's text, not escaped.
     """
 
     def __init__(self, message: object, reply_code: int, reply_text: str):
@@ -502,16 +526,20 @@ class Returned(PublishFailed):
         self.reply_code = reply_code
         self.reply_text = reply_text
 
+    def __reduce__(self) -> tuple[object, ...]:
+        arguments = (self.message, self.reply_code, self.reply_text)
+        return type(self), arguments, vars(self)
+
     def __str__(self) -> str:
         return f"{self.reply_code} {printable(self.reply_text)}"
 
 
 class BatchFailed(PublishFailed):
     """
-    Some messages of a batch were not taken.
+    The broker did not accept some messages of a batch.
 
-    :ivar failures: pairs of a message's place in the batch, counted from 0,
-        and its error.
+    :ivar failures: pairs of a message's place in the batch, counted from 0, and the
+        message's error.
     """
 
     def __init__(self, failures: list[tuple[int, BaseException]]):
@@ -521,7 +549,7 @@ class BatchFailed(PublishFailed):
     @property
     def retriable(self) -> bool:  # type: ignore[override]
         """
-        Whether all of the failed messages may be tried again.
+        Whether all failed messages can be published again.
         """
         return all(getattr(error, "retriable", False) for _, error in self.failures)
 
@@ -535,8 +563,8 @@ class BatchFailed(PublishFailed):
 
 class PublisherFull(PublishFailed):
     """
-    As many messages wait for the broker as a publisher keeps.  This one was not taken;
-    wait until there is room.
+    The publisher keeps as many messages as its limit allows.  The message was not
+    taken: wait until there is room.
     """
 
     retriable = True
@@ -544,11 +572,11 @@ class PublisherFull(PublishFailed):
 
 class ConnectionBlocked(PublishFailed):
     """
-    The broker was short of memory or disk, and took no messages for too long.
+    The broker blocks publishing, since it is short of memory or disk.
 
-    :ivar reason: what the broker is short of, in its own words.
-    :ivar sent: whether the message had left already.  The broker may then take it once
-        it goes on.
+    :ivar reason: what the broker is short of, in the broker's words, not escaped.
+    :ivar sent: whether the message was already sent.  The broker can then still accept
+        the message when it stops blocking.
     """
 
     retriable = True
@@ -559,22 +587,26 @@ class ConnectionBlocked(PublishFailed):
         self.sent = sent
 
     def __str__(self) -> str:
-        more = "; it may take the message later" if self.sent else ""
-        return f"the broker takes no messages: {printable(self.reason)}{more}"
+        more = "; it can accept the message later" if self.sent else ""
+        return f"the broker blocks publishing: {printable(self.reason)}{more}"
 
 
 class CallFailed(AMQPError):
     """
-    Whoever was called remotely has failed, and says so.
+    The server of a remote call answered that it has failed.
 
-    :ivar problem: what they say.
-    :ivar delivery: the answer.
+    :ivar problem: the server's text, not escaped.
+    :ivar delivery: the answer; None in a pickle or a copy.
     """
 
     def __init__(self, problem: str, delivery: object = None):
-        super().__init__(problem, delivery)
+        super().__init__(problem)
         self.problem = problem
         self.delivery = delivery
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # A delivery belongs to the channel that it came on.
+        return type(self), (self.problem,), {**vars(self), "delivery": None}
 
     def __str__(self) -> str:
         return f"the server has failed: {printable(self.problem)}"
@@ -582,7 +614,8 @@ class CallFailed(AMQPError):
 
 class CallTimeout(AMQPError, TimeoutError):
     """
-    There was no answer to a remote call in time.  It may have been dealt with.
+    The answer to a remote call did not come in time.  The server can still have handled
+    the call.
     """
 
     retriable = True
@@ -590,10 +623,10 @@ class CallTimeout(AMQPError, TimeoutError):
 
 class ConsumerCancelled(AMQPError):
     """
-    The broker ended the consumer: its queue was deleted, or failed over.
+    The broker ended the consumer: its queue was deleted or has failed over.
 
-    :ivar consumer_tag: the consumer that ended.
-    :ivar queue: the queue that it consumed from.
+    :ivar consumer_tag: the tag of the consumer.
+    :ivar queue: the queue that the consumer consumed from.
     """
 
     retriable = True
@@ -612,7 +645,7 @@ class ConsumerCancelled(AMQPError):
 
 class TopologyFailed(AMQPError):
     """
-    Not all of a topology stands.
+    Some entities of a topology could not be declared.
 
     :ivar failures: pairs of an exchange, a queue or a binding, and its error.
     """
@@ -624,19 +657,25 @@ class TopologyFailed(AMQPError):
     @property
     def retriable(self) -> bool:  # type: ignore[override]
         """
-        Whether all of the failed entities may be tried again.
+        Whether all failed entities can be declared again.
         """
         return all(getattr(error, "retriable", False) for _, error in self.failures)
 
     def __str__(self) -> str:
         entity, error = self.failures[0]
         return (
-            f"{len(self.failures)} entities of the topology do not stand, the first "
-            f"of them {entity}: {printable(str(error))}"
+            f"{len(self.failures)} entities of the topology could not be declared, "
+            f"the first of them {entity}: {printable(str(error))}"
         )
 
 
 # -- reply codes ------------------------------------------------------------------
+
+# RabbitMQ's texts for limits: "connection limit (1) is reached", "number of channels
+# opened for user 'u' has reached the maximum allowed user limit of (10)".  The quoted
+# names of users and virtual hosts can have any words in them.
+_LIMIT = re.compile(r"\blimit\b", re.IGNORECASE)
+_QUOTED = re.compile(r"'[^']*'")
 
 _CHANNEL_CLOSED: dict[int, type[ChannelClosed]] = {
     each.reply_code: each
@@ -661,7 +700,7 @@ def channel_closed(
     operation: str = "",
 ) -> ChannelClosed:
     """
-    The error for a channel that the broker closed.
+    Make the error for a channel that the broker closed.
     """
     kind = _CHANNEL_CLOSED.get(reply_code, ChannelClosed)
     # RabbitMQ's words for it: "delivery acknowledgement on channel 1 timed out".
@@ -684,15 +723,21 @@ def connection_closed(
     operation: str = "",
 ) -> ConnectionClosed:
     """
-    The error for a connection that the broker closed.
+    Make the error for a connection that the broker closed.
     """
     kind = _CONNECTION_CLOSED.get(reply_code, ConnectionClosed)
-    if reply_code == 530 and operation == "connection.open":
-        kind = VhostAccessRefused
-    return kind(
+    about, passing = _QUOTED.sub("", reply_text), False
+    if kind is NotAllowed and _LIMIT.search(about) and "not found" not in about:
+        kind = LimitReached
+    elif kind is NotAllowed and operation == "connection.open":
+        kind, passing = VhostAccessRefused, about.rstrip(". ").endswith("is down")
+    error = kind(
         reply_text,
         reply_code=reply_code,
         class_id=class_id,
         method_id=method_id,
         operation=operation,
     )
+    if passing:
+        error.retriable = True
+    return error

@@ -33,9 +33,9 @@ from txamqp091._flow import Flow
 from txamqp091._login import Login, client_properties
 from txamqp091._machine.connection import ConnectionMachine, Limits
 from txamqp091._machine.states import Role, State
-from txamqp091._observer import OneShot
+from txamqp091._observer import Observers, OneShot
 from txamqp091._timers import Heartbeats, Outgoing
-from txamqp091._tls import translate_failure, verify_peer
+from txamqp091._tls import Stage, translate_failure, verify_peer
 from txamqp091.channel import Channel
 from txamqp091.errors import (
     AMQPError,
@@ -57,6 +57,9 @@ __all__ = ["AMQPProtocol"]
 #: `Outgoing` fill it.  With a third, bodies of 1 MiB cost up to three times as much, as
 #: the C library gives the memory for it back each time.
 _TRANSPORT_BUFFER = 2 * 131072 - 1
+
+#: How far a connection had come when its transport ended; AMQP, where it is not here.
+_STAGES = {State.NEW: Stage.TLS_HANDSHAKE, State.GREETED: Stage.GREETING}
 
 #: What a connection that ended, or fell silent, was about; and what that may mean.
 _ABOUT = {
@@ -124,7 +127,9 @@ class AMQPProtocol(Protocol):
         self._opened: OneShot[AMQPProtocol] = OneShot()
         self._closed: OneShot[None] = OneShot()
         self._unblocked: OneShot[None] = OneShot()
-        self._observers: list[Callable[[str | None], object]] = []
+        self._observers: Observers[[str | None]] = Observers(
+            "connection.blocked", self._log
+        )
         self._writable = True
 
     def __repr__(self) -> str:
@@ -148,7 +153,32 @@ class AMQPProtocol(Protocol):
         """
         Why the connection has ended, or is ending; None while it has not.
         """
-        return self._reason
+        # Whoever raises it must not lengthen the traceback of the last one.
+        return None if self._reason is None else self._reason.with_traceback(None)
+
+    @property
+    def heartbeat(self) -> int:
+        """
+        The heartbeat interval in seconds, 0 for none: what both sides agreed on, and
+        the parameter ``heartbeat`` before that.
+        """
+        return self._machine.limits.heartbeat
+
+    @property
+    def frame_max(self) -> int:
+        """
+        The size of the largest frame in bytes: what both sides agreed on, and the
+        parameter ``frame_max`` before that.
+        """
+        return self._machine.limits.frame_max
+
+    @property
+    def channel_max(self) -> int:
+        """
+        The highest channel number, and so the number of channels: what both sides
+        agreed on, and the parameter ``channel_max`` before that.
+        """
+        return self._machine.limits.channel_max
 
     @property
     def heard_at(self) -> float | None:
@@ -206,7 +236,7 @@ class AMQPProtocol(Protocol):
             self._machine.open_channel(channel._attach, reply)
             self._channels.add(channel)
         except AMQPError as error:
-            result.errback(error)
+            result.errback(error.with_traceback(None))
         return result
 
     def update_secret(
@@ -230,13 +260,13 @@ class AMQPProtocol(Protocol):
         except UnicodeEncodeError:  # which has the secret in it
             deferred.errback(EncodeError("secret", "it cannot be encoded in UTF-8"))
         except AMQPError as error:
-            # Whoever prints the variables of its stack would find the secret.
+            # Its stack has the secret among its variables.
             deferred.errback(error.with_traceback(None))
         return deferred
 
     def _check_open(self) -> None:
         if self._reason is not None:
-            raise self._reason
+            raise self._reason.with_traceback(None)
         if not self.is_open:
             raise LocalProtocolError(
                 f"the connection is {self._machine.state.value}, not open: wait for "
@@ -250,17 +280,22 @@ class AMQPProtocol(Protocol):
             Deferred of their own; cancelling it does nothing else.
         """
         if self._reason is not None:
-            return fail(self._reason)
+            return fail(self._reason.with_traceback(None))
         if self.blocked is None:
             return succeed(None)
         return self._unblocked.when_fired()
 
-    def observe_blocked(self, observer: Callable[[str | None], object]) -> None:
+    def observe_blocked(
+        self, observer: Callable[[str | None], object]
+    ) -> Callable[[], None]:
         """
-        Have a function told when the broker blocks publishing, with its reason, and
-        when it goes on, with None.
+        Have a function called when the broker blocks publishing, with the broker's
+        reason, and when the broker stops blocking, with None.  What the function raises
+        is logged.
+
+        :returns: ends the observation when it is called; calling it again is harmless.
         """
-        self._observers.append(observer)
+        return self._observers.add(observer)
 
     def close(self, reply_code: int = 200, reply_text: str = "") -> Deferred[None]:
         """
@@ -380,15 +415,15 @@ class AMQPProtocol(Protocol):
         state = self._machine.state
         error = translate_failure(
             reason,
+            stage=_STAGES.get(state, Stage.AMQP),
             transport=self.transport,
             hostname=self.parameters.certified_name,
             peer=self.parameters.host,
-            in_tls_handshake=state is State.NEW and self._is_tls(),
         )
         about = self._about(state)
         if not about or type(error) is not ConnectionLost:
             return error
-        explained = ConnectionLost(f"{error.reply_text}, {about}")
+        explained = ConnectionLost(f"{error.reply_text}, {about}", by_us=error.by_us)
         explained.__cause__ = error.__cause__
         return explained
 
@@ -622,24 +657,17 @@ class AMQPProtocol(Protocol):
         """
         self.blocked = reason
         self._flow.allow(False)
-        self._tell_observers()
+        self._observers.tell(reason)
 
     def unblocked(self) -> None:
         """
         Publishing may go on.
         """
         self.blocked = None
-        self._tell_observers()
+        self._observers.tell(None)
         waiting, self._unblocked = self._unblocked, OneShot()
         waiting.fire(None)
         self._allow_publishing()
-
-    def _tell_observers(self) -> None:
-        for observer in list(self._observers):
-            try:
-                observer(self.blocked)
-            except Exception:
-                self._log.failure("An observer of connection.blocked failed")
 
     def closed(self, reason: AMQPError | None) -> None:
         """

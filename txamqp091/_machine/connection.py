@@ -57,7 +57,7 @@ class Limits:
 
     :ivar frame_max: the largest frame, in octets.
     :ivar channel_max: the highest channel number.
-    :ivar heartbeat: the seconds between heartbeats.
+    :ivar heartbeat: the seconds between heartbeats; 0 switches them off.
     :ivar max_body: the largest body of a message, in octets.
     """
 
@@ -213,7 +213,8 @@ class ConnectionMachine:
         self.limits = Limits(
             frame_max=negotiate(ours.frame_max, tune.frame_max) or Limits.frame_max,
             channel_max=negotiate(ours.channel_max, tune.channel_max) or _MAX_CHANNELS,
-            heartbeat=negotiate(ours.heartbeat, tune.heartbeat),
+            # 0 from us switches heartbeats off, whatever the peer proposes.
+            heartbeat=ours.heartbeat and negotiate(ours.heartbeat, tune.heartbeat),
             max_body=ours.max_body,
         )
         self._reader.max_payload = self.limits.frame_max - FRAME_OVERHEAD

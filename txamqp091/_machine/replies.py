@@ -94,7 +94,7 @@ class Replies:
         waiting, self._waiting = self._waiting, deque()
         apart, self._apart = self._apart, {}
         for _, handle in waiting:
-            handle.errback(reason)
+            handle.errback(reason.with_traceback(None))
         for handles in apart.values():
             for handle in handles:
-                handle.errback(reason)
+                handle.errback(reason.with_traceback(None))

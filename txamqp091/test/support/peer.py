@@ -102,6 +102,7 @@ class Transport(StringTransport):
 
     def _end(self, how: str, why: Exception) -> None:
         if not self.ended:
+            self.disconnecting = True
             self.ended = how
             self._ending = self.clock.callLater(0, self.drop, why)
 

@@ -40,6 +40,7 @@ from twisted.trial.unittest import TestCase
 from zope.interface import implementer
 
 from txamqp091._tls import (
+    Stage,
     connection_creator,
     handshake_completed,
     translate_failure,
@@ -124,7 +125,9 @@ class Client(Protocol):
             transport=self.transport,
             hostname=self._parameters.certified_name,
             peer=self._parameters.host,
-            in_tls_handshake=not handshake_completed(self.transport),
+            stage=Stage.GREETING
+            if handshake_completed(self.transport)
+            else Stage.TLS_HANDSHAKE,
         )
         if type(lost) is ConnectionLost and reason.check(error.ConnectionDone):
             lost = None

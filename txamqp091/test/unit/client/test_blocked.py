@@ -90,6 +90,40 @@ class BlockedTests(SynchronousTestCase):
         self.assertEqual(len(self.flushLoggedErrors(ValueError)), 3)
         self.assertTrue(self.client.is_open)
 
+    def test_undo(self) -> None:
+        """
+        An observation can be ended, each by itself, and twice without harm.
+        """
+        told: list[str | None] = []
+        first = self.client.observe_blocked(told.append)
+        self.client.observe_blocked(told.append)
+        first()
+        first()
+        self.block()
+        self.assertEqual(told, ["low on memory"])
+
+    def test_strange_observers(self) -> None:
+        """
+        No observer ends the connection, whatever it raises; one that is a coroutine
+        runs.
+        """
+        told: list[str | None] = []
+
+        def leave(reason: str | None) -> None:
+            raise SystemExit(3)
+
+        async def later(reason: str | None) -> None:
+            told.append(reason)
+            raise ValueError("later")
+
+        self.client.observe_blocked(leave)
+        self.client.observe_blocked(later)
+        self.block()
+        self.assertEqual(told, ["low on memory"])
+        self.assertEqual(len(self.flushLoggedErrors(SystemExit)), 1)
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.assertTrue(self.client.is_open)
+
     def test_publishes_wait(self) -> None:
         """
         Publishes of all channels wait, and leave in their order when they may.

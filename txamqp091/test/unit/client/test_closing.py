@@ -19,6 +19,9 @@ from txamqp091.test.support.peer import Peer, Transport
 from txamqp091.test.support.pending import Everything
 from txamqp091.wire import spec
 
+#: What this side does to a transport, in words.
+_ENDED = {"loseConnection": "closed", "abortConnection": "aborted"}
+
 
 class ByUsTests(SynchronousTestCase):
     """
@@ -322,6 +325,19 @@ class ByTheTransportTests(SynchronousTestCase):
                 self.assertEqual(peer.clock.getDelayedCalls(), [])
                 for each in everything.later(peer.client):
                     self.assertIs(self.failureResultOf(each).value, reason)
+
+    def test_by_us(self) -> None:
+        """
+        A program that ends the transport itself is not told that the peer did so.
+        """
+        for how in ("loseConnection", "abortConnection"):
+            peer = Peer(self)
+            closed = peer.handshake().when_closed()
+            getattr(peer.transport, how)()
+            peer.turn()
+            lost = self.failureResultOf(closed, errors.ConnectionLost).value
+            self.assertIn(f"this side {_ENDED[how]} the transport ({how})", str(lost))
+            self.assertTrue(lost.by_us)
 
     def test_first_counts(self) -> None:
         """

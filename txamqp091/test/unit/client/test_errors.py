@@ -95,6 +95,7 @@ class TreeTests(SynchronousTestCase):
                 "HandshakeTimeout",
                 "HeartbeatTimeout",
                 "InternalError",
+                "LimitReached",
                 "Nacked",
                 "PublisherFull",
                 "ResourceError",
@@ -188,6 +189,46 @@ class CodeTests(SynchronousTestCase):
             self.assertEqual((error.reply_code, error.class_id), (code, 10))
             self.assertEqual(error.method_id, 40)
 
+    def test_limits(self) -> None:
+        """
+        A limit that is reached passes, whatever its text calls it; and a name with
+        that word in it is no limit.
+        """
+        access = (
+            "access to vhost '/' refused for user 'u': connection limit (1) is reached"
+        )
+        channels = (
+            "number of channels opened {} has reached the maximum allowed {} (10)"
+        )
+        for text, operation in (
+            ("user connection limit (1) is reached", "connection.open"),
+            ("connection refused: node connection limit (9) is reached", ""),
+            (access, "connection.open"),
+            (channels.format("for user 'u'", "user limit of"), "channel.open"),
+            (channels.format("on node 'rabbit@a'", "limit of"), "channel.open"),
+        ):
+            error = connection_closed(530, f"NOT_ALLOWED - {text}", 10, 40, operation)
+            self.assertIs(type(error), errors.LimitReached)
+            self.assertTrue(error.retriable)
+            self.assertIsInstance(error, errors.NotAllowed)
+        for text in (
+            "access to vhost 'no limit' refused for user 'limit'",
+            "vhost limit not found",
+        ):
+            error = connection_closed(530, text, 10, 40, "connection.open")
+            self.assertIs(type(error), errors.VhostAccessRefused)
+            self.assertFalse(error.retriable)
+
+    def test_down(self) -> None:
+        """
+        A virtual host that is down comes back, whichever code the broker uses.
+        """
+        text = "access to vhost 'v' refused for user 'u': vhost 'v' is down"
+        for code in (530, 541):
+            error = connection_closed(code, text, 10, 40, "connection.open")
+            self.assertTrue(error.retriable)
+            self.assertTrue(pickle.loads(pickle.dumps(error)).retriable)
+
     def test_our_own_code(self) -> None:
         """
         A class has a code of its own, which one object may differ from.
@@ -226,6 +267,15 @@ class TextTests(SynchronousTestCase):
             (ConnectionClosed("bye", by_us=True), "bye"),
             (errors.FrameError("what?"), "501 what?"),
             (Closed(), ""),
+            (
+                connection_closed(0, ""),
+                "the connection was closed without a reason",
+            ),
+            (channel_closed(0, ""), "the channel was closed without a reason"),
+            (
+                connection_closed(320, ""),
+                "320 the connection was closed without a reason",
+            ),
         ):
             self.assertEqual(str(error), text)
 
@@ -292,12 +342,12 @@ class TextTests(SynchronousTestCase):
             ),
             (
                 errors.ConnectionBlocked("low on memory", False),
-                "the broker takes no messages: low on memory",
+                "the broker blocks publishing: low on memory",
             ),
             (
                 errors.ConnectionBlocked("low on memory", True),
                 (
-                    "the broker takes no messages: low on memory; it may take the "
+                    "the broker blocks publishing: low on memory; it can accept the "
                     "message later"
                 ),
             ),
@@ -330,19 +380,51 @@ class TextTests(SynchronousTestCase):
 
     def test_copies(self) -> None:
         """
-        An error can be copied, and sent to another process, with all that it says.
+        Every error can be copied, and sent to another process, with all that it says.
         """
-        closed = channel_closed(404, "no", 50, 10, "queue.declare")
-        for error in (
-            closed,
+        message = ("", "q", b"body")
+        special: dict[type[AMQPError], AMQPError] = {
+            each: each("text", reply_code=404, operation="x.y", by_us=True)
+            for each in classes()
+            if issubclass(each, Closed) and not issubclass(each, RemoteProtocolError)
+        }
+        arguments: tuple[AMQPError, ...] = (
             errors.DecodeError("bad", 50, 10),
             EncodeError("path", "problem"),
+            UndecodableProperty("headers", "too deep", b"raw"),
             ContentTooLarge(2, 1),
+            Returned(message, 312, "NO_ROUTE"),
+            BatchFailed([(0, Nacked())]),
             ConsumerCancelled("tag", "q"),
             errors.ConnectionBlocked("low on memory", True),
             errors.CallFailed("KeyError"),
-        ):
-            for again in (copy.copy(error), pickle.loads(pickle.dumps(error))):
-                self.assertIs(type(again), type(error))
+            errors.TopologyFailed([("q", errors.NotFound("no"))]),
+        )
+        for error in arguments:
+            special[type(error)] = error
+        for each in classes():
+            error = special.get(each) or each("text")
+            error.add_note("a note")
+            for again in (
+                copy.copy(error),
+                copy.deepcopy(error),
+                *(
+                    pickle.loads(pickle.dumps(error, protocol))
+                    for protocol in range(pickle.HIGHEST_PROTOCOL + 1)
+                ),
+            ):
+                self.assertIs(type(again), each)
                 self.assertEqual(str(again), str(error))
-                self.assertEqual(vars(again), vars(error))
+                self.assertEqual(repr(again.args), repr(error.args))
+                self.assertEqual(vars(again).keys(), vars(error).keys())
+                for name, value in vars(error).items():
+                    self.assertEqual(repr(vars(again)[name]), repr(value), name)
+
+    def test_call_failed(self) -> None:
+        """
+        The answer to a failed call stays where it came: its channel cannot travel.
+        """
+        error = errors.CallFailed("KeyError", delivery := object())
+        self.assertIs(error.delivery, delivery)
+        self.assertIsNone(pickle.loads(pickle.dumps(error)).delivery)
+        self.assertIs(error.delivery, delivery)

@@ -286,13 +286,14 @@ class TuneTests(SynchronousTestCase):
 
     def test_negotiation(self) -> None:
         """
-        The lower number counts, and zero is no limit.
+        The lower number counts, and zero is no limit; but a heartbeat of zero from us
+        switches heartbeats off.
         """
         rows: list[tuple[tuple[int, int, int], ...]] = [
             # ours, the broker's, what is agreed on: channels, frame, heartbeat
             ((2047, 131072, 60), (2047, 131072, 60), (2047, 131072, 60)),
             ((2047, 131072, 60), (0, 0, 0), (2047, 131072, 60)),
-            ((0, 0, 0), (100, 65536, 30), (100, 65536, 30)),
+            ((0, 0, 0), (100, 65536, 30), (100, 65536, 0)),
             ((10, 8192, 5), (2047, 131072, 60), (10, 8192, 5)),
             ((2047, 131072, 60), (10, 4096, 5), (10, 4096, 5)),
             ((0, 0, 0), (0, 0, 0), (65535, 131072, 0)),
@@ -307,6 +308,10 @@ class TuneTests(SynchronousTestCase):
             tuned = peer.tune(*theirs)
             self.assertEqual(
                 (tuned.channel_max, tuned.frame_max, tuned.heartbeat), agreed
+            )
+            client = peer.client
+            self.assertEqual(
+                (client.channel_max, client.frame_max, client.heartbeat), agreed
             )
             peer.send(0, spec.ConnectionOpenOk())
             peer.open_channel()

@@ -76,7 +76,7 @@ class RefusalTests(SynchronousTestCase):
         error = self.refuse(
             peer, spec.ConnectionClose(530, "NOT_ALLOWED - connection limit", 10, 30)
         )
-        self.assertIs(type(error), errors.NotAllowed)
+        self.assertIs(type(error), errors.LimitReached)
 
     def test_lost(self) -> None:
         """

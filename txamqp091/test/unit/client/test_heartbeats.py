@@ -232,26 +232,29 @@ class ListeningTests(HeartbeatTestCase):
 
 class NoHeartbeatTests(SynchronousTestCase):
     """
-    Neither side wants heartbeats.
+    Whose interval counts.
     """
 
     def test_none(self) -> None:
         """
-        Then there are none, and silence is allowed for ever.
+        0 switches heartbeats off, whatever the broker proposes: silence is allowed for
+        ever.
         """
-        peer = Peer(self, ConnectionParameters(heartbeat=0))
-        peer.handshake(heartbeat=0)
-        self.assertEqual(peer.clock.getDelayedCalls(), [])
-        peer.clock.advance(1e6)
-        self.assertTrue(peer.client.is_open)
-        peer.listen()
-        self.assertEqual(peer.heartbeats, 0)
+        for theirs in (0, 60):
+            peer = Peer(self, ConnectionParameters(heartbeat=0))
+            peer.handshake(heartbeat=theirs)
+            self.assertEqual(peer.clock.getDelayedCalls(), [])
+            peer.clock.advance(1e6)
+            self.assertTrue(peer.client.is_open)
+            peer.listen()
+            self.assertEqual(peer.heartbeats, 0)
+            self.assertEqual(peer.client.heartbeat, 0)
 
-    def test_one_side(self) -> None:
+    def test_lower(self) -> None:
         """
-        If one side wants them, it has them, as RabbitMQ understands it.
+        Of two intervals the lower counts; a broker that proposes none gets ours.
         """
-        for ours, theirs in ((0, 4), (4, 0), (4, 60), (60, 4)):
+        for ours, theirs in ((4, 0), (4, 60), (60, 4)):
             peer = Peer(self, ConnectionParameters(heartbeat=ours))
             peer.handshake(heartbeat=theirs)
             closed = peer.client.when_closed()

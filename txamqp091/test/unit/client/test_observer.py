@@ -6,30 +6,62 @@ Tests for `txamqp091._observer`: an event, and those who wait for it.
 from __future__ import annotations
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091._observer import OneShot, observe
+from txamqp091._observer import Observers, OneShot
 from txamqp091.errors import ConnectionClosed
 
 
-class ObserveTests(SynchronousTestCase):
+class ObserversTests(SynchronousTestCase):
     """
-    Lists of observers.
+    Functions that are called at each event.
     """
+
+    def setUp(self) -> None:
+        self.observers: Observers[[str]] = Observers("the event", Logger())
 
     def test_undo(self) -> None:
         """
         Each observation ends by itself, and once, also when one function observes
         twice.
         """
-        observers: list[object] = []
-        ends = [observe(observers, each) for each in (print, repr, print)]
-        ends[0]()
-        ends[0]()
-        self.assertEqual(observers, [repr, print])
-        ends[2]()
-        ends[1]()
-        self.assertEqual(observers, [])
+        told: list[str] = []
+        first = self.observers.add(told.append)
+        second = self.observers.add(told.append)
+        first()
+        first()
+        self.observers.tell("one")
+        self.assertEqual(told, ["one"])
+        second()
+        self.observers.tell("two")
+        self.assertEqual(told, ["one"])
+
+    def test_failures(self) -> None:
+        """
+        A function that fails, now or later, is logged, and the others are called.
+        """
+        told: list[str] = []
+        waiting: Deferred[None] = Deferred()
+
+        def leave(what: str) -> None:
+            raise SystemExit(what)
+
+        async def later(what: str) -> None:
+            await waiting
+            raise ValueError(what)
+
+        for each in (leave, later, told.append):
+            self.observers.add(each)
+        with capturedLogs() as logs:
+            self.observers.tell("one")
+            self.assertEqual(told, ["one"])
+            waiting.callback(None)
+        self.assertEqual(
+            [each["log_failure"].type for each in logs], [SystemExit, ValueError]
+        )
+        self.assertEqual({each["event"] for each in logs}, {"the event"})
+        self.flushLoggedErrors()
 
 
 class OneShotTests(SynchronousTestCase):

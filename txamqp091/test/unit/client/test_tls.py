@@ -13,10 +13,23 @@ from unittest import mock
 
 from OpenSSL import SSL
 from twisted.internet import error, ssl
+from twisted.internet.defer import CancelledError
+from twisted.protocols.portforward import (
+    ProxyClient,
+    ProxyClientFactory,
+    ProxyFactory,
+    ProxyServer,
+)
 from twisted.python.failure import Failure
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from txamqp091._tls import connection_creator, translate_failure, verify_peer
+from txamqp091._tls import (
+    Stage,
+    connection_creator,
+    translate_failure,
+    verify_peer,
+)
+from txamqp091.endpoint import connect
 from txamqp091.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -25,6 +38,7 @@ from txamqp091.errors import (
     TLSFailed,
 )
 from txamqp091.parameters import ConnectionParameters, TLSParameters, UnverifiedTLS
+from txamqp091.protocol import AMQPProtocol
 from txamqp091.test.support.certificates import IMPOSTORS, Authority, impostor
 from txamqp091.test.support.tls_peers import (
     Adjusted,
@@ -34,6 +48,8 @@ from txamqp091.test.support.tls_peers import (
     TLSTestCase,
     server_options,
 )
+from txamqp091.testing._broker.protocol import BrokerFactory
+from txamqp091.testing.memory import MemoryBroker
 
 
 class ImpostorTests(TLSTestCase):
@@ -431,9 +447,8 @@ class TranslateTests(SynchronousTestCase):
             (error.NoRouteError(), ConnectFailed, "no route"),
             (error.ConnectBindError(), ConnectFailed, "cannot connect"),
             (ValueError("invalid hostname"), ConnectFailed, "invalid hostname"),
-            (error.ConnectionDone(), ConnectionLost, "closed the connection"),
-            (error.ConnectionLost(), ConnectionLost, "lost"),
-            (error.ConnectionAborted(), ConnectionLost, "aborted"),
+            (error.ConnectionDone(), ConnectFailed, "closed the connection"),
+            (error.ConnectionLost(), ConnectFailed, "lost"),
             (SSL.Error([("SSL routines", "", "some thing")]), TLSFailed, "some thing"),
             (SSL.Error(), TLSFailed, "Error"),
             (
@@ -461,8 +476,44 @@ class TranslateTests(SynchronousTestCase):
         A transport that ends before TLS is agreed on has failed at TLS.
         """
         for cause in (error.ConnectionDone(), error.ConnectionLost()):
-            translated = translate_failure(cause, in_tls_handshake=True)
+            translated = translate_failure(cause, stage=Stage.TLS_HANDSHAKE)
             self.assertIs(type(translated), TLSFailed)
+
+    def test_in_greeting(self) -> None:
+        """
+        With TLS 1.3 the peer can refuse our certificate after the handshake.
+        """
+        cause = SSL.Error([("SSL routines", "", "tlsv13 alert certificate required")])
+        translated = translate_failure(cause, stage=Stage.GREETING)
+        self.assertIs(type(translated), TLSFailed)
+        self.assertIn("asks for a client certificate", str(translated))
+
+    def test_connected(self) -> None:
+        """
+        What ends a connection that was good is a loss, and can be tried again.  No
+        text calls it a failure to connect.
+        """
+        refused = TLSFailed("TLS failed")
+        refused.__cause__ = OSError("bad record mac")
+        cases: Iterable[tuple[Exception, str]] = (
+            (error.ConnectionDone(), "the peer closed the connection"),
+            (error.ConnectionLost(), "the connection was lost"),
+            (error.ConnectionAborted(), "this side aborted the transport"),
+            (error.TimeoutError(), "the connection was lost (TimeoutError"),
+            (CancelledError(), "the connection was lost (CancelledError)"),
+            (KeyError("x"), "the connection was lost (KeyError: 'x')"),
+            (
+                SSL.Error([("SSL routines", "", "bad record mac")]),
+                "the connection was lost by a TLS error (bad record mac)",
+            ),
+            (refused, "the connection was lost by a TLS error (bad record mac)"),
+        )
+        for cause, words in cases:
+            lost = translate_failure(Failure(cause), stage=Stage.AMQP)
+            self.assertIs(type(lost), ConnectionLost)
+            self.assertTrue(lost.retriable)
+            self.assertTrue(str(lost).startswith(words), str(lost))
+            self.assertEqual(lost.by_us, type(cause) is error.ConnectionAborted)
 
     def test_os_error(self) -> None:
         """
@@ -477,3 +528,87 @@ class TranslateTests(SynchronousTestCase):
         """
         ours = HeartbeatTimeout("silent")
         self.assertIs(translate_failure(Failure(ours)), ours)
+
+
+class _Spoiler(ProxyClient):
+    """
+    Passes on what the broker sends, and changes one bit of it when it is told to.
+    """
+
+    def dataReceived(self, data: bytes) -> None:
+        peer: Any = self.peer
+        if peer.factory.spoiling:
+            data = data[:-3] + bytes([data[-3] ^ 1]) + data[-2:]
+        super().dataReceived(data)
+
+
+class _SpoilerFactory(ProxyFactory):
+    """
+    A proxy for TCP.
+    """
+
+    spoiling = False
+
+    class protocol(ProxyServer):  # noqa: N801 - Twisted's name for it
+        class clientProtocolFactory(ProxyClientFactory):  # noqa: N801
+            protocol = _Spoiler
+
+
+class LossTests(TestCase):
+    """
+    The end of a TLS connection that was good.
+    """
+
+    async def connected(self) -> tuple[AMQPProtocol, _SpoilerFactory, BrokerFactory]:
+        """
+        Connect to a broker through a proxy.
+        """
+        from twisted.internet import reactor as the_reactor
+
+        reactor: Any = the_reactor
+        authority = Authority()
+        directory = self.mktemp()
+        os.makedirs(directory)
+        options = server_options(authority.issue("localhost"))
+        served = BrokerFactory(MemoryBroker(reactor), reactor)
+        port = reactor.listenSSL(0, served, options, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        factory = _SpoilerFactory("127.0.0.1", port.getHost().port)
+        factory.noisy = False
+        proxy = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.addCleanup(proxy.stopListening)
+        self.addCleanup(served.when_idle)
+        tls = TLSParameters(cafile=authority.write(directory))
+        parameters = ConnectionParameters(
+            host="localhost", port=proxy.getHost().port, tls=tls
+        )
+        connection = await connect(reactor, parameters)
+        self.addCleanup(connection.close)
+        return connection, factory, served
+
+    async def test_corrupted(self) -> None:
+        """
+        A TLS error on an open connection is the loss of it, which passes.
+        """
+        connection, proxy, _ = await self.connected()
+        channel = await connection.open_channel()
+        proxy.spoiling = True
+        with self.assertRaises(ConnectionLost) as raised:
+            await channel.queue_declare("q")
+        self.assertIs(type(raised.exception), ConnectionLost)
+        self.assertTrue(raised.exception.retriable)
+        self.assertIn("by a TLS error", str(raised.exception))
+
+    async def test_ended_by_peer(self) -> None:
+        """
+        The loss is the peer's doing when the peer has closed in order.
+        """
+        connection, _, served = await self.connected()
+        [protocol] = served.protocols
+        transport: Any = protocol.transport
+        transport.unregisterProducer()  # or TLS waits for it
+        transport.loseConnection()
+        with self.assertRaises(ConnectionLost) as raised:
+            await connection.when_closed()
+        self.assertIn("the peer closed the connection", str(raised.exception))
+        self.assertFalse(raised.exception.by_us)

@@ -274,7 +274,7 @@ class TuneTests(SynchronousTestCase):
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-        self.assertEqual(agreed, Limits(2**32 - 1, 65535, 65535))
+        self.assertEqual(agreed, Limits(2**32 - 1, 65535, 0))
         self.assertLess(peak, 1 << 20)
 
     def test_limit_of_frames(self) -> None:
