@@ -26,11 +26,16 @@ from twisted.python.failure import Failure
 
 from txamqp091 import AMQPError, AMQPProtocol, Delivery, Properties, connect
 from txamqp091.arguments import quorum_queue
-from txamqp091.service.client import AMQPClientService
+from txamqp091.service import (
+    AMQPClientService,
+    Binding,
+    Exchange,
+    Publisher,
+    Queue,
+    RetryPolicy,
+    Topology,
+)
 from txamqp091.service.observer import ServiceObserver
-from txamqp091.service.publisher import Publisher
-from txamqp091.service.retry import RetryPolicy
-from txamqp091.service.topology import Binding, Exchange, Queue, Topology
 from txamqp091.testing import MemoryBroker
 
 SECONDS = float(os.environ.get("DEMO_SECONDS") or 10)

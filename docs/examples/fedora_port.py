@@ -21,10 +21,14 @@ from twisted.python.failure import Failure
 
 from txamqp091 import Delivery, Properties
 from txamqp091.errors import AccessRefused, ConsumerCancelled
-from txamqp091.service.client import AMQPClientService
-from txamqp091.service.declaration import Outcome
-from txamqp091.service.publisher import Publisher
-from txamqp091.service.topology import Binding, Exchange, Queue
+from txamqp091.service import (
+    AMQPClientService,
+    Binding,
+    EntityOutcome,
+    Exchange,
+    Publisher,
+    Queue,
+)
 from txamqp091.worker.health import ConsumerHealth, Health
 
 TOPIC = Exchange(name="amq.topic", type="topic")
@@ -92,7 +96,7 @@ class FedoraConsumer:
             self.processed += 1
             delivery.ack()
 
-    def declared(self, outcomes: list[Outcome]) -> None:
+    def declared(self, outcomes: list[EntityOutcome]) -> None:
         for error in [each.error for each in outcomes if each.error]:
             final = isinstance(error, AccessRefused)  # F20
             self.end(Failure(error if final else BadDeclaration(str(error))))

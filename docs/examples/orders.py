@@ -17,9 +17,7 @@ from twisted.logger import globalLogBeginner, textFileLogObserver
 
 from txamqp091 import Delivery, Properties
 from txamqp091.arguments import quorum_queue
-from txamqp091.service.client import AMQPClientService
-from txamqp091.service.publisher import Publisher
-from txamqp091.service.topology import Exchange, Queue, Topology
+from txamqp091.service import AMQPClientService, Exchange, Publisher, Queue, Topology
 
 TOPOLOGY = Topology(
     exchanges=(Exchange(name="invoices", type="topic"),),

@@ -34,14 +34,15 @@ from txamqp091.errors import AuthenticationFailed
 from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
-from txamqp091.service.client import AMQPClientService
-from txamqp091.service.expiring_credentials import (
+from txamqp091.service import (
+    AMQPClientService,
     ExpiringCredentials,
-    SecretObserver,
+    RetryPolicy,
     SecretRefresh,
 )
+from txamqp091.service.expiring_credentials import SecretObserver
 from txamqp091.service.observer import ServiceObserver
-from txamqp091.service.retry import RetryPolicy, is_permanent
+from txamqp091.service.retry import is_permanent
 from txamqp091.worker.consumer_service import ConsumerService
 from txamqp091.worker.handler_publisher import (
     HandlerPublisher,

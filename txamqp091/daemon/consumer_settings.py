@@ -15,7 +15,7 @@ from typing import Any
 from txamqp091.arguments import classic_queue, queue_consumer, quorum_queue
 from txamqp091.consumer import DEFAULT_PREFETCH
 from txamqp091.daemon.settings_schema import setting
-from txamqp091.service.topology import Entity, Queue
+from txamqp091.service import Entity, Queue
 from txamqp091.worker.failure_policy import FailurePolicy, OnError, OnRefused
 from txamqp091.worker.handler_runner import HandlerOptions
 from txamqp091.worker.retry_queues import RetryQueues

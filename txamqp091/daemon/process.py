@@ -33,7 +33,7 @@ from txamqp091.daemon.exit_status import ExitStatus, exit_status
 from txamqp091.daemon.systemd import Notifier
 from txamqp091.errors import TopologyFailed, printable
 from txamqp091.protocol import AMQPProtocol
-from txamqp091.service.client import AMQPClientService
+from txamqp091.service import AMQPClientService
 from txamqp091.service.observer import ServiceObserver
 from txamqp091.worker.consumer_service import ConsumerService
 from txamqp091.worker.failure_policy import Halt

@@ -20,7 +20,7 @@ from txamqp091.daemon.consumer_settings import ConsumerSettings
 from txamqp091.daemon.settings_schema import setting
 from txamqp091.daemon.tokens import TokenSettings
 from txamqp091.protocol import AMQPProtocol
-from txamqp091.service.topology import Entity, Topology
+from txamqp091.service import Entity, Topology
 from txamqp091.worker.retry_queues import broker_delays
 
 

@@ -2,7 +2,7 @@
 """
 Where a daemon's token comes from: a file, a variable, a command, or a function; and how
 long it is good for.  What is done with it then is in
-`txamqp091.service.expiring_credentials`.
+`txamqp091.service`.
 
 A token is shown nowhere: not by an error, and not by a log.
 """
@@ -30,7 +30,7 @@ from twisted.python.failure import Failure
 from txamqp091._threads import ThreadRunner
 from txamqp091.daemon.handler_loading import HandlerNotFound, load_object
 from txamqp091.daemon.settings_schema import Problem, setting
-from txamqp091.service.expiring_credentials import Secret, SecretUnavailable
+from txamqp091.service import Secret, SecretUnavailable
 
 #: How much a command may say, in bytes: more is no token.
 _MOST = 1 << 20
@@ -131,7 +131,7 @@ def _load(name: str) -> Callable[[], object]:
 class TokenSource:
     """
     Fetches a token whenever it is called: see
-    `txamqp091.service.expiring_credentials.ExpiringCredentials`.
+    `txamqp091.service.ExpiringCredentials`.
     """
 
     def __init__(

@@ -22,11 +22,15 @@ from txamqp091.daemon.settings import Settings
 from txamqp091.errors import printable
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
-from txamqp091.service.client import AMQPClientService
-from txamqp091.service.declaration import Difference, State
+from txamqp091.service import (
+    AMQPClientService,
+    Difference,
+    EntityState,
+    Queue,
+    RetryPolicy,
+    Topology,
+)
 from txamqp091.service.observer import ServiceObserver
-from txamqp091.service.retry import RetryPolicy
-from txamqp091.service.topology import Queue, Topology
 
 Write = Callable[[str], object]
 
@@ -93,4 +97,4 @@ class _Comparison(ServiceObserver):
 
 
 def _is_wrong(difference: Difference) -> bool:
-    return difference.state in (State.MISSING, State.DIFFERENT)
+    return difference.state in (EntityState.MISSING, EntityState.DIFFERENT)

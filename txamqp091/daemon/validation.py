@@ -16,7 +16,7 @@ from txamqp091.daemon.consumer_settings import (
 from txamqp091.daemon.settings import Settings
 from txamqp091.daemon.settings_schema import Problem
 from txamqp091.daemon.tokens import check_token
-from txamqp091.service.topology import Topology
+from txamqp091.service import Topology
 from txamqp091.worker.failure_policy import OnError
 
 

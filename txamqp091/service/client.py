@@ -33,14 +33,14 @@ from txamqp091.interfaces import ICredentials
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.addresses import Address, Addresses, Where
-from txamqp091.service.declaration import Outcome
 from txamqp091.service.drain import Drain
+from txamqp091.service.entities import Entity, EntityOutcome, Queue
 from txamqp091.service.observer import IServiceObserver, Observers
 from txamqp091.service.reconnecting import Reconnection, Session
 from txamqp091.service.recovering_channel import RecoveringChannel
 from txamqp091.service.recovering_consumer import RecoveringConsumer
 from txamqp091.service.retry import RetryPolicy
-from txamqp091.service.topology import Entity, Queue, Topology
+from txamqp091.service.topology import Topology
 from txamqp091.service.topology_recovery import TopologyRecovery
 
 _log = Logger(namespace="txamqp091.service")
@@ -146,7 +146,7 @@ class AMQPClientService(Service):
         return self._recovery.topology
 
     @property
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[EntityOutcome]:
         """
         What became of each entity of the topology, the last time.
         """
@@ -191,7 +191,7 @@ class AMQPClientService(Service):
         """
         return self._recovery.queue_name(queue)
 
-    def declare(self, *entities: Entity) -> Deferred[list[Outcome]]:
+    def declare(self, *entities: Entity) -> Deferred[list[EntityOutcome]]:
         """
         Add to the topology.
 
@@ -201,7 +201,7 @@ class AMQPClientService(Service):
         """
         return self._recovery.declare(entities)
 
-    def delete(self, *entities: Entity) -> Deferred[list[Outcome]]:
+    def delete(self, *entities: Entity) -> Deferred[list[EntityOutcome]]:
         """
         Take out of the topology, with the bindings from and to them, and delete.  They
         do not come back.

@@ -33,8 +33,8 @@ from txamqp091.channel import Channel
 from txamqp091.errors import ChannelClosed, printable
 from txamqp091.message import Settler
 from txamqp091.protocol import AMQPProtocol
+from txamqp091.service.entities import Queue
 from txamqp091.service.retry import Backoff, RetryPolicy
-from txamqp091.service.topology import Queue
 from txamqp091.wire.method import Method
 from txamqp091.wire.spec import BasicAck, BasicNack
 

@@ -33,6 +33,7 @@ from txamqp091.errors import (
     printable,
 )
 from txamqp091.message import Delivery
+from txamqp091.service.entities import Queue
 from txamqp091.service.recovering_channel import (
     Host,
     Position,
@@ -41,7 +42,6 @@ from txamqp091.service.recovering_channel import (
     together,
 )
 from txamqp091.service.retry import Backoff, RetryPolicy, is_refusal
-from txamqp091.service.topology import Queue
 
 _log = Logger(namespace="txamqp091.service")
 

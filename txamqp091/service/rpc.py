@@ -35,7 +35,7 @@ from txamqp091.errors import (
 )
 from txamqp091.message import Body, Delivery, body_bytes
 from txamqp091.service.client import AMQPClientService
-from txamqp091.service.topology import Queue
+from txamqp091.service.entities import Queue
 from txamqp091.wire.properties import EMPTY, Properties
 
 _log = Logger(namespace="txamqp091.service")

@@ -1,177 +1,50 @@
 # -*- test-case-name: txamqp091.test.unit.service.test_topology -*-
 """
-Topology as data: exchanges, queues and bindings, and a `Topology` of them.
+A set of exchanges, queues and bindings: `Topology`, and its `Declaration` on a broker.
 
-The same objects say what is to be declared, what is to come back after a reconnect,
-and what a broker is compared with.  How a broker is told is in
-`txamqp091.service.declaration`.
+Theory.  A declaration that fails closes its channel, and fails all later requests on
+that channel.  So `Declaration` uses channels of its own: it sends all requests at once,
+and after a failure sends the rest on another channel.
 """
 
 from __future__ import annotations
 
-__all__ = ["Arguments", "Binding", "Entity", "Exchange", "Queue", "Topology"]
+__all__ = ["Declaration", "Topology"]
 
-import itertools
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 
+from txamqp091.channel import Channel
+from txamqp091.errors import (
+    ChannelClosed,
+    Closed,
+    HandshakeTimeout,
+    LocalProtocolError,
+    NotFound,
+    PreconditionFailed,
+    printable,
+)
 from txamqp091.protocol import AMQPProtocol
+from txamqp091.service.entities import (
+    Binding,
+    Difference,
+    Entity,
+    EntityOutcome,
+    EntityState,
+    Exchange,
+    Queue,
+)
+from txamqp091.wire import spec
 
-if TYPE_CHECKING:
-    from txamqp091.service.declaration import Difference, Outcome
+#: How long the broker may take for one declaration, in seconds.  A quorum queue whose
+#: nodes are away can take for ever.
+STEP_TIMEOUT = 15.0
 
-#: The arguments of a declaration: `txamqp091.arguments` has typed ones.
-Arguments = Mapping[str, Any]
-
-_labels = itertools.count(1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exchange:
-    """
-    An exchange that should be there.
-
-    :ivar name: its name.
-    :ivar type: ``direct``, ``fanout``, ``topic``, ``headers``, or one that a plugin
-        adds.
-    :ivar durable: it outlives a restart of the broker.
-    :ivar auto_delete: it goes when its last binding does, and comes back when the
-        topology is applied again.
-    :ivar internal: only other exchanges may publish to it.
-    """
-
-    name: str
-    type: str = "direct"
-    durable: bool = True
-    auto_delete: bool = False
-    internal: bool = False
-    arguments: Arguments = field(default_factory=dict, hash=False)
-
-    def __post_init__(self) -> None:
-        _check(self, name=str, type=str)
-        _check(self, durable=bool, auto_delete=bool, internal=bool, arguments=Mapping)
-        if not self.name:
-            raise ValueError("an exchange has a name; the one without is always there")
-
-    def __str__(self) -> str:
-        return f"exchange {self.name!r}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Queue:
-    """
-    A queue that should be there.
-
-    :ivar name: its name; "" has the broker make one up, anew for each connection.
-    :ivar durable: it outlives a restart of the broker.  By default it does, unless it
-        is exclusive.
-    :ivar exclusive: it is for one connection, ends with it, and is made again for the
-        next.
-    :ivar auto_delete: it goes when its last consumer does.
-    :ivar arguments: more, such as its type: see `txamqp091.arguments`.
-    :ivar label: what a queue is known by here whose name the broker makes up; by
-        default, a number.
-    """
-
-    name: str = ""
-    durable: bool | None = None
-    exclusive: bool = False
-    auto_delete: bool = False
-    arguments: Arguments = field(default_factory=dict, hash=False)
-    label: str = ""
-
-    def __post_init__(self) -> None:
-        _check(self, name=str, exclusive=bool, auto_delete=bool, label=str)
-        _check(self, arguments=Mapping)
-        if self.durable is None:
-            object.__setattr__(self, "durable", not self.exclusive)
-        _check(self, durable=bool)
-        if self.name and self.label:
-            raise ValueError(f"the queue {self.name!r} needs no label: it has a name")
-        if not self.name and not self.label:
-            object.__setattr__(self, "label", f"#{next(_labels)}")
-
-    def __str__(self) -> str:
-        return (
-            f"queue {self.name!r}" if self.name else f"queue without a name {self.key}"
-        )
-
-    @property
-    def key(self) -> str:
-        """
-        What it is known by: its name, or its label.
-        """
-        return self.name or self.label
-
-    @property
-    def is_stream(self) -> bool:
-        """
-        Whether it is a stream.
-        """
-        return self.arguments.get("x-queue-type") == "stream"
-
-
-@dataclass(frozen=True, init=False)
-class Binding:
-    """
-    A way that messages should take: from an exchange to a queue, or to another
-    exchange.
-
-    :ivar source: the exchange that passes messages on.
-    :ivar queue: the queue that gets them: its name, or its label; or...
-    :ivar exchange: ... the exchange that gets them.
-    """
-
-    source: str
-    queue: str = ""
-    exchange: str = ""
-    routing_key: str = ""
-    arguments: Arguments = field(default_factory=dict, hash=False)
-
-    def __init__(
-        self,
-        *,
-        source: str | Exchange,
-        queue: str | Queue = "",
-        exchange: str | Exchange = "",
-        routing_key: str = "",
-        arguments: Arguments | None = None,
-    ) -> None:
-        """
-        :param source: an exchange, or its name; so are the others.
-        """
-        set_field = object.__setattr__
-        set_field(self, "source", getattr(source, "name", source))
-        set_field(self, "queue", getattr(queue, "key", queue))
-        set_field(self, "exchange", getattr(exchange, "name", exchange))
-        set_field(self, "routing_key", routing_key)
-        set_field(self, "arguments", {} if arguments is None else arguments)
-        _check(self, source=str, queue=str, exchange=str, routing_key=str)
-        _check(self, arguments=Mapping)
-        if not self.source:
-            raise ValueError("a binding has a source; the default exchange has none")
-        if bool(self.queue) == bool(self.exchange):
-            raise ValueError("a binding leads to a queue or to an exchange: give one")
-
-    def __str__(self) -> str:
-        target = (
-            f"queue {self.queue!r}" if self.queue else f"exchange {self.exchange!r}"
-        )
-        return f"binding of {self.source!r} to {target} with {self.routing_key!r}"
-
-
-Entity: TypeAlias = Exchange | Queue | Binding
-
-
-def _check(entity: object, **kinds: type) -> None:
-    for name, kind in kinds.items():
-        value = getattr(entity, name)
-        if not isinstance(value, kind):
-            raise TypeError(f"{name} is {value!r}, not a {kind.__name__}")
+Call = Callable[[Channel], Deferred[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,26 +168,22 @@ class Topology:
 
     # -- with a broker -------------------------------------------------------------
 
-    def apply(self, connection: AMQPProtocol) -> Deferred[list[Outcome]]:
+    def apply(self, connection: AMQPProtocol) -> Deferred[list[EntityOutcome]]:
         """
         Declare all of it.  What fails does not keep the rest from being declared.
 
         :returns: fires with what became of each entity, in the order of iteration;
             fails with the reason when the connection ends first.
         """
-        from txamqp091.service.declaration import Declaration
-
         return Declaration(connection, self).apply()
 
-    def delete(self, connection: AMQPProtocol) -> Deferred[list[Outcome]]:
+    def delete(self, connection: AMQPProtocol) -> Deferred[list[EntityOutcome]]:
         """
         Delete all of it: bindings first, then queues and exchanges.  Queues without a
         name are passed over: they are known only to who has declared them.
 
         :returns: as `apply`.
         """
-        from txamqp091.service.declaration import Declaration
-
         return Declaration(connection, self).delete()
 
     def diff(
@@ -331,8 +200,6 @@ class Topology:
         :returns: fires with what there is to say of each entity, in the order of
             iteration; fails with the reason when the connection ends first.
         """
-        from txamqp091.service.declaration import Declaration
-
         return Declaration(connection, self).diff(compare)
 
 
@@ -387,3 +254,280 @@ def _unknown(name: object, where: str, known: list[str]) -> str:
     near = get_close_matches(str(name), known, 1)
     advice = f"; did you mean {near[0]}?" if near else ""
     return f"{where}: {name!r} is unknown{advice}"
+
+
+class Declaration:
+    """
+    A topology, about to meet a broker.
+
+    :ivar culprit: the entity for which the broker has closed the connection, or None.
+    """
+
+    def __init__(
+        self,
+        connection: AMQPProtocol,
+        topology: Topology,
+        *,
+        names: Mapping[str, str] | None = None,
+        skip: Mapping[Entity, BaseException] | None = None,
+        step_timeout: float = STEP_TIMEOUT,
+    ) -> None:
+        """
+        :param names: the names that the broker has made up, by label.
+        :param skip: what not to try, and why.
+        :param step_timeout: how many seconds the broker may take for each entity.
+        """
+        self.culprit: Entity | None = None
+        self._connection = connection
+        self._topology = topology
+        self._names = dict(names or {})
+        self._skip = dict(skip or {})
+        self._step_timeout = step_timeout
+
+    # -- what can be asked for -------------------------------------------------------
+
+    def apply(self) -> Deferred[list[EntityOutcome]]:
+        """
+        See `Topology.apply`.
+        """
+        return Deferred.fromCoroutine(self._apply())
+
+    def delete(self) -> Deferred[list[EntityOutcome]]:
+        """
+        See `Topology.delete`.
+        """
+        return Deferred.fromCoroutine(self._delete())
+
+    def diff(self, compare: bool) -> Deferred[list[Difference]]:
+        """
+        See `Topology.diff`.
+        """
+        return Deferred.fromCoroutine(self._diff(compare))
+
+    async def _apply(self) -> list[EntityOutcome]:
+        topology = self._topology
+        # The bindings need the names of the queues.
+        made = await self._run([*topology.exchanges, *topology.queues], self._declare)
+        bound = await self._run([*topology.bindings], self._bind)
+        return made + bound
+
+    async def _delete(self) -> list[EntityOutcome]:
+        topology = self._topology
+        entities: list[Entity] = [
+            *topology.bindings,
+            *topology.queues,
+            *topology.exchanges,
+        ]
+        known = [each for each in entities if self._is_known(each)]
+        found = {_id(each): each for each in await self._run(known, self._remove)}
+        return [found.get(id(each), EntityOutcome(each)) for each in topology]
+
+    async def _diff(self, compare: bool) -> list[Difference]:
+        topology = self._topology
+        named = [*topology.exchanges, *(each for each in topology.queues if each.name)]
+        asked = await self._run(named, self._ask)
+        there = [each.entity for each in asked if each.ok and _stays(each.entity)]
+        compared: list[EntityOutcome] = []
+        if compare:
+            compared = await self._run(there, self._declare)
+        known = {_id(each): each for each in asked}
+        known |= {_id(each): each for each in compared if not each.ok}
+        return [_difference(each, known.get(id(each))) for each in topology]
+
+    # -- one entity --------------------------------------------------------------------
+
+    def _declare(self, entity: Entity) -> Call:
+        if isinstance(entity, Exchange):
+            return lambda channel: channel.exchange_declare(
+                entity.name,
+                entity.type,
+                False,
+                entity.durable,
+                entity.auto_delete,
+                entity.internal,
+                entity.arguments,
+            )
+        assert isinstance(entity, Queue)
+        return lambda channel: channel.queue_declare(
+            entity.name,
+            False,
+            entity.durable,
+            entity.exclusive,
+            entity.auto_delete,
+            entity.arguments,
+        )
+
+    def _ask(self, entity: Entity) -> Call:
+        if isinstance(entity, Exchange):
+            return lambda channel: channel.exchange_declare(
+                entity.name, entity.type, True
+            )
+        assert isinstance(entity, Queue)
+        return lambda channel: channel.queue_declare(entity.name, True)
+
+    def _bind(self, entity: Entity) -> Call:
+        assert isinstance(entity, Binding)
+        source, key, arguments = entity.source, entity.routing_key, entity.arguments
+        if entity.exchange:
+            return lambda channel: channel.exchange_bind(
+                entity.exchange, source, key, arguments
+            )
+        queue = self._name(entity.queue)
+        return lambda channel: channel.queue_bind(queue, source, key, arguments)
+
+    def _remove(self, entity: Entity) -> Call:
+        if isinstance(entity, Exchange):
+            return lambda channel: channel.exchange_delete(entity.name)
+        if isinstance(entity, Queue):
+            name = self._name(entity.key)
+            return lambda channel: channel.queue_delete(name)
+        source, key, arguments = entity.source, entity.routing_key, entity.arguments
+        if entity.exchange:
+            return lambda channel: channel.exchange_unbind(
+                entity.exchange, source, key, arguments
+            )
+        queue = self._name(entity.queue)
+        return lambda channel: channel.queue_unbind(queue, source, key, arguments)
+
+    def _is_known(self, entity: Entity) -> bool:
+        """
+        Whether the broker has named the queue that this is about, or it has a name.
+        """
+        key = getattr(entity, "queue", getattr(entity, "key", ""))
+        found = self._topology.queue(key)
+        return found is None or bool(found.name) or key in self._names
+
+    def _name(self, queue: str) -> str:
+        """
+        What the broker calls a queue.
+        """
+        found = self._topology.queue(queue)
+        if queue in self._names:
+            return self._names[queue]
+        if found is not None and not found.name:
+            raise LocalProtocolError(f"the {found} does not stand")
+        return queue
+
+    # -- many ----------------------------------------------------------------------
+
+    async def _run(
+        self, entities: list[Any], verb: Callable[[Any], Call]
+    ) -> list[EntityOutcome]:
+        """
+        Do one thing to each of many entities.
+
+        :raises AMQPError: why the connection has ended.
+        """
+        outcomes: list[EntityOutcome] = []
+        while len(outcomes) < len(entities):
+            rest = entities[len(outcomes) :]
+            outcomes += await self._run_on_channel(rest, verb)
+        return outcomes
+
+    async def _run_on_channel(
+        self, entities: list[Entity], verb: Callable[[Any], Call]
+    ) -> list[EntityOutcome]:
+        """
+        The same, on one channel, which means: up to the first that fails.
+        """
+        outcomes: list[EntityOutcome] = []
+        try:
+            channel = await self._in_time(self._connection.open_channel())
+        except TimeoutError:
+            raise HandshakeTimeout(
+                f"the broker has not opened a channel within {self._step_timeout:g} s",
+                by_us=True,
+            ) from None
+        asked = [self._call(each, verb, channel) for each in entities]
+        try:
+            for entity, reply in zip(entities, asked, strict=True):
+                outcome = await self._outcome(entity, reply)
+                outcomes.append(outcome)
+                late = isinstance(outcome.error, TimeoutError)
+                if late or not (outcome.ok or channel.is_open):
+                    break
+        finally:
+            for reply in asked[len(outcomes) :]:
+                reply.addErrback(lambda _: None)
+            channel.close()
+        return outcomes
+
+    def _call(
+        self, entity: Entity, verb: Callable[[Any], Call], channel: Channel
+    ) -> Deferred[Any]:
+        problem = self._skip.get(entity)
+        try:
+            if problem is not None:
+                raise problem
+            return verb(entity)(channel)
+        except Exception as error:
+            failed: Deferred[Any] = Deferred()
+            failed.errback(error)
+            return failed
+
+    async def _outcome(self, entity: Entity, reply: Deferred[Any]) -> EntityOutcome:
+        name = entity.name if isinstance(entity, Queue) else ""
+        try:
+            answer = await self._in_time(reply)
+        except CancelledError:
+            raise
+        except Exception as error:
+            if not self._connection.is_open:
+                self._blame(entity, error)
+                raise
+            return EntityOutcome(entity, error, name)
+        if isinstance(answer, spec.QueueDeclareOk) and isinstance(entity, Queue):
+            name = self._names[entity.key] = answer.queue
+        return EntityOutcome(entity, None, name)
+
+    def _in_time(self, step: Deferred[Any]) -> Deferred[Any]:
+        return step.addTimeout(self._step_timeout, self._connection.reactor)
+
+    def _blame(self, entity: Entity, error: Exception) -> None:
+        """
+        See whether the connection has ended because of this entity.
+        """
+        # Answers come in order: the first one that is missing is to what is named.
+        if (
+            isinstance(error, Closed)
+            and not error.by_us
+            and error.operation in _OPERATIONS[type(entity)]
+        ):
+            self.culprit = entity
+
+
+_OPERATIONS: dict[type, tuple[str, ...]] = {
+    Exchange: ("exchange.declare", "exchange.delete"),
+    Queue: ("queue.declare", "queue.delete"),
+    Binding: ("queue.bind", "queue.unbind", "exchange.bind", "exchange.unbind"),
+}
+
+
+def _id(outcome: EntityOutcome) -> int:
+    return id(outcome.entity)
+
+
+def _stays(entity: Entity) -> bool:
+    """
+    Whether an entity is there until somebody deletes it.
+    """
+    if isinstance(entity, Queue):
+        expires = "x-expires" in entity.arguments
+        return not (entity.exclusive or entity.auto_delete or expires)
+    return isinstance(entity, Exchange) and not entity.auto_delete
+
+
+def _difference(entity: Entity, outcome: EntityOutcome | None) -> Difference:
+    if outcome is None:
+        return Difference(entity, EntityState.UNKNOWN)
+    if outcome.error is None:
+        return Difference(entity, EntityState.PRESENT)
+    state = EntityState.UNKNOWN
+    if isinstance(outcome.error, NotFound):
+        state = EntityState.MISSING
+    elif isinstance(outcome.error, PreconditionFailed):
+        state = EntityState.DIFFERENT
+    detail = printable(str(outcome.error))
+    if isinstance(outcome.error, ChannelClosed):
+        detail = printable(outcome.error.reply_text)
+    return Difference(entity, state, detail)

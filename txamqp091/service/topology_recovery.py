@@ -41,9 +41,9 @@ from txamqp091.errors import (
     printable,
 )
 from txamqp091.protocol import AMQPProtocol
-from txamqp091.service.declaration import Declaration, Outcome, State
+from txamqp091.service.entities import Entity, EntityOutcome, EntityState, Queue
 from txamqp091.service.retry import Backoff, RetryPolicy
-from txamqp091.service.topology import Entity, Queue, Topology
+from txamqp091.service.topology import Declaration, Topology
 
 _log = Logger(namespace="txamqp091.service")
 
@@ -75,7 +75,7 @@ class TopologyRecovery:
         self._policy = policy
         self._connection: AMQPProtocol | None = None
         self._begun = False
-        self._outcomes: dict[Entity, Outcome] = {}
+        self._outcomes: dict[Entity, EntityOutcome] = {}
         self._names: dict[str, str] = {}
         self._quarantine = _Quarantine()
         self._opened: OneShot[AMQPProtocol] = OneShot()
@@ -87,7 +87,7 @@ class TopologyRecovery:
         self._locked_until = 0.0
 
     @property
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[EntityOutcome]:
         """
         What became of each entity, in the order of the topology.
         """
@@ -125,7 +125,9 @@ class TopologyRecovery:
             await self._declare(connection, Topology.of(*added))
         return True
 
-    async def _declare(self, connection: AMQPProtocol, part: Topology) -> list[Outcome]:
+    async def _declare(
+        self, connection: AMQPProtocol, part: Topology
+    ) -> list[EntityOutcome]:
         declaration = Declaration(
             connection, part, names=self._names, skip=self._skipped()
         )
@@ -232,7 +234,7 @@ class TopologyRecovery:
             errors = [(each.entity, each.error) for each in failed if each.error]
             self.changed(TopologyFailed([*errors]), again)
 
-    def _may_pass(self, outcome: Outcome) -> bool:
+    def _may_pass(self, outcome: EntityOutcome) -> bool:
         if isinstance(outcome.error, ResourceLocked):
             # By our own last connection, until the broker notices that it has gone.
             return self._reactor.seconds() < self._locked_until
@@ -258,7 +260,7 @@ class TopologyRecovery:
         repairing.addErrback(self._not_repaired)
         repairing.addCallback(self._repaired)
 
-    def _repaired(self, outcomes: list[Outcome] | None) -> None:
+    def _repaired(self, outcomes: list[EntityOutcome] | None) -> None:
         self._repairing = None
         if outcomes is not None and self._begun:
             self._judge(_queues(outcomes))
@@ -276,14 +278,14 @@ class TopologyRecovery:
         if self._begun:
             self._repair_later([each.entity for each in self.outcomes if not each.ok])
 
-    def _redeclare(self, part: Topology) -> Deferred[list[Outcome]]:
+    def _redeclare(self, part: Topology) -> Deferred[list[EntityOutcome]]:
         assert self._connection is not None
         declaring = self._declare_wanted(self._connection, part)
         return Deferred.fromCoroutine(self._alone(declaring))
 
     async def _declare_wanted(
         self, connection: AMQPProtocol, part: Topology
-    ) -> list[Outcome]:
+    ) -> list[EntityOutcome]:
         """
         Declare what has not been deleted meanwhile.
         """
@@ -300,7 +302,7 @@ class TopologyRecovery:
             self.topology = self.topology.with_(queue)
             self._quarantine.release(queue)
 
-    def declare(self, entities: Iterable[Entity]) -> Deferred[list[Outcome]]:
+    def declare(self, entities: Iterable[Entity]) -> Deferred[list[EntityOutcome]]:
         """
         See `AMQPClientService.declare`.
         """
@@ -311,7 +313,7 @@ class TopologyRecovery:
             self._outcomes.pop(each, None)
         return Deferred.fromCoroutine(self._declare_when_open(part))
 
-    async def _declare_when_open(self, part: Topology) -> list[Outcome]:
+    async def _declare_when_open(self, part: Topology) -> list[EntityOutcome]:
         connection = await self._opened.when_fired()
         if not all(each in self._outcomes for each in part):
             try:
@@ -323,7 +325,7 @@ class TopologyRecovery:
                 self._judge(_queues(found))
         return [each for each in self.outcomes if each.entity in part]
 
-    def delete(self, entities: Iterable[Entity]) -> Deferred[list[Outcome]]:
+    def delete(self, entities: Iterable[Entity]) -> Deferred[list[EntityOutcome]]:
         """
         See `AMQPClientService.delete`.
         """
@@ -334,7 +336,7 @@ class TopologyRecovery:
         self._quarantine.keep(self.topology)
         return Deferred.fromCoroutine(self._delete_when_open(part))
 
-    async def _delete_when_open(self, part: Topology) -> list[Outcome]:
+    async def _delete_when_open(self, part: Topology) -> list[EntityOutcome]:
         connection = await self._opened.when_fired()
         declaration = Declaration(connection, part, names=self._names)
         return await self._alone(_await(declaration.delete()))
@@ -379,7 +381,7 @@ class TopologyRecovery:
         if old:
             there = Topology.of(Queue(name=old))
             (found,) = await there.diff(connection, compare=False)
-            renewed = found.state is State.MISSING
+            renewed = found.state is EntityState.MISSING
             if not renewed and not queue.name:
                 return old, False
         try:
@@ -476,7 +478,7 @@ class _ClosedByEntity(Exception):
     """
 
 
-def _queues(outcomes: Iterable[Outcome]) -> set[str]:
+def _queues(outcomes: Iterable[EntityOutcome]) -> set[str]:
     """
     The queues that stand, or are bound anew.
     """

@@ -26,9 +26,8 @@ from txamqp091._observer import OneShot
 from txamqp091.consumer import DEFAULT_PREFETCH, Handler
 from txamqp091.errors import AMQPError, printable
 from txamqp091.protocol import AMQPProtocol
-from txamqp091.service.client import AMQPClientService
+from txamqp091.service import AMQPClientService, RecoveringConsumer
 from txamqp091.service.observer import ServiceObserver
-from txamqp091.service.recovering_consumer import RecoveringConsumer
 from txamqp091.worker.counts import Counts, Histogram
 from txamqp091.worker.failure_policy import Halt, OnRefused
 from txamqp091.worker.handler_publisher import Republisher

@@ -26,10 +26,8 @@ from twisted.python.failure import Failure
 from txamqp091.channel import Channel
 from txamqp091.errors import ChannelClosed, Nacked, Returned
 from txamqp091.message import Body, Message, body_bytes
-from txamqp091.service.client import AMQPClientService
+from txamqp091.service import AMQPClientService, Publisher, RecoveringChannel
 from txamqp091.service.outgoing import Letter
-from txamqp091.service.publisher import Publisher
-from txamqp091.service.recovering_channel import RecoveringChannel
 from txamqp091.wire.properties import EMPTY, Properties
 from txamqp091.worker.counts import Histogram
 

@@ -23,7 +23,7 @@ from typing import Any
 from txamqp091.arguments import classic_queue, quorum_queue
 from txamqp091.errors import printable
 from txamqp091.message import Delivery, Message
-from txamqp091.service.topology import Binding, Exchange, Queue
+from txamqp091.service import Binding, Exchange, Queue
 from txamqp091.wire.properties import Properties
 from txamqp091.worker.failure_policy import RETRY_COUNT, retry_count
 

@@ -20,10 +20,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
 from txamqp091.errors import Nacked
-from txamqp091.service.client import AMQPClientService
-from txamqp091.service.publisher import Publisher
-from txamqp091.service.retry import RetryPolicy
-from txamqp091.service.topology import Queue, Topology
+from txamqp091.service import AMQPClientService, Publisher, Queue, RetryPolicy, Topology
 from txamqp091.test.support.books import (
     NIGHTLY,
     PATIENCE,

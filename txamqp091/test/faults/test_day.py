@@ -14,8 +14,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from txamqp091.message import Delivery
-from txamqp091.service.publisher import Publisher
-from txamqp091.service.topology import Binding, Exchange, Queue, Topology
+from txamqp091.service import Binding, Exchange, Publisher, Queue, Topology
 from txamqp091.test.support.books import report
 from txamqp091.test.support.integration import resident
 from txamqp091.test.support.service_case import Events, Inbox, ServiceCase

@@ -23,9 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091.arguments import quorum_queue
 from txamqp091.channel import Channel
-from txamqp091.service.client import AMQPClientService
-from txamqp091.service.retry import RetryPolicy
-from txamqp091.service.topology import Queue, Topology
+from txamqp091.service import AMQPClientService, Queue, RetryPolicy, Topology
 from txamqp091.test.support.books import NIGHTLY, report
 from txamqp091.test.support.cluster import RabbitCluster
 from txamqp091.test.support.history import History, Kind, check, marks

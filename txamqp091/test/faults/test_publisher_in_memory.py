@@ -21,7 +21,7 @@ from txamqp091.errors import (
     PublisherFull,
     Returned,
 )
-from txamqp091.service.publisher import Publisher
+from txamqp091.service import Publisher
 from txamqp091.test.unit.service.test_publisher import PublisherCase
 from txamqp091.wire.properties import Properties
 

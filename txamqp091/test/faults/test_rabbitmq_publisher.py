@@ -23,17 +23,19 @@ from txamqp091.errors import (
     Returned,
 )
 from txamqp091.message import Delivery
-from txamqp091.service.client import AMQPClientService
-from txamqp091.service.expiring_credentials import (
+from txamqp091.service import (
+    AMQPClientService,
     ExpiringCredentials,
+    Publisher,
+    Queue,
+    RetryPolicy,
+    RPCClient,
+    RPCServer,
     Secret,
     SecretRefresh,
+    Topology,
 )
 from txamqp091.service.observer import ServiceObserver
-from txamqp091.service.publisher import Publisher
-from txamqp091.service.retry import RetryPolicy
-from txamqp091.service.rpc import RPCClient, RPCServer
-from txamqp091.service.topology import Queue, Topology
 from txamqp091.test.support.books import PATIENCE, assert_quick, report
 from txamqp091.test.support.integration import (
     RabbitTestCase,

@@ -30,12 +30,17 @@ from txamqp091.errors import (
 )
 from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
-from txamqp091.service.client import AMQPClientService
-from txamqp091.service.declaration import State
-from txamqp091.service.recovering_channel import RecoveringChannel
-from txamqp091.service.recovering_consumer import RecoveringConsumer
-from txamqp091.service.retry import RetryPolicy
-from txamqp091.service.topology import Binding, Exchange, Queue, Topology
+from txamqp091.service import (
+    AMQPClientService,
+    Binding,
+    EntityState,
+    Exchange,
+    Queue,
+    RecoveringChannel,
+    RecoveringConsumer,
+    RetryPolicy,
+    Topology,
+)
 from txamqp091.test.support.books import PATIENCE, size
 from txamqp091.test.support.chaos import Cut, Direction, Frame, Link
 from txamqp091.test.support.integration import (
@@ -504,19 +509,21 @@ class TopologyTests(ServiceTestCase):
         )
         connection = await self.connect()
         missing = await topology.diff(connection)
-        self.assertEqual([each.state for each in missing[:4]], [State.MISSING] * 4)
+        self.assertEqual(
+            [each.state for each in missing[:4]], [EntityState.MISSING] * 4
+        )
         outcomes = await topology.apply(connection)
         self.assertEqual([str(each) for each in outcomes if not each.ok], [])
         found = await topology.diff(connection)
-        self.assertEqual([each.state for each in found[:4]], [State.PRESENT] * 4)
+        self.assertEqual([each.state for each in found[:4]], [EntityState.PRESENT] * 4)
         other = Queue(name=f"{name}.q", arguments=quorum_queue(delivery_limit=4))
         (different,) = await Topology.of(other).diff(connection)
-        self.assertEqual(different.state, State.DIFFERENT)
+        self.assertEqual(different.state, EntityState.DIFFERENT)
         self.assertIn("x-delivery-limit", different.detail)
         outcomes = await topology.delete(connection)
         self.assertEqual([str(each) for each in outcomes if not each.ok], [])
         gone = await topology.diff(connection)
-        self.assertEqual([each.state for each in gone[:4]], [State.MISSING] * 4)
+        self.assertEqual([each.state for each in gone[:4]], [EntityState.MISSING] * 4)
 
     async def test_refused(self) -> None:
         """

@@ -11,10 +11,15 @@ from collections.abc import Callable
 from functools import partial
 
 from txamqp091.channel import Channel
-from txamqp091.service.client import AMQPClientService
-from txamqp091.service.recovering_channel import RecoveringChannel
-from txamqp091.service.recovering_consumer import RecoveringConsumer
-from txamqp091.service.topology import Binding, Exchange, Queue, Topology
+from txamqp091.service import (
+    AMQPClientService,
+    Binding,
+    Exchange,
+    Queue,
+    RecoveringChannel,
+    RecoveringConsumer,
+    Topology,
+)
 from txamqp091.test.support.service_case import Inbox, ServiceCase
 from txamqp091.testing.network import Direction, Link
 

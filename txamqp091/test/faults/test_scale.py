@@ -20,8 +20,7 @@ from twisted.internet.task import deferLater
 from txamqp091.endpoint import connect
 from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
-from txamqp091.service.retry import RetryPolicy
-from txamqp091.service.topology import Queue
+from txamqp091.service import Queue, RetryPolicy
 from txamqp091.test.support.books import NIGHTLY, Books, BooksTestCase, report, size
 from txamqp091.test.support.chaos import ChaosProxy
 from txamqp091.test.support.integration import (

@@ -20,7 +20,7 @@ from txamqp091.errors import (
     NotFound,
 )
 from txamqp091.interfaces import ICredentials
-from txamqp091.service.recovering_channel import RecoveringChannel
+from txamqp091.service import RecoveringChannel
 from txamqp091.test.support.books import BooksTestCase, assert_quick, report, size
 from txamqp091.test.support.chaos import Cut, Direction, Frame, Link
 from txamqp091.test.support.integration import every_broker, in_thread, until

@@ -14,8 +14,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from txamqp091.errors import AccessRefused, ConsumerCancelled
-from txamqp091.service.retry import RetryPolicy
-from txamqp091.service.topology import Queue
+from txamqp091.service import Queue, RetryPolicy
 from txamqp091.test.repository.test_examples import EXAMPLES, need_examples
 from txamqp091.test.support.integration import RabbitTestCase, every_broker, until
 from txamqp091.testing import AsyncBrokerTestCase

@@ -24,11 +24,8 @@ from txamqp091.endpoint import connect
 from txamqp091.errors import AlreadySettled
 from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
-from txamqp091.service.client import AMQPClientService
+from txamqp091.service import AMQPClientService, Publisher, Queue, RetryPolicy, Topology
 from txamqp091.service.observer import ServiceObserver
-from txamqp091.service.publisher import Publisher
-from txamqp091.service.retry import RetryPolicy
-from txamqp091.service.topology import Queue, Topology
 from txamqp091.test.support.integration import RabbitTestCase, until
 from txamqp091.wire.properties import Properties
 

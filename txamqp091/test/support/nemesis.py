@@ -19,7 +19,7 @@ from twisted.internet.task import deferLater
 from txamqp091.channel import Channel
 from txamqp091.endpoint import connect
 from txamqp091.errors import AMQPError
-from txamqp091.service.topology import Queue
+from txamqp091.service import Queue
 from txamqp091.test.support.chaos import ChaosProxy, Direction
 from txamqp091.test.support.cluster import RabbitCluster
 from txamqp091.test.support.history import History, Kind

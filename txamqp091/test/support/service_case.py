@@ -20,11 +20,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from txamqp091.endpoint import connect as endpoint_connect
 from txamqp091.message import Delivery
 from txamqp091.protocol import AMQPProtocol
-from txamqp091.service import addresses
-from txamqp091.service.client import AMQPClientService
+from txamqp091.service import (
+    AMQPClientService,
+    RecoveringConsumer,
+    RetryPolicy,
+    addresses,
+)
 from txamqp091.service.observer import ServiceObserver
-from txamqp091.service.recovering_consumer import RecoveringConsumer
-from txamqp091.service.retry import RetryPolicy
 from txamqp091.testing._broker.protocol import BrokerFactory
 from txamqp091.testing.memory import MemoryBroker
 from txamqp091.testing.network import Link, MemoryEndpoint

@@ -26,12 +26,9 @@ from txamqp091.errors import (
     Returned,
 )
 from txamqp091.message import Delivery
-from txamqp091.service.client import AMQPClientService
+from txamqp091.service import AMQPClientService, Publisher, Queue, RecoveringConsumer
 from txamqp091.service.observer import ServiceObserver
 from txamqp091.service.outgoing import REPUBLISHED
-from txamqp091.service.publisher import Publisher
-from txamqp091.service.recovering_consumer import RecoveringConsumer
-from txamqp091.service.topology import Queue
 from txamqp091.test.support.history import History, Kind, marks
 from txamqp091.wire.properties import Properties
 

@@ -42,8 +42,7 @@ from txamqp091.errors import (
     VhostAccessRefused,
 )
 from txamqp091.message import Delivery
-from txamqp091.service.retry import RetryPolicy
-from txamqp091.service.topology import Queue, Topology
+from txamqp091.service import Queue, RetryPolicy, Topology
 from txamqp091.test.support.service_case import RunningReactor, ServiceCase
 from txamqp091.worker.consumer_service import ConsumerService
 from txamqp091.worker.counts import Counts

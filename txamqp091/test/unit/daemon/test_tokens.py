@@ -29,7 +29,7 @@ from txamqp091.daemon.tokens import TokenSettings, TokenSource, check_token, fin
 from txamqp091.errors import AuthenticationFailed, ConnectFailed, VhostAccessRefused
 from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
-from txamqp091.service.expiring_credentials import Secret, SecretUnavailable
+from txamqp091.service import Secret, SecretUnavailable
 from txamqp091.test.support.service_case import ProcessCase
 
 CANARY = "canary-token"

@@ -28,9 +28,9 @@ from txamqp091.errors import (
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.service.addresses import Address
 from txamqp091.service.client import AMQPClientService
+from txamqp091.service.entities import Queue
 from txamqp091.service.observer import IServiceObserver, ServiceObserver
 from txamqp091.service.retry import RetryPolicy
-from txamqp091.service.topology import Queue
 from txamqp091.test.support.service_case import (
     POLICY,
     Events,

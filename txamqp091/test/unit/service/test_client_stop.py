@@ -11,8 +11,9 @@ from txamqp091.channel import Channel
 from txamqp091.errors import ConnectionClosed
 from txamqp091.message import Delivery
 from txamqp091.service.drain import Drain
+from txamqp091.service.entities import Exchange, Queue
 from txamqp091.service.publisher import Publisher
-from txamqp091.service.topology import Exchange, Queue, Topology
+from txamqp091.service.topology import Topology
 from txamqp091.test.support.service_case import Inbox, ServiceCase
 from txamqp091.testing.network import Link
 

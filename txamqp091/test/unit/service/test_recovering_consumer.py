@@ -20,7 +20,8 @@ from txamqp091.errors import (
 )
 from txamqp091.message import Delivery
 from txamqp091.service.client import AMQPClientService
-from txamqp091.service.topology import Binding, Exchange, Queue, Topology
+from txamqp091.service.entities import Binding, Exchange, Queue
+from txamqp091.service.topology import Topology
 from txamqp091.test.support.service_case import Inbox, ServiceCase
 from txamqp091.testing.network import Direction
 from txamqp091.wire.properties import Properties

@@ -21,9 +21,10 @@ from txamqp091.errors import (
     ResourceLocked,
 )
 from txamqp091.service.client import AMQPClientService
+from txamqp091.service.entities import Queue
 from txamqp091.service.recovering_consumer import RecoveringConsumer
 from txamqp091.service.retry import RetryPolicy
-from txamqp091.service.topology import Queue, Topology
+from txamqp091.service.topology import Topology
 from txamqp091.test.support.service_case import Events, Inbox, ServiceCase
 from txamqp091.test.unit.daemon.test_admin import get
 from txamqp091.test.unit.daemon.test_process import DaemonCase

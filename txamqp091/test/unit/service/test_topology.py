@@ -1,104 +1,37 @@
 # -*- test-case-name: txamqp091.test.unit.service.test_topology -*-
 """
-Tests for `txamqp091.service.topology`: topology as data.
+Tests for `txamqp091.service.topology`: topologies as data, and declared on a broker.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import CancelledError, TimeoutError
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091.arguments import quorum_queue, stream_queue
-from txamqp091.service.topology import Binding, Exchange, Queue, Topology
-
-
-class EntityTests(SynchronousTestCase):
-    """
-    Tests for `Exchange`, `Queue` and `Binding`.
-    """
-
-    def test_data(self) -> None:
-        """
-        They are equal, and hash, as what they say.
-        """
-        one = Queue(name="work", arguments=quorum_queue())
-        other = Queue(name="work", arguments=quorum_queue())
-        self.assertEqual(one, other)
-        self.assertEqual(hash(one), hash(other))
-        self.assertNotEqual(one, Queue(name="work"))
-        self.assertEqual(
-            Binding(source="x", queue="q"), Binding(source="x", queue=Queue(name="q"))
-        )
-        self.assertNotEqual(Exchange(name="x"), Exchange(name="x", type="topic"))
-
-    def test_durable(self) -> None:
-        """
-        A queue is durable, unless it is exclusive, or it is said.
-        """
-        self.assertTrue(Queue(name="q").durable)
-        self.assertFalse(Queue(name="q", exclusive=True).durable)
-        self.assertTrue(Queue(name="q", exclusive=True, durable=True).durable)
-
-    def test_labels(self) -> None:
-        """
-        Queues without a name differ, unless they are labelled alike.
-        """
-        self.assertNotEqual(Queue(), Queue())
-        self.assertEqual(Queue(label="a"), Queue(label="a"))
-        self.assertEqual(Queue(label="a").key, "a")
-        self.assertEqual(Queue(name="b").key, "b")
-
-    def test_stream(self) -> None:
-        """
-        A queue knows whether it is a stream.
-        """
-        self.assertTrue(Queue(name="log", arguments=stream_queue()).is_stream)
-        self.assertFalse(Queue(name="log").is_stream)
-
-    def test_binding_of_entities(self) -> None:
-        """
-        A binding takes entities or their names.
-        """
-        x, y, q = Exchange(name="x"), Exchange(name="y"), Queue(label="l")
-        self.assertEqual(Binding(source=x, queue=q).queue, "l")
-        self.assertEqual(Binding(source=x, exchange=y).exchange, "y")
-
-    def test_str(self) -> None:
-        """
-        They say what they are.
-        """
-        self.assertEqual(str(Exchange(name="x")), "exchange 'x'")
-        self.assertEqual(str(Queue(name="q")), "queue 'q'")
-        self.assertEqual(str(Queue(label="l")), "queue without a name l")
-        self.assertEqual(
-            str(Binding(source="x", queue="q", routing_key="k")),
-            "binding of 'x' to queue 'q' with 'k'",
-        )
-        self.assertEqual(
-            str(Binding(source="x", exchange="y")),
-            "binding of 'x' to exchange 'y' with ''",
-        )
-
-    def test_refused(self) -> None:
-        """
-        What makes no sense is refused, by name.
-        """
-        bad: list[tuple[type, dict[str, Any], type[Exception]]] = [
-            (Exchange, {"name": ""}, ValueError),
-            (Exchange, {"name": 1}, TypeError),
-            (Exchange, {"name": "x", "durable": "yes"}, TypeError),
-            (Queue, {"name": "q", "label": "l"}, ValueError),
-            (Queue, {"arguments": [1]}, TypeError),
-            (Queue, {"durable": 1}, TypeError),
-            (Binding, {"source": "", "queue": "q"}, ValueError),
-            (Binding, {"source": "x"}, ValueError),
-            (Binding, {"source": "x", "queue": "q", "exchange": "y"}, ValueError),
-            (Binding, {"source": "x", "queue": 3}, TypeError),
-        ]
-        for kind, fields, error in bad:
-            with self.assertRaises(error):
-                kind(**fields)
+from txamqp091.arguments import quorum_queue
+from txamqp091.errors import (
+    AccessRefused,
+    ConnectionLost,
+    EncodeError,
+    InternalError,
+    LocalProtocolError,
+    NotFound,
+    PreconditionFailed,
+    ResourceLocked,
+)
+from txamqp091.protocol import AMQPProtocol
+from txamqp091.service.entities import (
+    Binding,
+    Difference,
+    EntityOutcome,
+    EntityState,
+    Exchange,
+    Queue,
+)
+from txamqp091.service.topology import Declaration, Topology
+from txamqp091.test.support.service_case import ServiceCase
 
 
 class TopologyTests(SynchronousTestCase):
@@ -226,3 +159,370 @@ class DataTests(SynchronousTestCase):
         with self.assertRaises(ValueError) as caught:
             Topology.from_dict({"exchanges": [{}]})
         self.assertIn("exchanges[0]: ", str(caught.exception))
+
+
+class DeclaringCase(ServiceCase):
+    """
+    A connection.
+    """
+
+    def setUp(self) -> None:
+        """
+        Have it.
+        """
+        super().setUp()
+        self.client = self.service()
+        assert self.client.connection is not None
+        self.connection: AMQPProtocol = self.client.connection
+
+    def result(self, deferred: Any) -> Any:
+        """
+        What comes of it soon.
+        """
+        self.turn(200)
+        return self.successResultOf(deferred)
+
+    def apply(self, *entities: Any) -> list[EntityOutcome]:
+        """
+        Declare these.
+        """
+        outcomes: list[EntityOutcome] = self.result(
+            Topology.of(*entities).apply(self.connection)
+        )
+        self.assertEqual(self.broker.sessions[0].channels, {})
+        return outcomes
+
+
+class ApplyTests(DeclaringCase):
+    """
+    Tests for `Topology.apply`.
+    """
+
+    def test_all(self) -> None:
+        """
+        Everything is declared, in two round trips but for the channels.
+        """
+        replies = Queue(exclusive=True)
+        outcomes = self.apply(
+            Exchange(name="x", type="topic", internal=True),
+            Exchange(name="y"),
+            Queue(name="q", arguments={"x-max-length": 3}),
+            replies,
+            Binding(source="x", queue="q", routing_key="#"),
+            Binding(source="x", queue=replies, routing_key="r"),
+            Binding(source="y", exchange="x"),
+        )
+        self.assertTrue(all(each.ok for each in outcomes))
+        self.assertEqual(self.broker.exchange("x").type, "topic")
+        self.assertEqual(self.broker.queue("q").arguments["x-max-length"], 3)
+        self.assertTrue(outcomes[3].name.startswith("amq."))
+        self.assertEqual(str(outcomes[0]), "exchange 'x' stands")
+        self.broker.publish("y", "", b"x")
+        self.assertEqual(len(self.broker.exchange("x").bindings), 2)
+
+    def test_again(self) -> None:
+        """
+        To apply it again changes nothing.
+        """
+        topology = [Exchange(name="x"), Queue(name="q"), Binding(source="x", queue="q")]
+        self.apply(*topology)
+        self.broker.publish("x", "", b"kept")
+        self.assertTrue(all(each.ok for each in self.apply(*topology)))
+        self.assertEqual(self.broker.queue("q").bodies, [b"kept"])
+
+    def test_nothing(self) -> None:
+        """
+        Nothing costs nothing.
+        """
+        self.assertEqual(self.apply(), [])
+
+    def test_failures(self) -> None:
+        """
+        What fails does not stop the rest, and each says why.
+        """
+        self.broker.declare_queue("b")
+        self.broker.declare_exchange("x", "fanout")
+        self.broker.set_permissions("guest", configure="^[^s]")
+        outcomes = self.apply(
+            Exchange(name="x"),
+            Exchange(name="y"),
+            Queue(name="a"),
+            Queue(name="b", auto_delete=True),
+            Queue(name="c"),
+            Queue(name="secret"),
+            Queue(name="d", arguments={"n" * 300: 1}),
+            Queue(name="e"),
+            Binding(source="y", queue="a"),
+            Binding(source="none", queue="a"),
+            Binding(source="y", queue="c"),
+        )
+        kinds = [None if each.ok else type(each.error) for each in outcomes]
+        self.assertEqual(
+            kinds,
+            [
+                PreconditionFailed,
+                None,
+                None,
+                PreconditionFailed,
+                None,
+                AccessRefused,
+                EncodeError,
+                None,
+                None,
+                NotFound,
+                None,
+            ],
+        )
+        self.assertIn("PRECONDITION_FAILED", str(outcomes[0]))
+        self.assertFalse(any(each.retriable for each in outcomes))
+
+    def test_many(self) -> None:
+        """
+        Many that succeed, and then one that fails, cost two channels.
+        """
+        self.broker.declare_queue("last", auto_delete=True)
+        opened = []
+        open_channel = self.connection.open_channel
+
+        def counted(**settler: Any) -> Any:
+            opened.append(1)
+            return open_channel(**settler)
+
+        self.connection.open_channel = counted  # type: ignore[method-assign]
+        outcomes = self.apply(
+            *(Queue(name=f"q{number}") for number in range(50)),
+            Queue(name="last"),
+            Queue(name="after"),
+        )
+        self.assertEqual([each.ok for each in outcomes], [True] * 50 + [False, True])
+        self.assertEqual(len(opened), 2)
+
+    def test_binding_of_a_queue_that_has_no_name(self) -> None:
+        """
+        A queue that could not be declared has no name to bind.
+        """
+        replies = Queue(arguments={"x-max-length": "many"})
+        outcomes = self.apply(replies, Binding(source="amq.direct", queue=replies))
+        self.assertIsInstance(outcomes[0].error, PreconditionFailed)
+        self.assertIsInstance(outcomes[1].error, LocalProtocolError)
+
+    def test_locked(self) -> None:
+        """
+        A queue that is exclusive to another connection may pass.
+        """
+        other = self.service()
+        assert other.connection is not None
+        self.result(
+            Topology.of(Queue(name="mine", exclusive=True)).apply(other.connection)
+        )
+        (outcome,) = self.result(
+            Topology.of(Queue(name="mine", exclusive=True)).apply(self.connection)
+        )
+        self.assertIsInstance(outcome.error, ResourceLocked)
+        self.assertTrue(outcome.retriable)
+
+    def test_culprit(self) -> None:
+        """
+        An entity for which the broker closes the connection is found.
+        """
+        self.broker.transient_queues = False
+        good, bad = Queue(name="good"), Queue(name="bad", durable=False)
+        declaration = Declaration(self.connection, Topology.of(good, bad))
+        applied = declaration.apply()
+        self.turn()
+        self.failureResultOf(applied, InternalError)
+        self.assertEqual(declaration.culprit, bad)
+
+    def test_skipped(self) -> None:
+        """
+        What is to be skipped is not tried.
+        """
+        good, bad = Queue(name="good"), Queue(name="bad")
+        problem = ValueError("no")
+        declaration = Declaration(
+            self.connection, Topology.of(bad, good), skip={bad: problem}
+        )
+        first, second = self.result(declaration.apply())
+        self.assertIs(first.error, problem)
+        self.assertTrue(second.ok)
+        self.assertEqual(self.broker.queues(), ["good"])
+
+    def test_lost(self) -> None:
+        """
+        When the link breaks, that is the reason, and nobody is to blame.
+        """
+        for turns in range(1, 12):
+            connection = self.client.connection
+            assert connection is not None
+            topology = Topology.of(
+                Queue(name="q"), Binding(source="amq.topic", queue="q")
+            )
+            declaration = Declaration(connection, topology)
+            applied = declaration.apply()
+            self.turn(turns)
+            self.cut()
+            results: list[Any] = []
+            applied.addBoth(results.append)
+            self.assertEqual(len(results), 1)
+            if not isinstance(results[0], list):
+                results[0].trap(ConnectionLost)
+            self.assertIsNone(declaration.culprit)
+            self.passes(20)
+
+    def test_cancelled(self) -> None:
+        """
+        Cancelled, it leaves no channel behind.
+        """
+        for turns in range(1, 12):
+            applied = Topology.of(Queue(name="q")).apply(self.connection)
+            self.turn(turns)
+            applied.cancel()
+            self.turn()
+            applied.addErrback(lambda failure: failure.trap(CancelledError))
+            self.assertEqual(self.broker.sessions[0].channels, {})
+
+    def test_hanging(self) -> None:
+        """
+        An entity that the broker takes too long for does not stop the rest.
+        """
+        declare = self.broker._vhosts["/"].make_queue
+        link = self.link
+
+        def hang(name: str, *details: Any, **more: Any) -> Any:
+            if name == "slow":
+                link.hole()
+            return declare(name, *details, **more)
+
+        self.broker._vhosts["/"].make_queue = hang  # type: ignore[method-assign]
+        applied = Topology.of(Queue(name="slow"), Queue(name="q")).apply(
+            self.connection
+        )
+        self.passes(15)
+        link.heal()
+        first, second = self.result(applied)
+        self.assertIsInstance(first.error, TimeoutError)
+        self.assertTrue(first.retriable)
+        self.assertTrue(second.ok)
+        self.assertEqual(self.broker.sessions[0].channels, {})
+
+
+class DeleteTests(DeclaringCase):
+    """
+    Tests for `Topology.delete`.
+    """
+
+    def test_all(self) -> None:
+        """
+        Everything is deleted, and what was not there does not matter.
+        """
+        topology = Topology.of(
+            Exchange(name="x"),
+            Exchange(name="y"),
+            Queue(name="q"),
+            Binding(source="x", queue="q"),
+            Binding(source="x", exchange="y"),
+        )
+        self.result(topology.apply(self.connection))
+        outcomes = self.result(topology.delete(self.connection))
+        self.assertEqual([each.entity for each in outcomes], list(topology))
+        self.assertTrue(all(each.ok for each in outcomes))
+        self.assertEqual(self.broker.queues(), [])
+        self.assertNotIn("x", self.broker.exchanges())
+        outcomes = self.result(topology.delete(self.connection))
+        self.assertTrue(all(each.ok for each in outcomes))
+
+    def test_no_name(self) -> None:
+        """
+        A queue whose name nobody knows is passed over, and so are its bindings.
+        """
+        replies = Queue(exclusive=True)
+        topology = Topology.of(replies, Binding(source="amq.topic", queue=replies))
+        self.result(topology.apply(self.connection))
+        outcomes = self.result(topology.delete(self.connection))
+        self.assertEqual([each.ok for each in outcomes], [True, True])
+        self.assertEqual(len(self.broker.queues()), 1)
+        names = {replies.key: self.broker.queues()[0]}
+        self.result(Declaration(self.connection, topology, names=names).delete())
+        self.assertEqual(self.broker.queues(), [])
+
+    def test_bindings(self) -> None:
+        """
+        A binding is deleted alone.
+        """
+        self.apply(Exchange(name="x"), Queue(name="q"), Binding(source="x", queue="q"))
+        self.result(Topology.of(Binding(source="x", queue="q")).delete(self.connection))
+        self.assertEqual(self.broker.exchange("x").bindings, [])
+
+
+class DiffTests(DeclaringCase):
+    """
+    Tests for `Topology.diff`.
+    """
+
+    def diff(self, *entities: Any, compare: bool = True) -> list[Difference]:
+        """
+        Compare.
+        """
+        before = (self.broker.queues(), self.broker.exchanges())
+        found: list[Difference] = self.result(
+            Topology.of(*entities).diff(self.connection, compare=compare)
+        )
+        self.assertEqual((self.broker.queues(), self.broker.exchanges()), before)
+        self.assertEqual(self.broker.sessions[0].channels, {})
+        return found
+
+    def test_all(self) -> None:
+        """
+        Each is present, missing, different, or not known; and nothing changes.
+        """
+        self.broker.declare_exchange("x", "fanout")
+        self.broker.declare_exchange("z")
+        self.broker.declare_queue("q")
+        self.broker.declare_queue("r", arguments={"x-max-length": 1})
+        differences = self.diff(
+            Exchange(name="x"),
+            Exchange(name="y"),
+            Exchange(name="z"),
+            Queue(name="q"),
+            Queue(name="r"),
+            Queue(name="s"),
+            Queue(),
+            Binding(source="x", queue="q"),
+        )
+        self.assertEqual(
+            [each.state for each in differences],
+            [
+                EntityState.DIFFERENT,
+                EntityState.MISSING,
+                EntityState.PRESENT,
+                EntityState.PRESENT,
+                EntityState.DIFFERENT,
+                EntityState.MISSING,
+                EntityState.UNKNOWN,
+                EntityState.UNKNOWN,
+            ],
+        )
+        self.assertIn("x-max-length", differences[4].detail)
+        self.assertEqual(str(differences[3]), "queue 'q': present")
+        self.assertIn("queue 'r': different (PREC", str(differences[4]))
+
+    def test_not_compared(self) -> None:
+        """
+        Without comparing, and for what goes by itself, to be there is enough.
+        """
+        self.broker.declare_queue("q")
+        (found,) = self.diff(Queue(name="q", auto_delete=True))
+        self.assertEqual(found.state, EntityState.PRESENT)
+        different = Queue(name="q", arguments={"x-max-length": 1})
+        (found,) = self.diff(different, compare=False)
+        self.assertEqual(found.state, EntityState.PRESENT)
+
+    def test_refused(self) -> None:
+        """
+        What may not be asked is not known, and the broker's reason is told.
+        """
+        self.broker.declare_queue("q")
+        self.broker.set_permissions("guest", configure="", read="", write="")
+        (found,) = self.diff(Queue(name="q"))
+        self.assertEqual(found.state, EntityState.UNKNOWN)
+        self.assertIn("ACCESS_REFUSED", found.detail)

@@ -18,7 +18,8 @@ from txamqp091.errors import (
     ResourceLocked,
     TopologyFailed,
 )
-from txamqp091.service.topology import Binding, Exchange, Queue, Topology
+from txamqp091.service.entities import Binding, Exchange, Queue
+from txamqp091.service.topology import Topology
 from txamqp091.test.support.service_case import Events, Inbox, Place, ServiceCase
 from txamqp091.testing import MemoryBroker
 

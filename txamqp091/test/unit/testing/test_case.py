@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from txamqp091.errors import ConnectFailed, ConnectionLost, NotFound
 from txamqp091.message import Delivery
-from txamqp091.service.client import AMQPClientService
+from txamqp091.service import AMQPClientService
 from txamqp091.testing import AsyncBrokerTestCase, BrokerTestCase, Direction
 from txamqp091.testing.memory import MemoryBroker
 from txamqp091.testing.reactor import MemoryReactor

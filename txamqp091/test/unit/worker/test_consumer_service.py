@@ -23,8 +23,7 @@ from txamqp091.daemon.settings import Settings
 from txamqp091.errors import NotFound
 from txamqp091.message import Delivery
 from txamqp091.protocol import AMQPProtocol
-from txamqp091.service.client import AMQPClientService
-from txamqp091.service.topology import Topology
+from txamqp091.service import AMQPClientService, Topology
 from txamqp091.test.support.service_case import Place, ServiceCase
 from txamqp091.testing._broker.protocol import BrokerFactory
 from txamqp091.testing.memory import MemoryBroker

@@ -14,7 +14,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 from txamqp091.daemon.handler_loading import HandlerNotFound, load_handler
 from txamqp091.errors import AMQPError, ChannelClosed, Nacked, Returned
 from txamqp091.message import Delivery, Message
-from txamqp091.service.publisher import Publisher
+from txamqp091.service import Publisher
 from txamqp091.test.support.service_case import ServiceCase
 from txamqp091.wire.properties import Properties
 from txamqp091.worker.handler_publisher import (

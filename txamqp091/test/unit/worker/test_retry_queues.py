@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from txamqp091.consumer import Consumer
 from txamqp091.errors import UndecodableProperty
 from txamqp091.message import Delivery, Message
-from txamqp091.service.topology import Binding, Exchange, Queue
+from txamqp091.service import Binding, Exchange, Queue
 from txamqp091.test.support.peer import Peer
 from txamqp091.wire.properties import EMPTY, Properties
 from txamqp091.wire.types import FieldValue

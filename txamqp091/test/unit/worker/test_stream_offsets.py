@@ -21,7 +21,7 @@ from txamqp091.daemon.consumer_settings import ConsumerSettings
 from txamqp091.daemon.settings_loading import load
 from txamqp091.daemon.settings_schema import Problem
 from txamqp091.message import Delivery
-from txamqp091.service.client import AMQPClientService
+from txamqp091.service import AMQPClientService
 from txamqp091.test.support.service_case import Place, ServiceCase
 from txamqp091.testing.memory import MemoryBroker
 from txamqp091.worker.consumer_service import ConsumerService
