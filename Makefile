@@ -11,6 +11,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 # More for pytest: make test PYTEST="-k consumer"
 PYTEST ?=
+# How many processes run tests; each has RabbitMQ nodes of its own.  0: this process,
+# which a debugger wants.
+JOBS ?= 2
+# A file stays in one process.  The files of faults come first: they are the slowest.
+RUN_TESTS := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
+	--durations=25
 # More for the benchmarks: see python -m benchmarks --help
 BENCH ?=
 # The tests in which brokers, networks and streams fail.
@@ -44,10 +50,10 @@ demo: $(VENV)/.with-tls
 
 test: $(VENV)/.with-test
 	@.ci/get-brokers
-	$(BIN)/python -m pytest $(PYTEST)
+	$(RUN_TESTS) $(PYTEST)
 
 unit: $(VENV)/.with-test
-	TXAMQP091_BROKERS=/nonexistent $(BIN)/python -m pytest txamqp091/test/unit $(PYTEST)
+	TXAMQP091_BROKERS=/nonexistent $(RUN_TESTS) txamqp091/test/unit $(PYTEST)
 
 # Branches as well as lines, in the processes that tests start, too.
 coverage: $(VENV)/.with-test
@@ -61,13 +67,14 @@ coverage: $(VENV)/.with-test
 
 chaos: $(VENV)/.with-test
 	@.ci/get-brokers
-	TXAMQP091_CHAOS=1 $(BIN)/python -m pytest $(FAULTS) $(PYTEST)
+	TXAMQP091_CHAOS=1 $(RUN_TESTS) $(FAULTS) $(PYTEST)
 
 # What the numbers were goes to the end of nightly.txt.
 nightly: $(VENV)/.with-test
 	@.ci/get-brokers
 	TXAMQP091_NIGHTLY=1 TXAMQP091_REPORT=$(CURDIR)/nightly.txt \
-		$(BIN)/python -m pytest $(FAULTS) txamqp091/test/rabbitmq $(PYTEST)
+		$(BIN)/python -m pytest $(FAULTS) txamqp091/test/rabbitmq \
+		txamqp091/test/promises $(PYTEST)
 	cat nightly.txt
 
 reactors: $(VENV)/.with-test

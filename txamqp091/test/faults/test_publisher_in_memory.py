@@ -6,8 +6,10 @@ message has one fate, what was confirmed is there, and nothing is left behind.
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Callable
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
@@ -22,7 +24,10 @@ from txamqp091.errors import (
     Returned,
 )
 from txamqp091.service import Publisher
+from txamqp091.service.outgoing import Letter
+from txamqp091.test.unit.service.test_outbox import STEADY
 from txamqp091.test.unit.service.test_publisher import PublisherCase
+from txamqp091.testing.network import Direction, Link
 from txamqp091.wire.properties import Properties
 
 #: What a message may be, and how it may fail besides being given up with the rest.
@@ -190,3 +195,116 @@ class ChaosTests(PublisherCase):
         """
         for seed in range(1000, 1100):
             self.live(seed, resends=False)
+
+
+class EveryByteTests(PublisherCase):
+    """
+    The link is cut after each byte, in both directions, over and over.
+    """
+
+    def run_with(self, direction: Direction, place: int, **options: Any) -> int:
+        """
+        Publish ten messages while each connection is cut after so many bytes, from the
+        second one on a few later each time.
+
+        :returns: how many connections there were.
+        """
+        if self.services:
+            self._stop_all()
+            self.services.clear()
+        self.broker.delete_queue("work") if "work" in self.broker.queues() else None
+        links = len(self.endpoint.links)
+
+        def spoil(link: Link) -> None:
+            more = len(self.endpoint.links) - links - 1
+            link.cut_after[direction] = place + 200 * more
+
+        self.endpoint.refusing = False
+        self.endpoint.spoil = spoil
+        publisher = self.publisher(window=4, **options)
+        published = self.publish(publisher, 10)
+        fates: list[object] = [None] * 10
+        for number, each in enumerate(published):
+            each.addBoth(self.note, fates, number)
+        self.passes(60, 1.0)
+        self.endpoint.spoil = None
+        self.cut()
+        self.passes(20, 1.0)
+        self.assertNotIn(None, fates)
+        there = set(self.bodies())
+        for number, fate in enumerate(fates):
+            if fate == "confirmed":
+                self.assertIn(b"%d" % number, there)
+            else:
+                self.assertEqual(options.get("on_loss"), "fail")
+        self.assertFlat(publisher)
+        return len(self.endpoint.links) - links
+
+    def note(self, result: object, fates: list[object], number: int) -> None:
+        """
+        A message has a fate, and had none before.
+        """
+        self.assertIsNone(fates[number])
+        ok = not isinstance(result, Failure)
+        fates[number] = "confirmed" if ok else "failed"
+
+    def test_up(self) -> None:
+        """
+        What we say is cut: all is confirmed in the end.
+        """
+        runs = [self.run_with(Direction.UP, n) for n in range(300, 1300, 11)]
+        self.assertGreater(sum(runs), 2 * len(runs))
+
+    def test_down(self) -> None:
+        """
+        What the broker says is cut: all is confirmed in the end.
+        """
+        runs = [self.run_with(Direction.DOWN, n) for n in range(400, 800, 3)]
+        self.assertGreater(sum(runs), 2 * len(runs))
+
+    def test_fail(self) -> None:
+        """
+        When nothing is sent again, what was confirmed is there.
+        """
+        runs = [
+            self.run_with(way, n, on_loss="fail")
+            for way in Direction
+            for n in range(300, 1000, 11)
+        ]
+        self.assertGreater(sum(runs), 2 * len(runs))
+
+
+class MemoryTests(PublisherCase):
+    """
+    Nothing is left behind.
+    """
+
+    def test_flat(self) -> None:
+        """
+        After a hundred losses, nacks and refusals there are no more objects than after
+        fifty: Twisted's log has by then the 200 entries that it keeps.
+        """
+        publisher = self.publisher(nacked_again=STEADY)
+        counts = []
+        for number in range(1, 101):
+            self.broker.refuse_publishes(1)
+            published = self.publish(publisher, 3)
+            if number % 5 == 0:
+                published.append(publisher.publish("missing", "", ""))
+                published[-1].addErrback(lambda _: None)
+            self.turn(3)
+            self.cut()
+            self.passes(10)
+            self.assertDone(published)
+            del published
+            self.broker.published.clear()
+            self.broker.delete_queue("work")
+            self.broker.declare_queue("work")
+            del self.endpoint.links[:-1]
+            if number % 50 == 0:
+                gc.collect()
+                counts.append(len(gc.get_objects()))
+        self.assertFlat(publisher)
+        self.assertLess(counts[1] - counts[0], 50)
+        letters = [each for each in gc.get_objects() if isinstance(each, Letter)]
+        self.assertEqual(letters, [])

@@ -6,13 +6,11 @@ answer is whose.
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091.channel import Channel
 from txamqp091.errors import (
     ChannelClosed,
     ChannelsExhausted,
@@ -23,7 +21,6 @@ from txamqp091.errors import (
 from txamqp091.test.support.channel_case import ChannelCase
 from txamqp091.test.support.peer import Peer
 from txamqp091.wire import spec
-from txamqp091.wire.frames import method_frame
 
 
 class EndTests(ChannelCase):
@@ -222,42 +219,6 @@ class NumberTests(SynchronousTestCase):
             self.peer.serve(), [spec.ChannelOpen(), spec.ChannelClose(200)]
         )
         self.assertEqual(self.peer.client._machine._channels, {})
-
-    def test_cycles(self) -> None:
-        """
-        100,000 channels, opened and closed one after the other, leave nothing
-        behind.
-        """
-        client, clock = self.peer.client, self.peer.clock
-        writes = self.peer.transport.writes
-        opened = [
-            method_frame(each, spec.ChannelOpenOk().encode()) for each in range(4)
-        ]
-        closed = [
-            method_frame(each, spec.ChannelCloseOk().encode()) for each in range(4)
-        ]
-
-        def cycle(times: int) -> None:
-            for _ in range(times):
-                opening: list[Channel] = []
-                client.open_channel().addCallback(opening.append)
-                number = next(iter(client._machine._channels))
-                client.dataReceived(opened[number])
-                ending = opening[0].close()
-                client.dataReceived(closed[number])
-                assert ending.called
-                writes.clear()
-                clock.advance(0)
-
-        self.peer.listen()
-        self.peer._read = 0
-        cycle(100)
-        gc.collect()
-        before = len(gc.get_objects())
-        cycle(100_000)
-        gc.collect()
-        self.assertLess(len(gc.get_objects()) - before, 100)
-        self.assertEqual(client._machine._channels, {})
 
 
 class PipelineTests(ChannelCase):

@@ -1,7 +1,7 @@
 # -*- test-case-name: txamqp091.test.unit.service.test_publisher -*-
 """
 Tests for `txamqp091.service.publisher`: what is taken, what waits, what fails at once,
-and how it ends.  What is lost on its way is in `test_service_publisher_loss`.
+and how it ends.  What is lost on its way is in `test_outbox`.
 """
 
 from __future__ import annotations
