@@ -5,11 +5,19 @@ asyncio under the protocol: its loop as a reactor, its transports and endpoint.
 
 from __future__ import annotations
 
-__all__ = ["AsyncioEndpoint", "AsyncioLoop", "AsyncioTransport"]
+__all__ = [
+    "AsyncioEndpoint",
+    "AsyncioLoop",
+    "AsyncioTransport",
+    "running_loop",
+    "wrong_loop",
+]
 
 import asyncio
+from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable, Sequence
 from functools import partial
+from threading import RLock, get_ident
 from typing import Any, cast
 
 from twisted.internet.defer import Deferred
@@ -117,12 +125,31 @@ class AsyncioLoop:
     An asyncio loop, as the clock of a protocol and its way in from other threads.
 
     :ivar loop: the loop.
+    :ivar closed: called when a thread finds that the loop was closed under the
+        connection.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.seconds = loop.time
+        self.closed: Callable[[], object] = _nothing
         self._calls: set[IDelayedCall] = set()
+        self._lock = RLock()
+        self._thread = get_ident()
+
+    def check(self, what: object) -> None:
+        """
+        Check that a call may be made here: on the loop, or in the loop's thread while
+        no loop runs, as in ``loop.run_until_complete(channel.close())``.
+
+        :param what: what is called, for the error.
+        :raises RuntimeError: it may not.
+        """
+        running = running_loop()
+        if running is self.loop:
+            return
+        if running is not None or self.loop.is_closed() or get_ident() != self._thread:
+            raise wrong_loop(what, self.loop)
 
     def callLater(
         self,
@@ -149,9 +176,43 @@ class AsyncioLoop:
         self, callable: Callable[..., Any], *args: object, **kwargs: object
     ) -> None:
         """
-        See ``IReactorFromThreads``.
+        See ``IReactorFromThreads``.  When the loop was closed, the connection ends
+        first, and the call is made at once: nothing happens at the same time then.
         """
-        self.loop.call_soon_threadsafe(partial(callable, *args, **kwargs))
+        call = partial(callable, *args, **kwargs)
+        try:
+            self.loop.call_soon_threadsafe(call)
+        except RuntimeError:
+            if not self.loop.is_closed():
+                raise
+            with self._lock:
+                closed, self.closed = self.closed, _nothing
+                closed()
+                call()
+
+
+def wrong_loop(what: object, loop: asyncio.AbstractEventLoop) -> RuntimeError:
+    """
+    The error for a call that is not made on the loop of its connection.
+    """
+    running = running_loop()
+    whose = f"{what!r} belongs to the event loop {loop!r}"
+    if running is not None:
+        return RuntimeError(
+            f"{whose}, and was used on the event loop {running!r}: connect on each loop"
+        )
+    if loop.is_closed():
+        return RuntimeError(f"{whose}, which was closed")
+    return RuntimeError(
+        f"{whose}, which does not run in this thread: from other threads, use "
+        "channel.threadsafe"
+    )
+
+
+def _nothing() -> None:
+    """
+    Nothing is left to end.
+    """
 
 
 class AsyncioTransport(Transport, asyncio.Protocol):
@@ -198,6 +259,12 @@ class AsyncioTransport(Transport, asyncio.Protocol):
         See ``asyncio.Protocol``.
         """
         self.drained()
+
+    def loop_closed(self) -> None:
+        """
+        The loop was closed, and will not tell the end of the connection.
+        """
+        self.gone(RuntimeError("its event loop was closed"))
 
     # -- the protocol's side ---------------------------------------------------------
 

@@ -1,10 +1,13 @@
 # -*- test-case-name: txamqp091.test.unit.adapters.test_aio -*-
 """
-For asyncio: connections and channels to be awaited, on asyncio's own loop.
+Connections and channels for asyncio, on asyncio's own loop.
 
 No verb is written here: each is `txamqp091.channel.Channel`'s, with its Deferred as
-something to await.  What a verb asks for is sent when it is called, and not when it is
-awaited: calls need not wait for one another, as everywhere in this package.
+something to await.  A verb sends its method when it is called, not when it is awaited:
+calls need not wait for one another, as everywhere in this package.
+
+A connection belongs to the loop that it was made on.  Every call checks that it is made
+there, before anything is sent.
 """
 
 from __future__ import annotations
@@ -12,9 +15,9 @@ from __future__ import annotations
 __all__ = ["Answer", "Channel", "Connection", "Deliveries", "Subscription", "connect"]
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from functools import partial, wraps
-from inspect import iscoroutine
+from inspect import isasyncgenfunction, isgeneratorfunction
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from twisted.internet.defer import CancelledError, Deferred, fail
@@ -22,7 +25,13 @@ from twisted.python.failure import Failure
 
 from txamqp091 import channel as verbs
 from txamqp091 import consumer as consumers
-from txamqp091.adapters._asyncio import AsyncioEndpoint, AsyncioLoop
+from txamqp091.adapters._asyncio import (
+    AsyncioEndpoint,
+    AsyncioLoop,
+    AsyncioTransport,
+    running_loop,
+    wrong_loop,
+)
 from txamqp091.adapters.threads import ThreadsafeChannel
 from txamqp091.consumer import Consumer
 from txamqp091.endpoint import connect as open_connection
@@ -37,29 +46,35 @@ T = TypeVar("T")
 
 _ONCE = "an answer is awaited once; keep what it gives"
 
+_Loop = asyncio.AbstractEventLoop
+
 
 class Answer(Coroutine[Any, Any, T]):
     """
-    What a verb returns: the answer that is to come, to be awaited once.
+    The answer to a verb, to be awaited once.
 
-    It is a coroutine, so that ``asyncio.create_task`` and the like take it; but what
-    was asked for is on its way already, awaited or not.  When the task that awaits it
-    is cancelled, so is the Deferred: the channel lives on.  An error that nobody
-    awaits is logged, as Twisted does.
+    It is a coroutine, so that ``asyncio.create_task`` and the like take it; but the
+    verb's method is sent already, awaited or not.  When the task that awaits it is
+    cancelled, so is the Deferred: the channel lives on.  An error that nothing awaits
+    is logged, as Twisted does.
     """
 
-    __slots__ = ("_deferred", "_steps")
+    __slots__ = ("_deferred", "_loop", "_steps")
 
-    def __init__(self, deferred: Deferred[T]) -> None:
+    def __init__(self, deferred: Deferred[T], loop: _Loop) -> None:
+        """
+        :param loop: the loop of the connection.
+        """
         self._deferred: Deferred[T] | None = deferred
+        self._loop = loop
         self._steps: Generator[Any, None, T] | None = None
 
     def __await__(self) -> Generator[Any, None, T]:
         # This is once per message: no closure, and what fires is C.
+        future = _future(self, self._loop)
         deferred, self._deferred = self._deferred, None
         if deferred is None:
             raise RuntimeError(_ONCE)
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         deferred.addCallbacks(future.set_result, partial(_fail, future))
         if future.done():
             return future.result()
@@ -97,7 +112,7 @@ class Answer(Coroutine[Any, Any, T]):
 
     def _abandon(self) -> None:
         """
-        Nobody will wait for it.
+        Cancel the Deferred: nothing awaits it.
         """
         deferred = self._taken()
         deferred.addErrback(_ignore)
@@ -111,6 +126,15 @@ class Answer(Coroutine[Any, Any, T]):
             self._steps.close()
 
 
+def _future(answer: Answer[T], loop: _Loop) -> asyncio.Future[T]:
+    """
+    What an answer is awaited by.
+    """
+    if running_loop() is not loop:
+        raise wrong_loop(answer, loop)
+    return loop.create_future()
+
+
 class _Precious(Answer[T]):
     """
     An answer that has to be dealt with, also when it comes just as the task that awaits
@@ -119,16 +143,18 @@ class _Precious(Answer[T]):
 
     __slots__ = ("_lost",)
 
-    def __init__(self, deferred: Deferred[T], lost: Callable[[T], object]) -> None:
+    def __init__(
+        self, deferred: Deferred[T], loop: _Loop, lost: Callable[[T], object]
+    ) -> None:
         """
-        :param lost: deals with an answer that nobody gets.
+        :param lost: deals with an answer that nothing receives.
         """
-        super().__init__(deferred)
+        super().__init__(deferred, loop)
         self._lost = lost
 
     def __await__(self) -> Generator[Any, None, T]:
+        future = _future(self, self._loop)
         deferred = self._taken()
-        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         def fired(value: T) -> None:
             if future.done():
@@ -159,8 +185,9 @@ class _Confirm(Answer[None]):
 
     __slots__ = ("_error", "_fired", "_future")
 
-    def __init__(self) -> None:
+    def __init__(self, loop: _Loop) -> None:
         self._deferred = None
+        self._loop = loop
         self._steps = None
         self._error: BaseException | None = None
         self._fired = False
@@ -189,7 +216,7 @@ class _Confirm(Answer[None]):
 
     def __await__(self) -> Generator[Any, None, None]:
         if not self._fired:
-            future = self._future = asyncio.get_running_loop().create_future()
+            future = self._future = _future(self, self._loop)
             yield from future
         elif self._error is not None:
             self._abandon()
@@ -200,39 +227,59 @@ class _Confirm(Answer[None]):
             self._deferred.addErrback(_ignore)
 
 
-# To the publisher it is as good as a Deferred.
-_confirm = cast("Callable[[], Deferred[None]]", _Confirm)
-
-
 def _fail(future: asyncio.Future[Any], failure: Failure) -> None:
     """
     Pass a failure on.
     """
-    if not future.done():
+    # The loop may have been closed under the connection.
+    if not future.done() and not future.get_loop().is_closed():
         error = failure.value
         assert error is not None
         if isinstance(error, CancelledError):
             future.cancel()
         else:
-            # Its stack is Twisted's; the one of who awaits says more.
+            # Its stack is Twisted's; the one of the caller says more.
             future.set_exception(error.with_traceback(None))
 
 
-def _answered(
-    verb: Callable[Concatenate[verbs.Channel, P], Deferred[T]],
-) -> Callable[Concatenate[Channel, P], Answer[T]]:
+class _Bound:
     """
-    A verb, with an `Answer` in place of its Deferred.
+    An object of Twisted's API, bound to a loop.
+
+    :ivar native: that object.
+    """
+
+    def __init__(self, native: Any, reactor: AsyncioLoop) -> None:
+        self.native = native
+        self._reactor = reactor
+        self._loop = reactor.loop
+
+    def __repr__(self) -> str:
+        return repr(self.native)
+
+    def _check_loop(self) -> None:
+        if running_loop() is not self._loop:
+            self._reactor.check(self)
+
+
+def _answered(
+    verb: Callable[Concatenate[Any, P], Deferred[T]],
+) -> Callable[Concatenate[Any, P], Answer[T]]:
+    """
+    A method of the wrapped object, with an `Answer` in place of its Deferred.
     """
 
     @wraps(verb)
-    def ask(self: Channel, /, *args: P.args, **kwargs: P.kwargs) -> Answer[T]:
-        return Answer(verb(self.native, *args, **kwargs))
+    def ask(self: _Bound, /, *args: P.args, **kwargs: P.kwargs) -> Answer[T]:
+        loop = self._loop
+        if running_loop() is not loop:
+            self._reactor.check(self)
+        return Answer(verb(self.native, *args, **kwargs), loop)
 
     return ask
 
 
-class Channel:
+class Channel(_Bound):
     """
     A `txamqp091.channel.Channel`, whose verbs are awaited.
 
@@ -242,13 +289,16 @@ class Channel:
     :ivar connection: its connection.
     """
 
-    def __init__(self, connection: Connection, native: verbs.Channel) -> None:
-        self.connection = connection
-        self.native = native
-        self._publish = native.publisher.publish
+    native: verbs.Channel
 
-    def __repr__(self) -> str:
-        return repr(self.native)
+    def __init__(self, connection: Connection, native: verbs.Channel) -> None:
+        super().__init__(native, connection._reactor)
+        self.connection = connection
+        self._publish = native.publisher.publish
+        # To the publisher it is as good as a Deferred.
+        self._confirm = cast(
+            "Callable[[], Deferred[None]]", partial(_Confirm, self._loop)
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -313,18 +363,17 @@ class Channel:
         """
         See `txamqp091.channel.Channel.basic_publish`.
         """
+        loop = self._loop
+        if running_loop() is not loop:
+            self._reactor.check(self)
         waiting: Any = self._publish(
-            exchange, routing_key, body, properties, mandatory, _confirm
+            exchange, routing_key, body, properties, mandatory, self._confirm
         )
         if type(waiting) is _Confirm:
             return waiting
-        return Answer(waiting)
+        return Answer(waiting, loop)
 
-    def publish_many(self, messages: Iterable[Message]) -> Answer[None]:
-        """
-        See `txamqp091.channel.Channel.publish_many`.
-        """
-        return Answer(self.native.publish_many(messages))
+    publish_many = _answered(verbs.Channel.publish_many)
 
     def observe_returns(
         self, listener: Callable[[Message], object]
@@ -338,13 +387,15 @@ class Channel:
         """
         See `txamqp091.channel.Channel.join_acks`.
         """
+        self._check_loop()
         self.native.join_acks()
 
     def basic_get(self, queue: str, auto_ack: bool = False) -> Answer[Delivery | None]:
         """
         See `txamqp091.channel.Channel.basic_get`.
         """
-        return _Precious(self.native.basic_get(queue, auto_ack), _give_back)
+        self._check_loop()
+        return _Precious(self.native.basic_get(queue, auto_ack), self._loop, _give_back)
 
     def basic_consume(
         self,
@@ -364,11 +415,12 @@ class Channel:
         See `txamqp091.channel.Channel.basic_consume`.
 
         :param handler: may be a coroutine function, each call of which is a task of
-            its own; or it may return a Future.
+            its own; or it may return a Future, or whatever else can be awaited.
         """
+        self._check_loop()
         started = self.native.basic_consume(
             queue,
-            _in_tasks(handler) if callable(handler) else handler,
+            _in_tasks(handler),
             auto_ack,
             exclusive,
             consumer_tag,
@@ -378,7 +430,10 @@ class Channel:
             no_local=no_local,
             no_wait=no_wait,
         )
-        return _Precious(started.addCallback(Subscription), _end)
+        subscribed = started.addCallback(
+            lambda native: Subscription(native, self._reactor)
+        )
+        return _Precious(subscribed, self._loop, _end)
 
     def consume(
         self,
@@ -393,6 +448,7 @@ class Channel:
         """
         See `txamqp091.channel.Channel.consume`.
         """
+        self._check_loop()
         started = self.native.consume(
             queue,
             auto_ack=auto_ack,
@@ -401,7 +457,10 @@ class Channel:
             prefetch=prefetch,
             consumer_tag=consumer_tag,
         )
-        return _Precious(started.addCallback(Deliveries), _end)
+        subscribed = started.addCallback(
+            lambda native: Deliveries(native, self._reactor)
+        )
+        return _Precious(subscribed, self._loop, _end)
 
 
 def _give_back(delivery: Delivery | None) -> None:
@@ -421,34 +480,38 @@ def _ignore(_: object) -> None:
 
 def _in_tasks(handler: consumers.Handler) -> consumers.Handler:
     """
-    A handler whose coroutines are run by asyncio, where they can await what is
+    A handler whose results are awaited by asyncio, so that it can await what is
     asyncio's.
     """
+    if (
+        not callable(handler)
+        or isgeneratorfunction(handler)
+        or isasyncgenfunction(handler)
+    ):
+        return handler  # which the channel refuses
 
     def handle(delivery: Delivery) -> object:
         result = handler(delivery)
-        if result is None or isinstance(result, Deferred):
+        if (
+            result is None
+            or isinstance(result, Deferred)
+            or not hasattr(type(result), "__await__")
+        ):
             return result
-        if iscoroutine(result) or asyncio.isfuture(result):
-            # A coroutine becomes a task; a Future stays what it is.
-            return Deferred.fromFuture(asyncio.ensure_future(result))
-        return result
+        # A coroutine becomes a task; a Future stays what it is.
+        return Deferred.fromFuture(asyncio.ensure_future(cast(Any, result)))
 
     return handle
 
 
-class Subscription:
+class Subscription(_Bound):
     """
     A `txamqp091.consumer.Consumer`.
 
     :ivar native: that consumer.
     """
 
-    def __init__(self, native: Consumer) -> None:
-        self.native = native
-
-    def __repr__(self) -> str:
-        return repr(self.native)
+    native: Consumer
 
     @property
     def consumer_tag(self) -> str:
@@ -471,26 +534,12 @@ class Subscription:
         """
         return self.native.is_active
 
-    def cancel(self) -> Answer[int]:
-        """
-        See `txamqp091.consumer.Consumer.cancel`.
-        """
-        return Answer(self.native.cancel())
-
-    def when_ended(self) -> Answer[None]:
-        """
-        See `txamqp091.consumer.Consumer.when_ended`.
-        """
-        return Answer(self.native.when_ended())
-
-    def when_idle(self) -> Answer[None]:
-        """
-        See `txamqp091.consumer.Consumer.when_idle`.
-        """
-        return Answer(self.native.when_idle())
+    cancel = _answered(Consumer.cancel)
+    when_ended = _answered(Consumer.when_ended)
+    when_idle = _answered(Consumer.when_idle)
 
 
-class Deliveries:
+class Deliveries(_Bound):
     """
     The deliveries of one consumer::
 
@@ -504,15 +553,14 @@ class Deliveries:
     :ivar native: the `txamqp091.consumer.Deliveries` behind it.
     """
 
-    def __init__(self, native: consumers.Deliveries) -> None:
-        self.native = native
+    native: consumers.Deliveries
 
     @property
     def consumer(self) -> Subscription:
         """
         The consumer behind it.
         """
-        return Subscription(self.native.consumer)
+        return Subscription(self.native.consumer, self._reactor)
 
     @property
     def buffered(self) -> int:
@@ -525,6 +573,8 @@ class Deliveries:
         return self
 
     async def __anext__(self) -> Delivery:
+        if running_loop() is not self._loop:
+            self._reactor.check(self)
         native = self.native
         if native.buffered:
             return native.take_now()
@@ -537,25 +587,23 @@ class Deliveries:
         """
         See `txamqp091.consumer.Deliveries.get`.
         """
-        return _Precious(self.native.get(), self.native.put_back)
+        self._check_loop()
+        return _Precious(self.native.get(), self._loop, self.native.put_back)
 
-    def cancel(self) -> Answer[int]:
-        """
-        See `txamqp091.consumer.Deliveries.cancel`.
-        """
-        return Answer(self.native.cancel())
+    cancel = _answered(consumers.Deliveries.cancel)
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        # That it has ended otherwise is no error for who wants it to end.
+        self._check_loop()
+        # That it has ended otherwise is no error here: it was to end.
         ended = self.native.cancel().addErrback(_ignore)
         if kind is None:
-            await Answer(ended)
+            await Answer(ended, self._loop)
 
 
-class Connection:
+class Connection(_Bound):
     """
     A `txamqp091.protocol.AMQPProtocol`, to be awaited; made by `connect`.
 
@@ -564,11 +612,7 @@ class Connection:
     :ivar native: that protocol.
     """
 
-    def __init__(self, native: AMQPProtocol) -> None:
-        self.native = native
-
-    def __repr__(self) -> str:
-        return repr(self.native)
+    native: AMQPProtocol
 
     async def __aenter__(self) -> Self:
         return self
@@ -608,39 +652,22 @@ class Connection:
         """
         See `txamqp091.protocol.AMQPProtocol.open_channel`.
         """
-        opening = self.native.open_channel()
-        opened = opening.addCallback(lambda native: Channel(self, native))
-        return _Precious(opened, lambda channel: channel.native.close())
+        self._check_loop()
+        opened = self.native.open_channel().addCallback(
+            lambda native: Channel(self, native)
+        )
+        return _Precious(opened, self._loop, lambda channel: channel.native.close())
 
-    def close(self, reply_code: int = 200, reply_text: str = "") -> Answer[None]:
-        """
-        See `txamqp091.protocol.AMQPProtocol.close`.
-        """
-        return Answer(self.native.close(reply_code, reply_text))
-
-    def when_closed(self) -> Answer[None]:
-        """
-        See `txamqp091.protocol.AMQPProtocol.when_closed`.
-        """
-        return Answer(self.native.when_closed())
-
-    def when_unblocked(self) -> Answer[None]:
-        """
-        See `txamqp091.protocol.AMQPProtocol.when_unblocked`.
-        """
-        return Answer(self.native.when_unblocked())
+    close = _answered(AMQPProtocol.close)
+    when_closed = _answered(AMQPProtocol.when_closed)
+    when_unblocked = _answered(AMQPProtocol.when_unblocked)
+    update_secret = _answered(AMQPProtocol.update_secret)
 
     def observe_blocked(self, observer: Callable[[str | None], object]) -> None:
         """
         See `txamqp091.protocol.AMQPProtocol.observe_blocked`.
         """
         self.native.observe_blocked(observer)
-
-    def update_secret(self, secret: str | bytes, reason: str = "") -> Answer[Any]:
-        """
-        See `txamqp091.protocol.AMQPProtocol.update_secret`.
-        """
-        return Answer(self.native.update_secret(secret, reason))
 
 
 async def connect(
@@ -660,10 +687,13 @@ async def connect(
     # A URI may have a password, which whoever prints this frame need not see.
     del uri_or_parameters
     loop = asyncio.get_running_loop()
+    reactor = AsyncioLoop(loop)
     opening = open_connection(
-        AsyncioLoop(loop),
+        reactor,
         parameters,
         credentials=credentials,
         endpoint=AsyncioEndpoint(loop, parameters),
     )
-    return Connection(await _Precious(opening, AMQPProtocol.close))
+    native = await _Precious(opening, loop, AMQPProtocol.close)
+    reactor.closed = cast(AsyncioTransport, native.transport).loop_closed
+    return Connection(native, reactor)

@@ -1,10 +1,9 @@
 # -*- test-case-name: txamqp091.test.unit.adapters.test_threads -*-
 """
 Channels and threads: verbs for other threads than the connection's, and handlers that
-block.
+block, on every loop.
 
-It is for all loops alike, Twisted's too.  (`Delivery.ack` and its like need none of
-this: they may be called from any thread as they are.)
+`Delivery.ack` and its like need none of this: any thread may call them.
 """
 
 from __future__ import annotations
@@ -14,7 +13,9 @@ __all__ = ["InThreads", "ThreadsafeChannel", "in_threads", "threadsafe"]
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from contextvars import copy_context
-from functools import wraps
+from functools import partial, wraps
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from twisted.internet.defer import Deferred
@@ -23,6 +24,7 @@ from twisted.python.failure import Failure
 
 from txamqp091._threads import ThreadRunner
 from txamqp091.channel import Channel
+from txamqp091.errors import LocalProtocolError
 from txamqp091.message import Delivery, Message
 
 P = ParamSpec("P")
@@ -38,9 +40,58 @@ def _future(
 
     @wraps(verb)
     def ask(self: ThreadsafeChannel, /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        return self._ask(lambda: verb(self.native, *args, **kwargs))
+        return self._ask(partial(verb, self.native, *args, **kwargs))
 
     return ask
+
+
+class _ThreadFuture(Future[T]):
+    """
+    The Future of a verb.  It refuses to be waited for where that would never end.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """
+        See ``Future``.
+
+        :raises LocalProtocolError: when it is called in the connection's own thread,
+            and there is no outcome yet.
+        """
+        if not self.done() and self._channel.settler.is_own_thread:
+            raise LocalProtocolError(
+                "the connection's own thread cannot wait for this Future, which that "
+                "thread has to complete: call the verb of the channel itself"
+            )
+        return super().exception(timeout)
+
+    def result(self, timeout: float | None = None) -> T:
+        """
+        See ``Future``.
+
+        :raises LocalProtocolError: as `exception` does.
+        """
+        error = self.exception(timeout)
+        if error is not None:
+            # Many may be told of one error: it would keep the stacks of all.
+            raise error.with_traceback(None)
+        return super().result(0)
+
+    def settle(self, outcome: T | Failure) -> None:
+        """
+        Take the outcome, unless the Future was cancelled.
+        """
+        if not self.set_running_or_notify_cancel():
+            return
+        if isinstance(outcome, Failure):
+            error = outcome.value
+            assert error is not None
+            self.set_exception(error.with_traceback(None))
+        else:
+            self.set_result(outcome)
 
 
 class ThreadsafeChannel:
@@ -48,8 +99,10 @@ class ThreadsafeChannel:
     A channel whose verbs may be called from any thread.
 
     Each returns a ``concurrent.futures.Future`` at once; cancelling that does what
-    cancelling the Deferred would.  Calls from one thread are made in their order.
-    Whoever waits for a Future in the connection's own thread waits for ever.
+    cancelling the Deferred would.  Calls from one thread are made in their order, and
+    settlements of deliveries among them.  Whatever a verb raises, such as a
+    ``TypeError`` for an argument that it does not have, comes through the Future.  The
+    connection's own thread cannot wait for a Future: ``result`` refuses there.
 
     :ivar native: the channel.
     """
@@ -65,31 +118,30 @@ class ThreadsafeChannel:
         return self.native.is_open
 
     def _ask(self, verb: Callable[[], Deferred[T]]) -> Future[T]:
-        future: Future[T] = Future()
-        reactor = cast(IReactorFromThreads, self.native.connection.reactor)
-
-        def answered(result: Any) -> None:
-            if future.cancelled() or not future.set_running_or_notify_cancel():
-                return
-            if isinstance(result, Failure):
-                future.set_exception(result.value)
-            else:
-                future.set_result(result)
+        future: _ThreadFuture[T] = _ThreadFuture(self.native)
+        connection = self.native.connection
+        reactor = cast(IReactorFromThreads, connection.reactor)
 
         def run() -> None:
             if future.cancelled():
                 return
-            deferred = verb()
-            future.add_done_callback(
-                lambda _: (
-                    reactor.callFromThread(deferred.cancel)
-                    if future.cancelled()
-                    else None
-                )
-            )
-            deferred.addBoth(answered)
+            try:
+                deferred = verb()
+            except BaseException:
+                future.settle(Failure())
+                return
 
-        reactor.callFromThread(run)
+            def done(_: object) -> None:
+                if future.cancelled():
+                    reactor.callFromThread(deferred.cancel)
+
+            future.add_done_callback(done)
+            deferred.addBoth(future.settle)
+
+        if connection.close_reason and not getattr(reactor, "running", True):
+            run()  # Twisted's reactor has stopped, and would never call it
+        else:
+            reactor.callFromThread(run)
         return future
 
     close = _future(Channel.close)
@@ -124,7 +176,7 @@ class ThreadsafeChannel:
         See `txamqp091.channel.Channel.publish_many`.  The messages are drawn from the
         iterable in the connection's thread.
         """
-        return self._ask(lambda: self.native.publish_many(messages))
+        return self._ask(partial(self.native.publish_many, messages))
 
 
 def threadsafe(channel: Channel) -> ThreadsafeChannel:
@@ -134,12 +186,63 @@ def threadsafe(channel: Channel) -> ThreadsafeChannel:
     return ThreadsafeChannel(channel)
 
 
+def check_plain(function: object, where: str) -> None:
+    """
+    Check that a function is called, and has ended, when it returns.
+
+    :param where: what would call it, for the error.
+    :raises TypeError: it is none, or a coroutine or generator function.
+    """
+    if not callable(function):
+        raise TypeError(f"{where} takes a function, not {function!r}")
+    plain = getattr(function, "__func__", function)
+    while isinstance(plain, partial):
+        plain = plain.func
+    for each in (plain, getattr(type(plain), "__call__", None)):  # noqa: B004
+        for is_kind, kind in _KINDS:
+            if is_kind(each):
+                name = getattr(plain, "__qualname__", repr(plain))
+                raise TypeError(f"{where} cannot run {name}: it is {kind}, {_ADVICE}")
+
+
+def check_ended(result: object, function: object, where: str) -> None:
+    """
+    Check that what a function has returned needs nothing more to be done.
+
+    :raises TypeError: it is something to be awaited or iterated over: the function has
+        not run, or not to its end.
+    """
+    if result is None:
+        return
+    if isinstance(result, CoroutineType):
+        result.close()  # or Python would warn that nothing has awaited it
+    if hasattr(type(result), "__await__") or isinstance(
+        result, GeneratorType | AsyncGeneratorType
+    ):
+        name = getattr(function, "__qualname__", repr(function))
+        kind = type(result).__name__
+        raise TypeError(f"{where} cannot await the {kind} of {name}, {_ADVICE}")
+
+
+_KINDS: list[tuple[Callable[[object], bool], str]] = [
+    (iscoroutinefunction, "a coroutine function"),
+    (isgeneratorfunction, "a generator function"),
+    (isasyncgenfunction, "an async generator function"),
+]
+
+_ADVICE = (
+    "and nothing awaits it there: use a plain function, or a connection of "
+    "txamqp091 or txamqp091.adapters.aio"
+)
+
+
 class InThreads:
     """
     A handler that runs in threads: see `in_threads`.
     """
 
     def __init__(self, function: Callable[..., object], size: int, name: str) -> None:
+        check_plain(function, "in_threads")
         self._function = function
         self._size = size
         self._name = name
@@ -164,8 +267,8 @@ class InThreads:
         # A copy each: one context is for one thread at a time.
         return self._context.copy().run(runner.run, self._called, arguments)
 
-    def _called(self, arguments: tuple[object, ...]) -> object:
-        return self._function(*arguments)
+    def _called(self, arguments: tuple[object, ...]) -> None:
+        check_ended(self._function(*arguments), self._function, "in_threads")
 
     def stop(self) -> None:
         """
@@ -179,16 +282,20 @@ def in_threads(
     function: Callable[..., object], size: int = 10, name: str = "txamqp091"
 ) -> InThreads:
     """
-    Make a handler of a function that blocks: it runs in one of so many threads, with
-    the context variables of whoever has made it, and acknowledges there::
+    Make a handler of a function that blocks.  The function runs in one of so many
+    threads, with the context variables of the caller of `in_threads`, and settles its
+    delivery there::
 
         await channel.basic_consume("work", in_threads(work, 4))
 
-    When it fails, the delivery becomes what it does with any handler that fails: see
-    `txamqp091.consumer.Consumer`.  The handler is for one connection.
+    When the function fails, the delivery is treated as that of any handler that fails:
+    see `txamqp091.consumer.Consumer`.  The handler is for one connection.
 
-    :param size: how many calls may run at a time; more of them wait.  That is for the
-        prefetch limit of the consumer to bound.
+    :param function: a plain function; what it returns is ignored.
+    :param size: how many calls may run at a time; more of them wait.  The prefetch
+        limit of the consumer bounds how many wait.
     :param name: what the threads are called.
+    :raises TypeError: the function is a coroutine function or a generator function,
+        which a thread cannot run.
     """
     return InThreads(function, size, name)

@@ -9,7 +9,9 @@ import asyncio
 import gc
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from threading import Thread
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -19,6 +21,8 @@ from txamqp091.adapters.aio import (
     Answer,
     Channel,
     Connection,
+    Deliveries,
+    Subscription,
     _Confirm,
     _Precious,
     connect,
@@ -258,6 +262,41 @@ class AioTests(AioTestCase):
 
         self.run_with_channel(scenario)
 
+    def test_awaitable_handler(self) -> None:
+        """
+        Whatever a handler returns is awaited if it can be: an object of the program's
+        own, the answer of a verb.  When that fails, so has the handler.
+        """
+
+        class Work:
+            def __init__(self, delivery: Delivery) -> None:
+                self.delivery = delivery
+
+            def __await__(self) -> Generator[Any, None, None]:
+                yield from asyncio.sleep(0).__await__()
+                self.delivery.ack()
+
+        async def scenario(channel: Channel, queue: str) -> None:
+            def handle(delivery: Delivery) -> object:
+                if delivery.body == b"work":
+                    return Work(delivery)
+                return ended.queue_purge(queue)
+
+            ended = await channel.connection.open_channel()
+            with self.assertRaises(NotFound):
+                await ended.queue_declare(queue + "-no", passive=True)
+            subscription = await channel.basic_consume(queue, handle)
+            await channel.basic_publish("", queue, "work")
+            await channel.basic_publish("", queue, "fails")
+            logged = 0
+            while logged < 2:
+                logged += len(self.flushLoggedErrors(NotFound))
+                await asyncio.sleep(0.01)
+            await subscription.cancel()
+            self.assertIsNone(await channel.basic_get(queue))
+
+        self.run_with_channel(scenario)
+
     def test_broker_cancels(self) -> None:
         """
         Iterating raises when the queue is deleted.
@@ -417,6 +456,110 @@ class AioTests(AioTestCase):
 
         uvloop.run(main())
 
+    # -- another loop ----------------------------------------------------------------
+
+    def test_other_loop(self) -> None:
+        """
+        What is made on one loop refuses each call on another one, names both, and
+        sends nothing; on its own loop it goes on.
+        """
+
+        async def main() -> tuple[Connection, Channel, Subscription, Deliveries]:
+            connection = await connect(self.uri)
+            channel = await connection.open_channel()
+            queue = self.queue_name()
+            await channel.queue_declare(queue, exclusive=True)
+            subscription = await channel.basic_consume(queue, Delivery.ack)
+            deliveries = await channel.consume(queue)
+            return connection, channel, subscription, deliveries
+
+        async def misuse() -> None:
+            calls: list[Callable[[], Awaitable[Any]]] = [
+                lambda: channel.queue_declare("any"),
+                lambda: channel.basic_publish("", "any", "x"),
+                lambda: channel.publish_many([Message("", "any", "x")]),
+                lambda: channel.basic_get("any"),
+                lambda: channel.basic_consume("any", Delivery.ack),
+                lambda: channel.consume("any"),
+                lambda: channel.when_closed(),
+                lambda: connection.open_channel(),
+                lambda: connection.close(),
+                lambda: connection.when_unblocked(),
+                lambda: connection.update_secret("x"),
+                lambda: subscription.cancel(),
+                lambda: subscription.when_idle(),
+                lambda: deliveries.get(),
+                lambda: deliveries.__anext__(),
+                lambda: deliveries.cancel(),
+                lambda: deliveries.consumer.when_ended(),
+                lambda: connection.__aexit__(),
+                lambda: channel.__aexit__(),
+                lambda: deliveries.__aexit__(None),
+                lambda: begun,
+            ]
+            for call in calls:
+                with self.assertRaises(RuntimeError) as raised:
+                    await call()
+                self.assertIn(repr(one), str(raised.exception))
+                self.assertIn(repr(asyncio.get_running_loop()), str(raised.exception))
+
+        one, other = asyncio.new_event_loop(), asyncio.new_event_loop()
+        self.addCleanup(one.close)
+        self.addCleanup(other.close)
+        made = one.run_until_complete(main())
+        connection, channel, subscription, deliveries = made
+        begun = connection.when_closed()
+        sent = connection.native.bytes_sent
+        other.run_until_complete(misuse())
+        one.run_until_complete(asyncio.sleep(0))
+        self.assertEqual(connection.native.bytes_sent, sent)
+        one.run_until_complete(channel.basic_qos(prefetch_count=1))
+        one.run_until_complete(connection.close())
+        one.run_until_complete(begun)
+
+    def test_other_thread(self) -> None:
+        """
+        In another thread a call is refused, with the way that there is.
+        """
+
+        async def scenario(channel: Channel, queue: str) -> None:
+            with self.assertRaisesRegex(RuntimeError, "channel.threadsafe"):
+                await asyncio.to_thread(channel.queue_purge, queue)
+
+        self.run_with_channel(scenario)
+
+    def test_loop_closed(self) -> None:
+        """
+        When the loop was closed under a connection, a thread that settles a delivery
+        does nothing, and one that calls a verb is told.
+        """
+
+        async def main() -> tuple[Channel, Delivery]:
+            connection = await connect(self.uri)
+            channel = await connection.open_channel()
+            queue = self.queue_name()
+            await channel.queue_declare(queue, exclusive=True)
+            await channel.basic_publish("", queue, "x")
+            delivery = await (await channel.consume(queue)).get()
+            return channel, delivery
+
+        channel, delivery = asyncio.run(main())
+        failures: list[BaseException | None] = []
+
+        def work() -> None:
+            delivery.ack()
+            asked = channel.threadsafe.queue_purge("any")
+            failures.append(asked.exception(60))
+
+        thread = Thread(target=work)
+        thread.start()
+        thread.join()
+        self.assertEqual([type(each) for each in failures], [ConnectionLost])
+        self.assertIn("event loop was closed", str(failures[0]))
+        self.assertTrue(delivery.is_stale)
+        with self.assertRaisesRegex(RuntimeError, "which was closed"):
+            channel.queue_purge("any")
+
     # -- the link dies ---------------------------------------------------------------
 
     def test_link_dies_in_a_call(self) -> None:
@@ -566,6 +709,27 @@ class ConnectTests(SynchronousTestCase):
         self.assertEqual((done.stdout, done.stderr), ("False\n1\n", ""))
 
 
+def answer(deferred: Deferred[int]) -> Answer[int]:
+    """
+    An answer on the running loop.
+    """
+    return Answer(deferred, asyncio.get_running_loop())
+
+
+def precious(deferred: Deferred[int], lost: Callable[[int], object]) -> Answer[int]:
+    """
+    One that must not be lost, on the running loop.
+    """
+    return _Precious(deferred, asyncio.get_running_loop(), lost)
+
+
+def confirm() -> _Confirm:
+    """
+    The confirm of a message, on the running loop.
+    """
+    return _Confirm(asyncio.get_running_loop())
+
+
 class AnswerTests(SynchronousTestCase):
     """
     What verbs return.
@@ -579,10 +743,10 @@ class AnswerTests(SynchronousTestCase):
         async def main() -> None:
             there: Deferred[int] = Deferred()
             there.callback(3)
-            self.assertEqual(await Answer(there), 3)
+            self.assertEqual(await answer(there), 3)
             other: Deferred[int] = Deferred()
             other.callback(4)
-            self.assertEqual(await asyncio.create_task(Answer(other)), 4)
+            self.assertEqual(await asyncio.create_task(answer(other)), 4)
 
         asyncio.run(main())
 
@@ -596,12 +760,12 @@ class AnswerTests(SynchronousTestCase):
             failed: Deferred[int] = Deferred()
             failed.errback(NotFound("gone"))
             with self.assertRaises(NotFound):
-                await Answer(failed)
+                await answer(failed)
             coming: Deferred[int] = Deferred()
-            answer = Answer(coming)
+            other = answer(coming)
             coming.cancel()
             with self.assertRaises(asyncio.CancelledError):
-                await answer
+                await other
 
         asyncio.run(main())
 
@@ -613,10 +777,10 @@ class AnswerTests(SynchronousTestCase):
         async def main() -> None:
             there: Deferred[int] = Deferred()
             there.callback(3)
-            answer = Answer(there)
-            await answer
+            once = answer(there)
+            await once
             with self.assertRaises(RuntimeError):
-                await answer
+                await once
 
         asyncio.run(main())
 
@@ -628,7 +792,7 @@ class AnswerTests(SynchronousTestCase):
         async def main() -> None:
             for outcome in (1, Failure(NotFound("gone"))):
                 coming: Deferred[int] = Deferred()
-                task = asyncio.create_task(Answer(coming))
+                task = asyncio.create_task(answer(coming))
                 await asyncio.sleep(0)
                 task.cancel()
                 coming.callback(outcome)
@@ -644,14 +808,18 @@ class AnswerTests(SynchronousTestCase):
         """
 
         async def main() -> None:
-            known = _Confirm()
+            known = confirm()
             known.callback(None)
             await known
-            refused = _Confirm()
+            refused = confirm()
             refused.errback(Nacked())
             with self.assertRaises(Nacked):
                 await refused
-            coming, failing, never = _Confirm(), _Confirm(), _Confirm()
+            coming, failing, never = (
+                confirm(),
+                confirm(),
+                confirm(),
+            )
             tasks = [asyncio.create_task(each) for each in (coming, failing, never)]
             await asyncio.sleep(0)
             coming.callback(None)
@@ -661,13 +829,13 @@ class AnswerTests(SynchronousTestCase):
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             kinds = [type(each) for each in outcomes]
             self.assertEqual(kinds, [type(None), Nacked, asyncio.CancelledError])
-            cancelled = _Confirm()
+            cancelled = confirm()
             cancelled.errback(Nacked())
             begun = asyncio.create_task(cancelled)
             begun.cancel()
             with self.assertRaises(asyncio.CancelledError):
                 await begun
-            _Confirm().errback(Nacked())
+            confirm().errback(Nacked())
 
         asyncio.run(main())
         gc.collect()
@@ -682,14 +850,14 @@ class AnswerTests(SynchronousTestCase):
 
         async def main() -> None:
             coming: Deferred[int] = Deferred()
-            task = asyncio.create_task(_Precious(coming, lost.append))
+            task = asyncio.create_task(precious(coming, lost.append))
             await asyncio.sleep(0)
             coming.callback(5)
             task.cancel()
             with self.assertRaises(asyncio.CancelledError):
                 await task
             late: Deferred[int] = Deferred(lambda _: None)
-            waiting = asyncio.create_task(_Precious(late, lost.append))
+            waiting = asyncio.create_task(precious(late, lost.append))
             await asyncio.sleep(0)
             waiting.cancel()
             late.callback(7)
@@ -697,7 +865,7 @@ class AnswerTests(SynchronousTestCase):
                 await waiting
             there: Deferred[int] = Deferred()
             there.callback(6)
-            begun = asyncio.create_task(_Precious(there, lost.append))
+            begun = asyncio.create_task(precious(there, lost.append))
             begun.cancel()
             with self.assertRaises(asyncio.CancelledError):
                 await begun

@@ -6,8 +6,11 @@ Threads beside Twisted's own: verbs for them, and handlers in them.
 from __future__ import annotations
 
 import threading
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import CancelledError, Future
 from contextvars import ContextVar
+from functools import partial
+from traceback import walk_tb
 from typing import cast
 
 from twisted.internet.defer import Deferred
@@ -18,7 +21,13 @@ from twisted.trial.unittest import TestCase
 from txamqp091.adapters.threads import in_threads, threadsafe
 from txamqp091.channel import Channel
 from txamqp091.endpoint import connect
-from txamqp091.errors import ConnectionClosed, Nacked, NotFound
+from txamqp091.errors import (
+    ChannelClosed,
+    ConnectionClosed,
+    LocalProtocolError,
+    Nacked,
+    NotFound,
+)
 from txamqp091.message import Delivery, Message
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.testing.memory import MemoryBroker
@@ -48,6 +57,14 @@ class ThreadsTestCase(TestCase):
         channel = await connection.open_channel()
         await channel.queue_declare("work")
         return channel
+
+    async def turn(self, channel: Channel) -> None:
+        """
+        Let the reactor turn.
+        """
+        turned: Deferred[None] = Deferred()
+        channel.connection.reactor.callLater(0.01, turned.callback, None)
+        await turned
 
 
 class ThreadsafeTests(ThreadsTestCase):
@@ -136,6 +153,55 @@ class ThreadsafeTests(ThreadsTestCase):
 
         self.assertIsInstance(await deferToThread(work), ConnectionClosed)
 
+    async def test_wrong_keyword(self) -> None:
+        """
+        What a verb raises comes through the Future.
+        """
+        channel = await self.open_channel()
+        ask = threadsafe(channel)
+
+        def work() -> BaseException | None:
+            asked = ask.queue_declare("work", exlusive=True)  # type: ignore[call-arg]
+            return asked.exception(60)
+
+        error = await deferToThread(work)
+        self.assertIsInstance(error, TypeError)
+        self.assertIn("exlusive", str(error))
+
+    async def test_own_thread(self) -> None:
+        """
+        The connection's own thread cannot wait for a Future; it can look at one.
+        """
+        channel = await self.open_channel()
+        asked = threadsafe(channel).queue_purge("work")
+        with self.assertRaisesRegex(LocalProtocolError, "own thread"):
+            asked.result(60)
+        with self.assertRaisesRegex(LocalProtocolError, "own thread"):
+            asked.exception()
+        done: Deferred[None] = Deferred()
+        asked.add_done_callback(lambda _: done.callback(None))
+        await done
+        self.assertEqual(asked.result().message_count, 0)
+
+    async def test_error_keeps_no_stacks(self) -> None:
+        """
+        An error that many threads are told of does not keep their stacks.
+        """
+        channel = await self.open_channel()
+        await channel.close()
+        asked = threadsafe(channel).queue_purge("work")
+
+        def work() -> int:
+            length = 0
+            for _ in range(100):
+                try:
+                    asked.result(60)
+                except ChannelClosed as error:
+                    length = len(list(walk_tb(error.__traceback__)))
+            return length
+
+        self.assertLess(await deferToThread(work), 4)
+
 
 class InThreadsTests(ThreadsTestCase):
     """
@@ -201,6 +267,45 @@ class InThreadsTests(ThreadsTestCase):
         await consumer.when_idle()
         self.assertEqual(seen, [False, True])
         self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 2)
+        self.assertIsNone(await channel.basic_get("work"))
+
+    async def test_nothing_to_await(self) -> None:
+        """
+        A function whose result would have to be awaited is refused, by name, when it
+        is given, or as a handler that fails.
+        """
+
+        async def coroutine(delivery: Delivery) -> None:
+            delivery.ack()
+
+        def generator(delivery: Delivery) -> Iterator[None]:
+            delivery.ack()
+            yield
+
+        async def both(delivery: Delivery) -> AsyncIterator[None]:
+            delivery.ack()
+            yield
+
+        class Callable:
+            async def __call__(self, delivery: Delivery) -> None:
+                delivery.ack()
+
+        for function in (coroutine, generator, both, partial(coroutine), Callable()):
+            with self.assertRaisesRegex(TypeError, "in_threads cannot run .*function"):
+                in_threads(function)
+        with self.assertRaises(TypeError):
+            in_threads(None)  # type: ignore[arg-type]
+        channel = await self.open_channel()
+        await channel.publish_many(Message("", "work", "x") for _ in range(4))
+        results = iter([coroutine, generator, both, lambda _: Deferred()] * 2)
+        handler = in_threads(lambda delivery: next(results)(delivery), 1)
+        self.addCleanup(handler.stop)
+        consumer = await channel.basic_consume("work", handler)
+        logged = 0
+        while logged < 8:
+            logged += len(self.flushLoggedErrors(TypeError))
+            await self.turn(channel)
+        await consumer.when_idle()
         self.assertIsNone(await channel.basic_get("work"))
 
     def test_stop_unused(self) -> None:
