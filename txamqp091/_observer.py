@@ -12,13 +12,13 @@ from collections.abc import Callable
 from inspect import iscoroutine
 from typing import Any, Generic, ParamSpec, TypeVar
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txamqp091.errors import AMQPError
 
-__all__ = ["Observers", "OneShot"]
+__all__ = ["Observers", "OneShot", "observe"]
 
 Result = TypeVar("Result")
 P = ParamSpec("P")
@@ -121,24 +121,60 @@ class Observers(Generic[P]):
 
         return undo
 
-    def tell(self, *args: P.args, **kwargs: P.kwargs) -> None:
+    def tell(self, *args: P.args, **kwargs: P.kwargs) -> list[Deferred[Any]]:
         """
         Call the functions, in the order in which they were added.
+
+        :returns: the Deferreds of the functions that have returned one.  They do not
+            fail; to cancel one is no failure of its function.
         """
-        for function in list(self._functions.values()):
+        waiting: list[Deferred[Any]] = []
+        for key in list(self._functions):
+            function = self._functions.get(key)
+            if function is None:  # it was removed by one before it
+                continue
             try:
                 result = function(*args, **kwargs)
                 if iscoroutine(result):
                     result = Deferred.fromCoroutine(result)
                 if isinstance(result, Deferred):
-                    result.addErrback(self._failed)
+                    waiting.append(result.addErrback(self._failed))
             except BaseException:  # SystemExit too: the connection goes on
                 self._failed(Failure())
+        return waiting
 
     def _failed(self, failure: Failure) -> None:
-        self._log.failure(
-            "An observer of {event} failed", failure=failure, event=self._event
-        )
+        if failure.check(CancelledError) is None:
+            self._log.failure(
+                "An observer of {event} failed", failure=failure, event=self._event
+            )
+
+
+def observe(
+    **pairs: tuple[Observers[Any], Callable[..., object] | None],
+) -> Callable[[], None]:
+    """
+    Add a function to each of several observers, or None.
+
+    :param pairs: by the name that the function has for the user.
+    :returns: removes all functions; calling it again is harmless.
+    :raises TypeError: a function is not callable, or there is none; nothing was added.
+    """
+    given: list[tuple[Observers[Any], Callable[..., object]]] = []
+    for name, (observers, function) in pairs.items():
+        if callable(function):
+            given.append((observers, function))
+        elif function is not None:
+            raise TypeError(f"{name} is a function, not {function!r}")
+    if not given:
+        raise TypeError(f"give a function for one of {', '.join(pairs)}")
+    undos = [observers.add(function) for observers, function in given]
+
+    def undo() -> None:
+        for each in undos:
+            each()
+
+    return undo
 
 
 def _over(failure: Failure) -> None:

@@ -35,7 +35,6 @@ from txamqp091.service import (
     RetryPolicy,
     Topology,
 )
-from txamqp091.service.observer import ServiceObserver
 from txamqp091.testing import MemoryBroker
 
 SECONDS = float(os.environ.get("DEMO_SECONDS") or 10)
@@ -109,7 +108,7 @@ class Books:
         )
 
 
-class Demo(ServiceObserver):
+class Demo:
     """
     A publisher, a consumer, and the books.
     """
@@ -128,7 +127,7 @@ class Demo(ServiceObserver):
             policy=RetryPolicy(initial_delay=0.3),
             name="txamqp091 demo",
         )
-        self.service.observe(self)
+        self.service.observe(ready=self.ready, lost=self.lost)
         self.publisher = Publisher(self.service)
         self.service.consume(ORDERS, self.take, prefetch=50)
         self.service.consume(DEAD, self.bury)

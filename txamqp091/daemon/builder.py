@@ -40,8 +40,6 @@ from txamqp091.service import (
     RetryPolicy,
     SecretRefresh,
 )
-from txamqp091.service.expiring_credentials import SecretObserver
-from txamqp091.service.observer import ServiceObserver
 from txamqp091.service.retry import is_permanent
 from txamqp091.worker.consumer_service import ConsumerService
 from txamqp091.worker.handler_publisher import (
@@ -193,9 +191,17 @@ def make_daemon(
             client,
             token,
             fraction=settings.token.fraction,
-            observer=_TokenObserver(daemon),
         )
-        client.observe(_Insistence(daemon))
+        refresh.observe(
+            refreshed=lambda lifetime: setattr(daemon, "expired", False),
+            expired=lambda reason: setattr(daemon, "expired", True),
+        )
+        insistence = _Insistence(daemon)
+        client.observe(
+            ready=insistence.ready,
+            lost=insistence.lost,
+            recovering=insistence.recovering,
+        )
         if reread is not None:
             reread.refresh = refresh
     metrics = Metrics(daemon.health, reactor.seconds) if settings.metrics else None
@@ -213,7 +219,14 @@ def make_daemon(
         metrics.add_publisher("retries", republisher)
         if publisher is not None:
             metrics.add_publisher("handlers", publisher)
-    client.observe(_Observer(daemon, settings, metrics))
+    client.observe(ready=partial(_check_retries, daemon, settings))
+    if metrics is not None:
+        client.observe(
+            ready=lambda connection, outcomes: metrics.connected(connection),
+            blocked=lambda reason: metrics.set_blocked(True),
+            unblocked=lambda: metrics.set_blocked(False),
+            lost=lambda reason: metrics.set_blocked(False),
+        )
     for consumer in settings.consumers:
         handler = handlers[consumer.label]
         if publisher is not None and wants_publisher(handler):
@@ -283,60 +296,26 @@ def _in_thread(handler: Handler, threads: ThreadRunner) -> Handler:
     return lambda delivery: threads.run(call, delivery)
 
 
-class _Observer(ServiceObserver):
+def _check_retries(
+    daemon: Daemon, settings: Settings, connection: AMQPProtocol, outcomes: object
+) -> None:
     """
-    Looks at each new connection.
+    End the daemon, if its settings need a broker that delays retries, and this is none.
     """
-
-    def __init__(
-        self, daemon: Daemon, settings: Settings, metrics: Metrics | None
-    ) -> None:
-        self._daemon = daemon
-        self._metrics = metrics
-        self._needing = [
-            each.label
-            for each in settings.consumers
-            if each.retry is not None and each.retry.method is RetryMethod.BROKER
-        ]
-
-    def ready(self, connection: AMQPProtocol, outcomes: Sequence[Any]) -> None:
-        if self._metrics is not None:
-            self._metrics.connected(connection)
-        if self._needing and not broker_delays(connection.server_properties):
-            problem = Problem(
-                f"consumers.{self._needing[0]}.retry.method",
-                "the broker does not delay retries; RabbitMQ 4.3 and later do",
-            )
-            self._daemon.end(problem, ExitStatus.CONFIG)
-
-    def blocked(self, reason: str) -> None:
-        if self._metrics is not None:
-            self._metrics.set_blocked(True)
-
-    def unblocked(self) -> None:
-        if self._metrics is not None:
-            self._metrics.set_blocked(False)
-
-    def lost(self, reason: BaseException) -> None:
-        self.unblocked()
+    needing = [
+        each.label
+        for each in settings.consumers
+        if each.retry is not None and each.retry.method is RetryMethod.BROKER
+    ]
+    if needing and not broker_delays(connection.server_properties):
+        problem = Problem(
+            f"consumers.{needing[0]}.retry.method",
+            "the broker does not delay retries; RabbitMQ 4.3 and later do",
+        )
+        daemon.end(problem, ExitStatus.CONFIG)
 
 
-class _TokenObserver(SecretObserver):
-    """
-    Tells the daemon how it goes with its token.
-    """
-
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
-
-    def refreshed(self, lifetime: float | None) -> None:
-        self._daemon.expired = False
-
-    def expired(self, reason: BaseException) -> None:
-        self._daemon.expired = True
-
-
-class _Insistence(ServiceObserver):
+class _Insistence:
     """
     Gives up as `RetryPolicy` does with ``permanent="fail"``, but for the login: the
     next one is with another token.
@@ -346,13 +325,22 @@ class _Insistence(ServiceObserver):
         self._daemon = daemon
         self._lost: BaseException | None = None
 
-    def ready(self, connection: AMQPProtocol, outcomes: Sequence[Any]) -> None:
+    def ready(self, connection: AMQPProtocol, outcomes: object) -> None:
+        """
+        There is a connection.
+        """
         self._daemon.expired = False
 
     def lost(self, reason: BaseException) -> None:
+        """
+        It was lost, which is no reason to give up.
+        """
         self._lost = reason
 
     def recovering(self, attempt: int, delay: float, reason: BaseException) -> None:
+        """
+        An attempt to connect has failed, or the connection was lost.
+        """
         if reason is self._lost or isinstance(reason, AuthenticationFailed):
             return
         if is_permanent(reason):

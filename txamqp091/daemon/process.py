@@ -19,7 +19,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 from twisted.application.service import IService, MultiService
@@ -32,9 +32,7 @@ from twisted.python.failure import Failure
 from txamqp091.daemon.exit_status import ExitStatus, exit_status
 from txamqp091.daemon.systemd import Notifier
 from txamqp091.errors import TopologyFailed, printable
-from txamqp091.protocol import AMQPProtocol
 from txamqp091.service import AMQPClientService
-from txamqp091.service.observer import ServiceObserver
 from txamqp091.worker.consumer_service import ConsumerService
 from txamqp091.worker.failure_policy import Halt
 from txamqp091.worker.health import Health
@@ -100,7 +98,12 @@ class Daemon(MultiService):
         self._cause = ""
         self._blocked = ""
         self._stopping: Deferred[None] | None = None
-        client.observe(_Observer(self))
+        client.observe(
+            ready=lambda connection, outcomes: self.set_blocked(""),
+            blocked=self.set_blocked,
+            unblocked=lambda: self.set_blocked(""),
+            failed=self.gave_up,
+        )
 
     def add(self, consumer: ConsumerService) -> None:
         """
@@ -351,24 +354,3 @@ class Daemon(MultiService):
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()
         os._exit(self.status)
-
-
-class _Observer(ServiceObserver):
-    """
-    Tells the daemon what becomes of the connection.
-    """
-
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
-
-    def ready(self, connection: AMQPProtocol, outcomes: Sequence[Any]) -> None:
-        self._daemon.set_blocked("")
-
-    def blocked(self, reason: str) -> None:
-        self._daemon.set_blocked(reason)
-
-    def unblocked(self) -> None:
-        self._daemon.set_blocked("")
-
-    def failed(self, reason: BaseException) -> None:
-        self._daemon.gave_up(reason)

@@ -30,7 +30,6 @@ from txamqp091.service import (
     RetryPolicy,
     Topology,
 )
-from txamqp091.service.observer import ServiceObserver
 
 Write = Callable[[str], object]
 
@@ -53,11 +52,12 @@ def make_comparison(
         policy=RetryPolicy(permanent="fail", max_attempts=1),
     )
     daemon = Daemon(reactor, client)
-    client.observe(_Comparison(daemon, settings, write or sys.stdout.write))
+    comparison = _Comparison(daemon, settings, write or sys.stdout.write)
+    client.observe(ready=comparison.ready)
     return daemon
 
 
-class _Comparison(ServiceObserver):
+class _Comparison:
     """
     Compares, as soon as there is a connection.
     """
@@ -67,7 +67,10 @@ class _Comparison(ServiceObserver):
         self._settings = settings
         self._write = write
 
-    def ready(self, connection: AMQPProtocol, outcomes: Sequence[Any]) -> None:
+    def ready(self, connection: AMQPProtocol, outcomes: object) -> None:
+        """
+        Begin.
+        """
         comparing = Deferred.fromCoroutine(self._compare(connection))
         comparing.addErrback(self._failed)
 

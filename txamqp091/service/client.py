@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import (
     IReactorTime,
 )
@@ -27,7 +27,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txamqp091._channel_publisher import DEFAULT_WINDOW
-from txamqp091._observer import OneShot
+from txamqp091._observer import Observers, OneShot, observe
 from txamqp091.consumer import Handler
 from txamqp091.interfaces import ICredentials
 from txamqp091.parameters import ConnectionParameters
@@ -35,10 +35,9 @@ from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.addresses import Address, Addresses, Where
 from txamqp091.service.drain import Drain
 from txamqp091.service.entities import Entity, EntityOutcome, Queue
-from txamqp091.service.observer import IServiceObserver, Observers
 from txamqp091.service.reconnecting import Reconnection, Session
 from txamqp091.service.recovering_channel import RecoveringChannel
-from txamqp091.service.recovering_consumer import RecoveringConsumer
+from txamqp091.service.recovering_consumer import ConsumerObservers, RecoveringConsumer
 from txamqp091.service.retry import RetryPolicy
 from txamqp091.service.topology import Topology
 from txamqp091.service.topology_recovery import TopologyRecovery
@@ -46,6 +45,28 @@ from txamqp091.service.topology_recovery import TopologyRecovery
 _log = Logger(namespace="txamqp091.service")
 
 _PREFETCH_MAX = 65535
+
+
+#: Called with a consumer, the reason, and the delay until the next attempt.
+ConsumerFailure = Callable[[RecoveringConsumer, BaseException, float | None], object]
+
+
+class _Observers:
+    """
+    The functions that are called when something happens to a service.
+    """
+
+    def __init__(self) -> None:
+        self.connecting: Observers[[str]] = Observers("connecting", _log)
+        self.ready: Observers[[AMQPProtocol, list[EntityOutcome]]]
+        self.ready = Observers("ready", _log)
+        self.blocked: Observers[[str]] = Observers("blocked", _log)
+        self.unblocked: Observers[[]] = Observers("unblocked", _log)
+        self.lost: Observers[[BaseException]] = Observers("lost", _log)
+        self.recovering: Observers[[int, float, BaseException]]
+        self.recovering = Observers("recovering", _log)
+        self.failed: Observers[[BaseException]] = Observers("failed", _log)
+        self.draining: Observers[[]] = Observers("draining", _log)
 
 
 class AMQPClientService(Service):
@@ -113,10 +134,10 @@ class AMQPClientService(Service):
         self._recovery = TopologyRecovery(reactor, self.policy, topology or Topology())
         self._recovery.adapt = adapt
         self._recovery.changed = self._topology_changed
-        self._observers = Observers()
+        self._observers = _Observers()
+        self._consumer_observers = ConsumerObservers()
         self._channels: list[RecoveringChannel] = []
         self._consumers: list[RecoveringConsumer] = []
-        self._drain_steps: list[Callable[[], Deferred[Any]]] = []
         self._tags = itertools.count(1)
         self._loop: Reconnection | None = None
         self._drain: Drain | None = None
@@ -170,18 +191,68 @@ class AMQPClientService(Service):
         """
         return self._ready.when_fired()
 
-    def observe(self, observer: IServiceObserver) -> None:
+    def observe(
+        self,
+        *,
+        connecting: Callable[[str], object] | None = None,
+        ready: Callable[[AMQPProtocol, list[EntityOutcome]], object] | None = None,
+        blocked: Callable[[str], object] | None = None,
+        unblocked: Callable[[], object] | None = None,
+        lost: Callable[[BaseException], object] | None = None,
+        recovering: Callable[[int, float, BaseException], object] | None = None,
+        failed: Callable[[BaseException], object] | None = None,
+        subscribed: Callable[[RecoveringConsumer], object] | None = None,
+        unsubscribed: ConsumerFailure | None = None,
+        refused: ConsumerFailure | None = None,
+        draining: Callable[[], object] | None = None,
+    ) -> Callable[[], None]:
         """
-        Have an observer told what becomes of the service:
-        `txamqp091.service.observer.ServiceObserver` is one to inherit from.
-        """
-        self._observers.add(observer)
+        Have functions called when something happens to the service, in the reactor's
+        thread.  What a function raises is logged, and changes nothing.
 
-    def forget_observer(self, observer: IServiceObserver) -> None:
+        :param connecting: ``(address)``: the service tries an address, which is a URI
+            without its password.
+        :param ready: ``(connection, outcomes)``: AMQP is open, and the topology has
+            been declared as far as possible; ``outcomes`` has an `EntityOutcome` for
+            each entity.  Channels and consumers come back next.
+        :param blocked: ``(reason)``: the broker takes no messages for now.
+        :param unblocked: ``()``: the broker takes messages again.
+        :param lost: ``(reason)``: a connection that was ready has ended, not by us.
+        :param recovering: ``(attempt, delay, reason)``: the service tries to connect
+            again in ``delay`` seconds.  ``attempt`` counts the attempts since there was
+            a connection that lasted, and ``reason`` is why the last attempt has
+            failed, or the connection has ended.
+        :param failed: ``(reason)``: the service has given up, as its `RetryPolicy`
+            says.
+        :param subscribed: ``(consumer)``: the broker gives a `RecoveringConsumer`
+            messages, for the first time or again.
+        :param unsubscribed: ``(consumer, reason, delay)``: the broker gives a consumer
+            no messages, though there is a connection.  That may pass by itself; the
+            consumer tries again in ``delay`` seconds at the earliest, or never if it is
+            None.
+        :param refused: ``(consumer, reason, delay)``: as ``unsubscribed``, but it will
+            not pass until someone changes something: the queue is missing, or the user
+            may not consume from it, or not in this way.
+        :param draining: ``()``: the service is being stopped, and the handlers have
+            ended.  The service waits for a Deferred that this returns, for the rest of
+            ``shutdown_timeout``, and then closes the channels.
+        :returns: call this to end the observation; calling it twice is harmless.
+        :raises TypeError: one of them is not callable, or there is none.
         """
-        Tell an observer nothing more.
-        """
-        self._observers.remove(observer)
+        observers, consumers = self._observers, self._consumer_observers
+        return observe(
+            connecting=(observers.connecting, connecting),
+            ready=(observers.ready, ready),
+            blocked=(observers.blocked, blocked),
+            unblocked=(observers.unblocked, unblocked),
+            lost=(observers.lost, lost),
+            recovering=(observers.recovering, recovering),
+            failed=(observers.failed, failed),
+            subscribed=(consumers.subscribed, subscribed),
+            unsubscribed=(consumers.unsubscribed, unsubscribed),
+            refused=(consumers.refused, refused),
+            draining=(observers.draining, draining),
+        )
 
     def queue_name(self, queue: str | Queue) -> str:
         """
@@ -284,6 +355,7 @@ class AMQPClientService(Service):
             self._recovery.include(queue)
         consumer = RecoveringConsumer(
             self,
+            self._consumer_observers,
             channel or self.channel(),
             queue,
             handler,
@@ -298,21 +370,6 @@ class AMQPClientService(Service):
         )
         self._consumers.append(consumer)
         return consumer
-
-    def on_drain(self, step: Callable[[], Deferred[Any]]) -> Callable[[], None]:
-        """
-        Have something done when the service is stopped: after the handlers have ended,
-        and before the channels are closed.  It has the rest of ``shutdown_timeout``.
-
-        :returns: call this to have it done no more.
-        """
-        self._drain_steps.append(step)
-
-        def forget() -> None:
-            if step in self._drain_steps:
-                self._drain_steps.remove(step)
-
-        return forget
 
     # -- what channels and consumers call: see `Host` ------------------------------
 
@@ -330,12 +387,6 @@ class AMQPClientService(Service):
             self._consumers.remove(member)
         else:
             self._channels.remove(member)
-
-    def tell(self, what: str, *details: object) -> None:
-        """
-        See `txamqp091.service.recovering_channel.Host`.
-        """
-        self._observers.tell(what, *details)
 
     # -- starting and stopping -----------------------------------------------------
 
@@ -402,7 +453,7 @@ class AMQPClientService(Service):
             limit = loop.session.address.parameters.close_timeout
             await drain.all([each.unsubscribe() for each in self._consumers], limit)
             await drain.all([each.when_idle() for each in self._consumers])
-            await drain.all([maybeDeferred(each) for each in self._drain_steps])
+            await drain.all(self._observers.draining.tell())
             await drain.all([each.when_idle() for each in self._channels])
             await drain.all([each.flush() for each in self._channels], limit)
         else:
@@ -438,7 +489,7 @@ class AMQPClientService(Service):
         See `ReconnectionSink`.
         """
         _log.info("Connecting to {address}", address=str(address))
-        self._observers.tell("connecting", str(address))
+        self._observers.connecting.tell(str(address))
 
     async def prepare_connection(self, connection: AMQPProtocol) -> bool:
         """
@@ -452,7 +503,7 @@ class AMQPClientService(Service):
         """
         connection = self.connection = session.connection
         connection.observe_blocked(lambda reason: self._blocked(connection, reason))
-        self._observers.tell("ready", connection, self.outcomes)
+        self._observers.ready.tell(connection, self.outcomes)
         if connection.blocked is not None:
             self._blocked(connection, connection.blocked)
         for channel in list(self._channels):
@@ -476,13 +527,13 @@ class AMQPClientService(Service):
         """
         See `ReconnectionSink`.
         """
-        self._observers.tell("lost", reason)
+        self._observers.lost.tell(reason)
 
     def recovering(self, attempt: int, delay: float, reason: BaseException) -> None:
         """
         See `ReconnectionSink`.
         """
-        self._observers.tell("recovering", attempt, delay, reason)
+        self._observers.recovering.tell(attempt, delay, reason)
 
     def gave_up(self, reason: BaseException) -> None:
         """
@@ -490,15 +541,15 @@ class AMQPClientService(Service):
         """
         self._end_waiting(reason)
         self._stop_members(reason)
-        self._observers.tell("failed", reason)
+        self._observers.failed.tell(reason)
 
     def _blocked(self, connection: AMQPProtocol, reason: str | None) -> None:
         if self.connection is not connection:
             return
         if reason is None:
-            self._observers.tell("unblocked")
+            self._observers.unblocked.tell()
         else:
-            self._observers.tell("blocked", reason)
+            self._observers.blocked.tell(reason)
 
     def _topology_changed(self, error: BaseException | None, queues: set[str]) -> None:
         """

@@ -12,7 +12,6 @@ from __future__ import annotations
 __all__ = [
     "ExpiringCredentials",
     "Secret",
-    "SecretObserver",
     "SecretRefresh",
     "SecretUnavailable",
 ]
@@ -27,12 +26,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from txamqp091._observer import Observers, observe
 from txamqp091.credentials import PlainCredentials
 from txamqp091.errors import AMQPError, CommandInvalid, ConnectFailed, printable
 from txamqp091.interfaces import ICredentials
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.client import AMQPClientService
-from txamqp091.service.observer import ServiceObserver
 from txamqp091.service.retry import Backoff, RetryPolicy
 
 _log = Logger(namespace="txamqp091.service")
@@ -135,41 +134,13 @@ class ExpiringCredentials:
         return fetching.addCallback(_checked).addTimeout(FETCH_TIMEOUT, self._clock)
 
 
-class SecretObserver:
-    """
-    Who wants to know how it goes with a secret: override what you want.
-    """
-
-    def refreshed(self, lifetime: float | None) -> None:
-        """
-        The broker has a new secret.
-
-        :param lifetime: for how many seconds.
-        """
-
-    def retrying(self, delay: float, reason: BaseException) -> None:
-        """
-        There is no new secret yet, and will be another attempt.
-
-        :param delay: in how many seconds.
-        """
-
-    def expired(self, reason: BaseException) -> None:
-        """
-        The secret has expired, and there is no new one.  The attempts go on; the broker
-        may refuse everything meanwhile, or close the connection.
-
-        :param reason: why the last attempt has failed.
-        """
-
-
 class SecretRefresh:
     """
     Gives the broker a new secret before the last one expires, for each connection of a
     service (``connection.update-secret``).
 
     An attempt that fails is made again, with growing delays, also when the secret has
-    expired; that is logged, and told to the observer.
+    expired; that is logged, and told to observers.
 
     :ivar refreshes: how often the broker was given a new one.
     """
@@ -181,7 +152,6 @@ class SecretRefresh:
         *,
         fraction: float = 0.8,
         policy: RetryPolicy = FETCHED_AGAIN,
-        observer: SecretObserver | None = None,
     ) -> None:
         """
         :param credentials: those of the service.
@@ -196,7 +166,10 @@ class SecretRefresh:
         self._credentials = credentials
         self._fraction = fraction
         self._policy = policy
-        self._observer = observer or SecretObserver()
+        self._refreshed: Observers[[float | None]] = Observers("refreshed", _log)
+        self._retrying: Observers[[float, BaseException]]
+        self._retrying = Observers("retrying", _log)
+        self._expired: Observers[[BaseException]] = Observers("expired", _log)
         self._clock = service.reactor
         self._backoff = Backoff(policy)
         self._connection: AMQPProtocol | None = None
@@ -204,10 +177,36 @@ class SecretRefresh:
         self._fetching: Deferred[None] | None = None
         self._expires_at = 0.0
         self._told = False
-        self._watcher = _Watcher(self)
-        service.observe(self._watcher)
+        self._stop_observing = service.observe(ready=self._ready)
         if service.connection is not None:
             self._begin(service.connection)
+
+    def observe(
+        self,
+        *,
+        refreshed: Callable[[float | None], object] | None = None,
+        retrying: Callable[[float, BaseException], object] | None = None,
+        expired: Callable[[BaseException], object] | None = None,
+    ) -> Callable[[], None]:
+        """
+        Have functions called when something happens to the secret.  What a function
+        raises is logged, and changes nothing.
+
+        :param refreshed: ``(lifetime)``: the broker has a new secret, for so many
+            seconds, or for ever if it is None.
+        :param retrying: ``(delay, reason)``: the last attempt to renew the secret has
+            failed, and the next one is in ``delay`` seconds.
+        :param expired: ``(reason)``: the secret has expired, and there is no new one.
+            The attempts go on; meanwhile the broker may refuse everything, or close the
+            connection.  ``reason`` is why the last attempt has failed.
+        :returns: call this to end the observation; calling it twice is harmless.
+        :raises TypeError: one of them is not callable, or there is none.
+        """
+        return observe(
+            refreshed=(self._refreshed, refreshed),
+            retrying=(self._retrying, retrying),
+            expired=(self._expired, expired),
+        )
 
     def refresh(self) -> None:
         """
@@ -228,8 +227,11 @@ class SecretRefresh:
         """
         Renew nothing any more.
         """
-        self._service.forget_observer(self._watcher)
+        self._stop_observing()
         self._end()
+
+    def _ready(self, connection: AMQPProtocol, _: object) -> None:
+        self._begin(connection)
 
     def _begin(self, connection: AMQPProtocol) -> None:
         self._end()
@@ -290,7 +292,7 @@ class SecretRefresh:
             self._plan(began, lifetime)
         else:
             self._expires_at = inf
-        self._tell(self._observer.refreshed, lifetime)
+        self._refreshed.tell(lifetime)
 
     def _failed(self, failure: Failure, connection: AMQPProtocol) -> None:
         self._fetching = None
@@ -314,27 +316,9 @@ class SecretRefresh:
         self._call = self._clock.callLater(delay, self._refresh)
         if expired and not self._told:
             self._told = True
-            self._tell(self._observer.expired, error)
+            self._expired.tell(error)
         else:
-            self._tell(self._observer.retrying, delay, error)
-
-    def _tell(self, method: Callable[..., object], *details: object) -> None:
-        try:
-            method(*details)
-        except Exception:
-            _log.failure("An observer of secrets failed")
-
-
-class _Watcher(ServiceObserver):
-    """
-    Passes on what becomes of the service.
-    """
-
-    def __init__(self, refresh: SecretRefresh) -> None:
-        self._refresh = refresh
-
-    def ready(self, connection: AMQPProtocol, outcomes: object) -> None:
-        self._refresh._begin(connection)
+            self._retrying.tell(delay, error)
 
 
 def _explained(failure: Failure) -> bytes:

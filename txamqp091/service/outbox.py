@@ -42,7 +42,6 @@ from txamqp091.errors import (
     printable,
 )
 from txamqp091.service.client import AMQPClientService
-from txamqp091.service.observer import ServiceObserver
 from txamqp091.service.outgoing import Letter, Outlet
 from txamqp091.service.retry import RetryPolicy
 
@@ -154,9 +153,13 @@ class Dispatcher:
         self._blocked_call: IDelayedCall | None = None
         self._retired: dict[Outlet, None] = {}
         self._outlet = self._new_outlet()
-        self._observer = _Observer(self)
-        service.observe(self._observer)
-        self._forget_drain = service.on_drain(self._drain)
+        self._stop_observing = service.observe(
+            connecting=self._connecting,
+            blocked=self._block,
+            unblocked=self._unblock,
+            lost=self._unblock,
+            draining=self._drain,
+        )
 
     @property
     def unconfirmed(self) -> int:
@@ -216,8 +219,7 @@ class Dispatcher:
         """
         Send nothing more.
         """
-        self._service.forget_observer(self._observer)
-        self._forget_drain()
+        self._stop_observing()
         _stop(self._trying_call)
         _stop(self._silence_call)
         for outlet in self._outlets():
@@ -483,7 +485,7 @@ class Dispatcher:
 
     # -- what the service tells --------------------------------------------------------
 
-    def _connecting(self) -> None:
+    def _connecting(self, _: str) -> None:
         """
         The service tries to connect, perhaps after it was stopped.
         """
@@ -509,7 +511,7 @@ class Dispatcher:
                 self._blocked_timeout, self._blocked_too_long
             )
 
-    def _unblock(self) -> None:
+    def _unblock(self, _: object = None) -> None:
         """
         It does again.
         """
@@ -546,27 +548,6 @@ class Dispatcher:
             for letter in list(outlet.sent):
                 self._sink.despaired(letter, ConnectionBlocked(reason, True))
         self._watch_blocked()
-
-
-class _Observer(ServiceObserver):
-    """
-    Passes on what becomes of the service.
-    """
-
-    def __init__(self, dispatcher: Dispatcher) -> None:
-        self._dispatcher = dispatcher
-
-    def connecting(self, address: str) -> None:
-        self._dispatcher._connecting()
-
-    def blocked(self, reason: str) -> None:
-        self._dispatcher._block(reason)
-
-    def unblocked(self) -> None:
-        self._dispatcher._unblock()
-
-    def lost(self, reason: BaseException) -> None:
-        self._dispatcher._unblock()
 
 
 def _is_refusal(reason: BaseException) -> bool:

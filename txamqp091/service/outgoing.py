@@ -247,7 +247,7 @@ class Outlet:
         self._alone = False
         # Whether the sender knows that there is more.
         self._waiting = False
-        self._forget = channel.observe(self._opened, self._closed)
+        self._forget = channel.observe(opened=self._opened, closed=self._closed)
 
     def watch(self) -> None:
         """

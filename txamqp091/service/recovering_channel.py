@@ -28,7 +28,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txamqp091._channel_publisher import DEFAULT_WINDOW
-from txamqp091._observer import OneShot
+from txamqp091._observer import Observers, OneShot, observe
 from txamqp091.channel import Channel
 from txamqp091.errors import ChannelClosed, printable
 from txamqp091.message import Settler
@@ -66,11 +66,6 @@ class Host(Protocol):
     def forget(self, member: Any) -> None:
         """
         A channel, or a consumer, is not to come back.
-        """
-
-    def tell(self, what: str, *details: object) -> None:
-        """
-        Tell the observers of the service.
         """
 
 
@@ -232,7 +227,8 @@ class RecoveringChannel:
         self._call: IDelayedCall | None = None
         self._closed = False
         self._open: OneShot[Channel] = OneShot()
-        self._observers: list[_Observer] = []
+        self._on_open: Observers[[Channel]] = Observers("opened", _log)
+        self._on_close: Observers[[BaseException]] = Observers("closed", _log)
         self._pending = 0
         self._idle: list[Deferred[None]] = []
 
@@ -310,25 +306,37 @@ class RecoveringChannel:
 
     def observe(
         self,
-        opened: Callable[[Channel], object],
+        *,
+        opened: Callable[[Channel], object] | None = None,
         closed: Callable[[BaseException], object] | None = None,
     ) -> Callable[[], None]:
         """
-        Have functions told whenever there is a new channel, and when it has ended and
-        why.  If there is one already, that is told at once.
+        Have functions called when there is a new channel, and when a channel has ended.
+        What a function raises is logged, and changes nothing.
 
-        :returns: call this to be told no more.
+        :param opened: ``(channel)``: there is a new channel.  If there is a channel
+            already, this is called at once.
+        :param closed: ``(reason)``: the channel has ended.
+        :returns: call this to end the observation; calling it twice is harmless.
+        :raises TypeError: one of them is not callable, or there is none.
         """
-        observer = _Observer(opened, closed)
-        self._observers.append(observer)
-        if self.channel is not None:
-            self._tell(opened, self.channel)
-
-        def stop() -> None:
-            if observer in self._observers:
-                self._observers.remove(observer)
-
+        now: Observers[[Channel]] = Observers("opened", _log)
+        if callable(opened):
+            opened = self._while_open(opened)
+        stop = observe(opened=(self._on_open, opened), closed=(self._on_close, closed))
+        if opened is not None and self.channel is not None:
+            now.add(opened)
+            now.tell(self.channel)
         return stop
+
+    def _while_open(
+        self, opened: Callable[[Channel], object]
+    ) -> Callable[[Channel], object]:
+        # An observer that is called first may close the channel.
+        def when_open(channel: Channel) -> object:
+            return opened(channel) if self.channel is channel else None
+
+        return when_open
 
     def close(self) -> Deferred[None]:
         """
@@ -447,9 +455,7 @@ class RecoveringChannel:
         self._backoff.succeeded(self._host.reactor.seconds())
         channel.when_closed().addBoth(self._ended, channel)
         self._open.fire(channel)
-        for observer in list(self._observers):
-            if self.channel is channel:
-                self._tell(observer.opened, channel)
+        self._on_open.tell(channel)
 
     def _failed(self, failure: Failure) -> None:
         """
@@ -479,9 +485,7 @@ class RecoveringChannel:
     def _lost(self, reason: BaseException) -> None:
         self.error = reason
         self._open = OneShot()
-        for observer in list(self._observers):
-            if observer.closed is not None:
-                self._tell(observer.closed, reason)
+        self._on_close.tell(reason)
 
     def _try_again(self) -> None:
         connection, error = self._connection, self.error
@@ -494,23 +498,3 @@ class RecoveringChannel:
             error=printable(str(error)),
         )
         self._call = self._host.reactor.callLater(delay, self._begin)
-
-    def _tell(self, function: Callable[[Any], object], what: object) -> None:
-        try:
-            function(what)
-        except Exception:
-            _log.failure("An observer of a channel failed")
-
-
-class _Observer:
-    """
-    Who wants to know about a channel.
-    """
-
-    def __init__(
-        self,
-        opened: Callable[[Channel], object],
-        closed: Callable[[BaseException], object] | None,
-    ) -> None:
-        self.opened = opened
-        self.closed = closed

@@ -10,7 +10,7 @@ was told to end instead of trying again.
 
 from __future__ import annotations
 
-__all__ = ["RecoveringConsumer"]
+__all__ = ["ConsumerObservers", "RecoveringConsumer"]
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from txamqp091._observer import OneShot
+from txamqp091._observer import Observers, OneShot
 from txamqp091.channel import Channel
 from txamqp091.consumer import Consumer, Handler
 from txamqp091.errors import (
@@ -54,6 +54,20 @@ _PATIENCE = RetryPolicy(initial_delay=5.0, factor=1.5, max_delay=30.0, jitter=0.
 _OFFSET = "x-stream-offset"
 
 
+class ConsumerObservers:
+    """
+    The functions that are called when something happens to a consumer.
+    """
+
+    def __init__(self) -> None:
+        self.subscribed: Observers[[RecoveringConsumer]]
+        self.subscribed = Observers("subscribed", _log)
+        self.unsubscribed: Observers[[RecoveringConsumer, BaseException, float | None]]
+        self.unsubscribed = Observers("unsubscribed", _log)
+        self.refused: Observers[[RecoveringConsumer, BaseException, float | None]]
+        self.refused = Observers("refused", _log)
+
+
 class RecoveringConsumer:
     """
     A subscription of a service, the same object over all reconnects; made by
@@ -78,6 +92,7 @@ class RecoveringConsumer:
     def __init__(
         self,
         host: Host,
+        observers: ConsumerObservers,
         channel: RecoveringChannel,
         queue: str | Queue,
         handler: Handler,
@@ -99,6 +114,7 @@ class RecoveringConsumer:
         self.received = 0
         self.received_at: float | None = None
         self._host = host
+        self._observers = observers
         self._handler = handler
         self._prefetch = prefetch
         self._auto_ack = auto_ack
@@ -127,7 +143,9 @@ class RecoveringConsumer:
         self._cancelled: OneShot[int] = OneShot()
         self._ready: OneShot[None] = OneShot()
         self._ended: OneShot[None] = OneShot()
-        self._stop_observing = channel.observe(self._subscribe_soon, self._lost)
+        self._stop_observing = channel.observe(
+            opened=self._subscribe_soon, closed=self._lost
+        )
 
     def __repr__(self) -> str:
         state = "subscribed" if self.is_subscribed else "not subscribed"
@@ -336,7 +354,7 @@ class RecoveringConsumer:
                 queue=printable(name),
             )
             self._ready.fire(None)
-            self._host.tell("subscribed", self)
+            self._observers.subscribed.tell(self)
 
     def _take(self, delivery: Delivery) -> object:
         self.received += 1
@@ -416,8 +434,10 @@ class RecoveringConsumer:
 
     def _tell(self, error: BaseException, delay: float | None) -> None:
         # The last thing to do each time: whoever is told may cancel this.
-        what = "refused" if self._refused else "unsubscribed"
-        self._host.tell(what, self, error, delay)
+        if self._refused:
+            self._observers.refused.tell(self, error, delay)
+        else:
+            self._observers.unsubscribed.tell(self, error, delay)
 
     def _give_up(self, error: BaseException, reason: BaseException) -> None:
         """

@@ -70,7 +70,7 @@ class RPCClient:
         self._closed = False
         self._ready: Channel | None = None
         self._channel = service.channel(confirm=True)
-        self._channel.observe(self._opened, self._lost)
+        self._channel.observe(opened=self._opened, closed=self._lost)
         self._watch()
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 __all__ = ["ConsumerService"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from twisted.application.service import Service
@@ -27,7 +27,6 @@ from txamqp091.consumer import DEFAULT_PREFETCH, Handler
 from txamqp091.errors import AMQPError, printable
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service import AMQPClientService, RecoveringConsumer
-from txamqp091.service.observer import ServiceObserver
 from txamqp091.worker.counts import Counts, Histogram
 from txamqp091.worker.failure_policy import Halt, OnRefused
 from txamqp091.worker.handler_publisher import Republisher
@@ -124,7 +123,7 @@ class ConsumerService(Service):
             histogram=histogram,
             halted=self._halted,
         )
-        self._observer = _Observer(self)
+        self._stop_observing: Callable[[], None] = lambda: None
         # The last one is the present one.
         self._consumers: list[RecoveringConsumer] = []
         self._drain: ConsumerDrain | None = None
@@ -219,13 +218,15 @@ class ConsumerService(Service):
             self._drain = None
             self._ready, self._ended = OneShot(), OneShot()
             self._drained = OneShot()
-        self._client.observe(self._observer)
+        self._stop_observing = self._client.observe(
+            ready=self._connected, refused=self._refused
+        )
         if self._client.connection is not None:
-            self.connected(self._client.connection)
+            self._connected(self._client.connection, [])
         self._subscribe()
         self._keep_offset()
 
-    def connected(self, connection: AMQPProtocol) -> None:
+    def _connected(self, connection: AMQPProtocol, _: object) -> None:
         """
         There is a connection, and no channel on it yet.
         """
@@ -317,7 +318,7 @@ class ConsumerService(Service):
         if not self._consumers:
             return succeed(None)
         if self._drain is None:
-            self._client.forget_observer(self._observer)
+            self._stop_observing()
             consumers, self._consumers = self._consumers, []
             self._drain = ConsumerDrain(
                 self._client.reactor, self.runner, self._shutdown_timeout
@@ -346,7 +347,9 @@ class ConsumerService(Service):
 
     # -- its own end -------------------------------------------------------------------
 
-    def refused(self, consumer: RecoveringConsumer, reason: BaseException) -> None:
+    def _refused(
+        self, consumer: RecoveringConsumer, reason: BaseException, _: float | None
+    ) -> None:
         """
         The broker refuses a consumer of the client, which may be ours.
         """
@@ -361,23 +364,6 @@ class ConsumerService(Service):
     def _fail(self, reason: BaseException) -> None:
         self._ready.fail(reason)
         self._ended.fail(reason)
-
-
-class _Observer(ServiceObserver):
-    """
-    Tells a consumer that there is a connection.
-    """
-
-    def __init__(self, consumer: ConsumerService) -> None:
-        self._consumer = consumer
-
-    def ready(self, connection: AMQPProtocol, outcomes: Sequence[Any]) -> None:
-        self._consumer.connected(connection)
-
-    def refused(
-        self, consumer: RecoveringConsumer, reason: BaseException, delay: float | None
-    ) -> None:
-        self._consumer.refused(consumer, reason)
 
 
 def _ignore(_: object) -> None:

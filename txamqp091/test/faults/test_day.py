@@ -166,7 +166,7 @@ class DayTests(LifeCase):
         An hour of such a life.
         """
         events = Events()
-        self.client.observe(events)
+        forget = events.observe(self.client)
         for minute in range(60):
             self.publish(2)
             if minute % 10 == 5:
@@ -182,7 +182,7 @@ class DayTests(LifeCase):
                 assert connection is not None
                 self.settle(connection.update_secret("guest"))
             self.passes(_MINUTE, 10.0)
-        self.client.forget_observer(events)
+        forget()
         self.assertEqual(events.names.count("ready"), 6)
         self.assertEqual(events.names.count("blocked"), 6)
 

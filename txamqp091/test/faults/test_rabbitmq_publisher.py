@@ -35,7 +35,6 @@ from txamqp091.service import (
     SecretRefresh,
     Topology,
 )
-from txamqp091.service.observer import ServiceObserver
 from txamqp091.test.support.books import PATIENCE, assert_quick, report
 from txamqp091.test.support.integration import (
     RabbitTestCase,
@@ -108,7 +107,7 @@ class AlarmTests(PublisherTestCase):
         )
         publisher = Publisher(service, blocked_timeout=None)
         observer = Alarms()
-        service.observe(observer)
+        service.observe(blocked=observer.blocked, unblocked=observer.unblocked)
         connection = await service.when_ready()
         body = bytes(10_000)
         published: list[Deferred[None]] = []
@@ -171,7 +170,7 @@ class AlarmTests(PublisherTestCase):
         self.assertEqual([each.body for each in got], [b"left", b"later"])
 
 
-class Alarms(ServiceObserver):
+class Alarms:
     """
     Writes down when the broker blocks, and when it goes on.
     """

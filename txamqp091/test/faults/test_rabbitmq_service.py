@@ -143,7 +143,7 @@ class ServiceTestCase(RabbitTestCase):
             replace(parameters, **changes),
             **options,
         )
-        self.client.observe(self.events)
+        self.events.observe(self.client)
         self.consumer: RecoveringConsumer = self.client.consume(
             self.queue, self.books.handle
         )

@@ -25,7 +25,6 @@ from txamqp091.errors import AlreadySettled
 from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.service import AMQPClientService, Publisher, Queue, RetryPolicy, Topology
-from txamqp091.service.observer import ServiceObserver
 from txamqp091.test.support.integration import RabbitTestCase, until
 from txamqp091.wire.properties import Properties
 
@@ -93,7 +92,7 @@ def report(test: object, **numbers: object) -> None:
             file.write(f"{name}: {', '.join(shown)}\n")
 
 
-class Losses(ServiceObserver):
+class Losses:
     """
     Counts what a service lives through.
     """
@@ -103,6 +102,18 @@ class Losses(ServiceObserver):
         self.lost_for: list[BaseException] = []
         self.reasons: list[BaseException] = []
         self.is_blocked = False
+
+    def observe(self, service: AMQPClientService) -> None:
+        """
+        Count from now on.
+        """
+        service.observe(
+            ready=self.ready,
+            lost=self.lost,
+            recovering=self.recovering,
+            blocked=self.blocked,
+            unblocked=self.unblocked,
+        )
 
     async def when_lost(self, count: int) -> None:
         """
@@ -148,7 +159,7 @@ class Books:
         self.queue = queue
         self.publisher = Publisher(service)
         self.losses = Losses()
-        service.observe(self.losses)
+        self.losses.observe(service)
         self.submitted = 0
         self.confirmed: set[int] = set()
         self.failed: dict[int, BaseException] = {}

@@ -26,7 +26,6 @@ from txamqp091.service import (
     RetryPolicy,
     addresses,
 )
-from txamqp091.service.observer import ServiceObserver
 from txamqp091.testing._broker.protocol import BrokerFactory
 from txamqp091.testing.memory import MemoryBroker
 from txamqp091.testing.network import Link, MemoryEndpoint
@@ -38,14 +37,33 @@ __all__ = ["POLICY", "Events", "Inbox", "Place", "ProcessCase", "RunningReactor"
 POLICY = RetryPolicy(initial_delay=1.0, max_delay=8.0, jitter=0.0, random=lambda: 0.5)
 
 
-class Events(ServiceObserver):
+class Events:
     """
-    Writes down what it is told.
+    Writes down what happens to a service.
     """
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self.details: list[tuple[Any, ...]] = []
+
+    def observe(self, service: AMQPClientService) -> Callable[[], None]:
+        """
+        Write down all of it.
+
+        :returns: call this to end it.
+        """
+        return service.observe(
+            connecting=self.connecting,
+            ready=self.ready,
+            blocked=self.blocked,
+            unblocked=self.unblocked,
+            lost=self.lost,
+            recovering=self.recovering,
+            failed=self.failed,
+            subscribed=self.subscribed,
+            unsubscribed=self.unsubscribed,
+            refused=self.refused,
+        )
 
     def _note(self, name: str, *details: Any) -> None:
         self.names.append(name)

@@ -27,7 +27,6 @@ from txamqp091.errors import (
 )
 from txamqp091.message import Delivery
 from txamqp091.service import AMQPClientService, Publisher, Queue, RecoveringConsumer
-from txamqp091.service.observer import ServiceObserver
 from txamqp091.service.outgoing import REPUBLISHED
 from txamqp091.test.support.history import History, Kind, marks
 from txamqp091.wire.properties import Properties
@@ -51,7 +50,7 @@ _OUTCOMES: dict[type[BaseException], Kind] = {
 }
 
 
-class _Losses(ServiceObserver):
+class _Losses:
     """
     Writes down when a connection is lost.
     """
@@ -79,7 +78,7 @@ class _Worker:
         self.service = service
         self.history = history
         self.losses = _Losses(history, name)
-        service.observe(self.losses)
+        service.observe(lost=self.losses.lost)
 
 
 class Publishing(_Worker):
@@ -178,7 +177,7 @@ class Consuming(_Worker):
         Subscribe.
         """
         self.consumer = self.service.consume(self.queue, self.handle, prefetch=50)
-        self.consumer.channel.observe(lambda _: None, self._lost)
+        self.consumer.channel.observe(closed=self._lost)
 
     def _lost(self, reason: BaseException) -> None:
         self.history.add(Kind.LOST, self.name, "", f"channel: {type(reason).__name__}")

@@ -7,6 +7,7 @@ coming back, giving up, and who is told.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionRefusedError
@@ -29,7 +30,6 @@ from txamqp091.parameters import ConnectionParameters
 from txamqp091.service.addresses import Address
 from txamqp091.service.client import AMQPClientService
 from txamqp091.service.entities import Queue
-from txamqp091.service.observer import IServiceObserver, ServiceObserver
 from txamqp091.service.retry import RetryPolicy
 from txamqp091.test.support.service_case import (
     POLICY,
@@ -108,7 +108,7 @@ class ConnectingTests(ServiceCase):
         self.endpoint.refusing = True
         service = self.service(start=False)
         events = Events()
-        service.observe(events)
+        events.observe(service)
         service.startService()
         self.passes(16)
         delays = [each[1] for each in events.details if len(each) == 3]
@@ -157,7 +157,7 @@ class PermanentTests(ServiceCase):
             policy=policy, start=False, credentials=PlainCredentials("guest", "wrong")
         )
         events = Events()
-        service.observe(events)
+        events.observe(service)
         service.startService()
         self.turn()
         return service, events
@@ -185,7 +185,7 @@ class PermanentTests(ServiceCase):
             policy=HASTY, start=False, credentials=PlainCredentials("guest", "wrong")
         )
         events = Events()
-        service.observe(events)
+        events.observe(service)
         ready = service.when_ready()
         channel = service.channel().when_open()
         consumer = service.consume("work", Inbox()).when_subscribed()
@@ -298,7 +298,7 @@ class LossTests(ServiceCase):
         super().setUp()
         self.events = Events()
         self.client = self.service(start=False)
-        self.client.observe(self.events)
+        self.forget = self.events.observe(self.client)
         self.client.startService()
         self.passes(10)
         self.assertReady(self.client)
@@ -382,11 +382,15 @@ class LossTests(ServiceCase):
 
     def test_stop_observing(self) -> None:
         """
-        An observer can be told nothing more.
+        An observation ends, once.
         """
-        self.client.forget_observer(self.events)
-        self.client.forget_observer(self.events)
+        told: list[object] = []
+        undo = self.client.observe(lost=told.append)
+        undo()
+        undo()
+        self.forget()
         self.cut()
+        self.assertEqual(told, [])
         self.assertEqual(self.events.names, ["connecting", "ready"])
 
 
@@ -401,7 +405,7 @@ class BlockedTests(ServiceCase):
         """
         service = self.service(start=False)
         events = Events()
-        service.observe(events)
+        events.observe(service)
         service.startService()
         self.turn()
         channel = service.channel()
@@ -424,7 +428,7 @@ class BlockedTests(ServiceCase):
         """
         service = self.service()
         events = Events()
-        service.observe(events)
+        events.observe(service)
         old = service.connection
         assert old is not None
         self.cut()
@@ -434,53 +438,45 @@ class BlockedTests(ServiceCase):
 
 class ObserverTests(ServiceCase):
     """
-    Tests for `ServiceObserver`.
+    Tests for `AMQPClientService.observe`.
     """
 
-    def test_provides(self) -> None:
+    def test_refused(self) -> None:
         """
-        It provides the interface, and does nothing.
+        What is no function is refused, by its name, and so is nothing at all.
         """
-        observer = ServiceObserver()
-        self.assertTrue(IServiceObserver.providedBy(observer))
         service = self.service(start=False)
-        service.observe(observer)
-        service.startService()
-        self.turn()
-        channel = service.channel()
-        self.turn()
-        self.assertTrue(channel.is_open)
-        self.broker.block()
-        self.broker.unblock()
-        self.cut()
-        self.assertReadyAgain(service)
-        observer.failed(ValueError())
-
-    def assertReadyAgain(self, service: AMQPClientService) -> None:
-        """
-        Wait for it.
-        """
-        self.passes(1)
-        self.assertReady(service)
+        wrong: Any = "a name"
+        error = self.assertRaises(TypeError, service.observe, ready=wrong, lost=print)
+        self.assertEqual(str(error), "ready is a function, not 'a name'")
+        self.assertRaises(TypeError, service.observe)
+        unknown: Any = {"raedy": print}
+        self.assertRaises(TypeError, service.observe, **unknown)
 
     def test_fails(self) -> None:
         """
-        One that fails is logged, and hurts nobody.
+        One that raises whatever it be is logged, and changes nothing.
+        """
+        for error in (ZeroDivisionError, SystemExit, KeyboardInterrupt, GeneratorExit):
+            self.fails(error)
+
+    def fails(self, error: type[BaseException]) -> None:
+        """
+        The same, with such an error.
         """
 
-        class Broken(ServiceObserver):
-            def ready(self, *details: object) -> None:
-                raise ZeroDivisionError("a defect")
+        def broken(*details: object) -> None:
+            raise error("a defect")
 
         service = self.service(start=False)
         events = Events()
-        service.observe(Broken())
-        service.observe(events)
+        service.observe(ready=broken)
+        events.observe(service)
         service.startService()
         self.turn()
         self.assertReady(service)
         self.assertEqual(events.names, ["connecting", "ready"])
-        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(len(self.flushLoggedErrors(error)), 1)
 
     def test_stops_the_service(self) -> None:
         """
@@ -500,7 +496,7 @@ class ObserverTests(ServiceCase):
 
             stopper = Stopper()
             stopper.service, stopper.what = service, what
-            service.observe(stopper)
+            stopper.observe(service)
             consumer = service.consume("work", Inbox())
             service.startService()
             self.turn()

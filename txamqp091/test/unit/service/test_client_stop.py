@@ -5,6 +5,9 @@ Tests for `AMQPClientService.stopService`: in any state, in order, within bounds
 
 from __future__ import annotations
 
+from gc import collect
+from weakref import ref
+
 from twisted.internet.defer import CancelledError, Deferred, succeed
 
 from txamqp091.channel import Channel
@@ -257,7 +260,7 @@ class DrainTests(ServiceCase):
 
     def test_confirms(self) -> None:
         """
-        Confirms are waited for; and what was asked for with `on_drain` is done after
+        The service waits for confirms; `draining` observers are called after
         the handlers have ended.
         """
         steps: list[str] = []
@@ -266,7 +269,7 @@ class DrainTests(ServiceCase):
             steps.append("drained")
             return succeed(None)
 
-        self.client.on_drain(step)
+        self.client.observe(draining=step)
         channel = self.client.channel(confirm=True)
         self.turn()
         self.broker.hold_confirms()
@@ -320,12 +323,13 @@ class DrainTests(ServiceCase):
             failing.errback(ConnectionClosed("it has gone"))
             return failing
 
-        self.client.on_drain(step)
+        self.client.observe(draining=step)
         for _, done in self.running:
             done.callback(None)
         stopped = self.client.stopService()
         self.turn()
         self.successResultOf(stopped)
+        self.assertEqual(len(self.flushLoggedErrors(ConnectionClosed)), 1)
         self.assertEqual(self.broker.sessions, [])
 
     def test_forgotten_step(self) -> None:
@@ -339,16 +343,17 @@ class DrainTests(ServiceCase):
             done_steps.append(name)
             return succeed(None)
 
-        forget = self.client.on_drain(lambda: step("one"))
-        self.client.on_drain(lambda: step("two"))
+        forget = self.client.observe(draining=lambda: step("one"))
+        self.client.observe(draining=lambda: step("two"))
         forget()
         forget()
-        steps = len(self.client._drain_steps)
         publisher = Publisher(self.client)
-        self.assertEqual(len(self.client._drain_steps), steps + 1)
         publisher.stop()
         self.turn()
-        self.assertEqual(len(self.client._drain_steps), steps)
+        kept = ref(publisher)
+        del publisher
+        collect()
+        self.assertIsNone(kept())
         for _, done in self.running:
             done.callback(None)
         stopped = self.client.stopService()
@@ -364,13 +369,14 @@ class DrainTests(ServiceCase):
         def step() -> Deferred[None]:
             raise ZeroDivisionError("a defect")
 
-        self.client.on_drain(step)
+        self.client.observe(draining=step)
         for _, done in self.running:
             done.callback(None)
         stopped = self.client.stopService()
         self.turn()
         self.successResultOf(stopped)
         self.assertEqual(self.broker.sessions, [])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
 
 class PatienceTests(ServiceCase):

@@ -25,7 +25,6 @@ from txamqp091.service.client import AMQPClientService
 from txamqp091.service.expiring_credentials import (
     ExpiringCredentials,
     Secret,
-    SecretObserver,
     SecretRefresh,
     SecretUnavailable,
 )
@@ -65,13 +64,21 @@ class Source:
         return secret
 
 
-class Notes(SecretObserver):
+class Notes:
     """
-    Writes down what it is told.
+    Writes down what happens to a secret.
     """
 
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
+
+    def observe(self, refresh: SecretRefresh) -> None:
+        """
+        Begin.
+        """
+        refresh.observe(
+            refreshed=self.refreshed, retrying=self.retrying, expired=self.expired
+        )
 
     def refreshed(self, lifetime: float | None) -> None:
         self.events.append(("refreshed", lifetime))
@@ -270,7 +277,8 @@ class RefreshTests(SecretCase):
         After a part of its lifetime, again and again.
         """
         source, notes = Source(self), Notes()
-        refresh = self.refresh(source, observer=notes)
+        refresh = self.refresh(source)
+        notes.observe(refresh)
         self.passes(79.5)
         self.assertEqual(source.fetched, 1)
         self.assertIsNone(self.session.secret)
@@ -410,7 +418,7 @@ class TroubleTests(SecretCase):
         It is tried again, with growing delays; when one comes in time, all is well.
         """
         source, notes = Source(self), Notes()
-        self.refresh(source, observer=notes)
+        notes.observe(self.refresh(source))
         source.trouble = ConnectionRefusedError()
         self.passes(80)
         self.passes(6)
@@ -433,7 +441,7 @@ class TroubleTests(SecretCase):
         When the last one has expired, that is told, once; the attempts go on.
         """
         source, notes = Source(self), Notes()
-        self.refresh(source, observer=notes)
+        notes.observe(self.refresh(source))
         source.trouble = ConnectionRefusedError()
         self.passes(100)
         kinds = [event[0] for event in notes.events]
@@ -460,7 +468,7 @@ class TroubleTests(SecretCase):
             return answers.pop() if answers else Deferred()
 
         notes = Notes()
-        self.refresh(source, observer=notes)
+        notes.observe(self.refresh(source))
         self.passes(95)
         self.assertEqual(asked, [0.0, 80.0, 91.0])
         self.assertEqual(notes.events, [("retrying", 1.0, TimeoutError)])
@@ -475,7 +483,7 @@ class TroubleTests(SecretCase):
             Secret("guest", "guest", 100.0),
         ]
         notes = Notes()
-        self.refresh(lambda: succeed(answers.pop()), observer=notes)
+        notes.observe(self.refresh(lambda: succeed(answers.pop())))
         self.passes(82)
         self.assertEqual([event[0] for event in notes.events], ["retrying"] * 2)
 
@@ -484,11 +492,11 @@ class TroubleTests(SecretCase):
         An observer that fails is logged, and does no harm.
         """
 
-        class Faulty(SecretObserver):
-            def refreshed(self, lifetime: float | None) -> None:
-                raise ZeroDivisionError
+        def faulty(lifetime: float | None) -> None:
+            raise ZeroDivisionError
 
-        refresh = self.refresh(Source(self), observer=Faulty())
+        refresh = self.refresh(Source(self))
+        refresh.observe(refreshed=faulty)
         self.passes(160)
         self.assertEqual(refresh.refreshes, 2)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)

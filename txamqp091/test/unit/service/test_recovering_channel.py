@@ -190,8 +190,8 @@ class ChannelTests(ServiceCase):
         """
         channel = self.channel()
         told: list[object] = []
-        stop = channel.observe(told.append, told.append)
-        channel.observe(lambda channel: told.append("too"))
+        stop = channel.observe(opened=told.append, closed=told.append)
+        channel.observe(opened=lambda channel: told.append("too"))
         self.cut()
         self.passes(1)
         first, also, lost, second, again = told
@@ -214,7 +214,7 @@ class ChannelTests(ServiceCase):
         def broken(_: object) -> None:
             raise ZeroDivisionError("a defect")
 
-        stop = channel.observe(broken, broken)
+        stop = channel.observe(opened=broken, closed=broken)
         self.cut()
         stop()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
@@ -225,8 +225,8 @@ class ChannelTests(ServiceCase):
         """
         told: list[object] = []
         channel = self.client.channel()
-        channel.observe(lambda _: channel.close())
-        channel.observe(told.append)
+        channel.observe(opened=lambda _: channel.close())
+        channel.observe(opened=told.append)
         self.turn()
         self.assertEqual(told, [])
         self.assertIn("closed", repr(channel))

@@ -48,7 +48,7 @@ class RefusedCase(ServiceCase):
         The service.
         """
         client = self.service(**options)
-        client.observe(self.events)
+        self.events.observe(client)
         return client
 
     def told(self) -> list[tuple[Any, ...]]:
@@ -182,13 +182,11 @@ class ToldTests(RefusedCase):
         """
         client = self.client()
         heartbeats = len(self.clock.getDelayedCalls())
-        tell = self.events.refused
 
         def cancel(consumer: RecoveringConsumer, *details: Any) -> None:
-            tell(consumer, *details)
             consumer.cancel()
 
-        self.patch(self.events, "refused", cancel)
+        client.observe(refused=cancel)
         client.consume("nowhere", Inbox())
         self.passes(60)
         self.assertTold("refused")

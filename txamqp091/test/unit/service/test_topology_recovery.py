@@ -61,7 +61,7 @@ class RecoveryTests(ServiceCase):
         """
         service = self.service(topology=Topology.of(X, Q, BOUND), start=False)
         events = Events()
-        service.observe(events)
+        events.observe(service)
         service.startService()
         self.turn()
         _, outcomes = events.details[-1]
