@@ -1,36 +1,53 @@
 # -*- test-case-name: txamqp091.test.unit.service.test_outbox -*-
 """
-Which message is sent next, and which again, when, and by which channel: `Dispatcher`.
+The messages of a publisher, until they are confirmed or have failed: `Outbox`.  A
+message is a `PendingPublish`; the channel that sends it is a `ConfirmChannel`.
 
-Theory.  What comes back unanswered, since a channel or the connection has ended, goes
-to the front of the queue, in its old order, or has failed.  What was nacked is put
-aside, and then goes there too; by then there is another channel, as RabbitMQ 3.10 may
-nack for ever what is published on a channel that once had to do with a quorum queue
-without a leader.
+Theory.  A message is in one place at a time:
 
-A channel on which the broker does not answer for the first letter is given up: see
-`txamqp091.service.outgoing`.  If it has answered, and does so for nothing any more, it
-is the connection that is given up: RabbitMQ 4.3 may keep for ever what was on its way
-to a quorum queue that was deleted and made anew, and reads nothing then.
+==================  ==================================================================
+``Outbox.queue``    It waits to be sent, in the order of publishing.
+``Outbox._nacked``  The broker has nacked it; it goes back to the queue when it is due.
+``channel.sent``    It was sent on that channel, and has no confirm.  It stays there
+                    until the broker answers, even if its Deferred has fired.
+==================  ==================================================================
 
-When the broker has closed a channel for something that was published, it does not say
-for what.  If it was the only message that had no answer, that one has failed.  If not,
-all of them are *suspects*: they are sent again one by one, so that the next one that
-costs a channel is the only one.
+One channel sends at a time.  When it has ended alone, or after a nack, another channel
+takes its place, and the old one stays until it has an answer for all that it has sent.
+
+A message that gets no answer, since its channel has ended, goes to the front of the
+queue, in its old order, or fails; ``resends`` decides.  A nacked message is sent again
+on another channel (see `txamqp091.service.broker_quirks`, as for all time limits).
+
+The broker does not say which message it has closed a channel for.  If only one message
+had no answer, that one fails.  Otherwise all of them are *suspects*, which are sent
+again one by one: then the next one that closes a channel is the only one.
+
+The timers, each of which runs at most once:
+
+====================  ================================================================
+``_nacked_call``      Nacked messages are due.
+``_hold_call``        The broker has closed a channel, and the next one may be used.
+``_first_call``       The first message on a channel should have an answer by now.
+``_silence_call``     There should have been an answer since the last time.
+``_blocked_call``     The first message in the queue has waited long enough for a
+                      broker that blocks.
+====================  ================================================================
 """
 
 from __future__ import annotations
 
-__all__ = ["Dispatcher", "DispatcherSink"]
+__all__ = ["REPUBLISHED", "ConfirmChannel", "Outbox", "PendingPublish"]
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from heapq import merge
-from typing import Protocol
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from txamqp091._channel_publisher import ChannelPublisher
+from txamqp091.channel import Channel
 from txamqp091.errors import (
     AMQPError,
     ChannelClosed,
@@ -39,120 +56,409 @@ from txamqp091.errors import (
     ConnectionClosed,
     Nacked,
     NotFound,
+    Returned,
+    UndecodableProperty,
     printable,
 )
+from txamqp091.service.broker_quirks import (
+    FIRST_CONFIRM,
+    OLD_CHANNELS_MAX,
+    SILENCE,
+)
 from txamqp091.service.client import AMQPClientService
-from txamqp091.service.outgoing import Letter, Outlet
+from txamqp091.service.recovering_channel import RecoveringChannel
 from txamqp091.service.retry import RetryPolicy
+from txamqp091.wire.properties import Properties
 
 _log = Logger(namespace="txamqp091.service")
 
-#: How long to wait before the next channel is used, when the broker has closed one.
+#: The header of a message that was sent before, and may have arrived.
+REPUBLISHED = "x-republished"
+
+#: How long to wait before another channel is used, when the broker has closed one.
 _REOPENED_AFTER = RetryPolicy(initial_delay=0.05, max_delay=2.0)
 
-#: How long the first letter of a channel waits for its answer, in seconds, before
-#: another channel is tried, and the next ones.
-_FIRST_ANSWER = RetryPolicy(initial_delay=2.0, factor=1.25, max_delay=30.0, jitter=0.0)
-
-#: After how many seconds without any answer, though messages have left, the connection
-#: is given up.
-_SILENCE = 30.0
-
-#: How many channels may be there that were given up and are still owed answers.
-_RETIRED_MAX = 8
-
-#: The ends of connections that have nothing to do with what was published.
+#: The reply codes of connections that ended for another reason than a message.
 _INNOCENT = (0, 200, 320)
 
 
-class DispatcherSink(Protocol):
+class PendingPublish:
     """
-    Who is told what becomes of letters.
+    A message without an outcome.  Its channel calls `callback` or `errback`.
+
+    :ivar number: its place among all messages of its publisher.
+    :ivar encoded: its properties, as they go on the wire.
+    :ivar size: the bytes of its body and properties.
+    :ivar deferred: fires with the outcome.
+    :ivar queued_at: since when it waits to be sent.
+    :ivar due: when it is sent again after a nack.
+    :ivar nacks: how often the broker has nacked it.
+    :ivar suspect: whether the broker may have closed a channel because of it: it is
+        sent when no other message is unconfirmed.
+    :ivar channel: the channel that has sent it.
     """
 
-    def settled(self, letter: Letter, error: BaseException | None = None) -> None:
-        """
-        A letter is dealt with, well or not.
-        """
+    __slots__ = (
+        "_outbox",
+        "_properties",
+        "body",
+        "channel",
+        "deferred",
+        "due",
+        "encoded",
+        "exchange",
+        "mandatory",
+        "nacks",
+        "number",
+        "queued_at",
+        "routing_key",
+        "size",
+        "suspect",
+    )
 
-    def despaired(self, letter: Letter, error: BaseException) -> None:
-        """
-        A letter is still out there, but nobody shall wait for it any longer.
-        """
+    def __init__(
+        self,
+        outbox: Outbox,
+        number: int,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        properties: Properties,
+        mandatory: bool,
+    ) -> None:
+        self._outbox = outbox
+        self.number = number
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.body = body
+        self._properties: Properties | None = properties
+        self.encoded = properties.encoded
+        self.mandatory = mandatory
+        self.size = len(body) + len(self.encoded)
+        self.deferred: Deferred[None] = Deferred(self._cancel)
+        self.queued_at = 0.0
+        self.due = 0.0
+        self.nacks = 0
+        self.suspect = False
+        self.channel: ConfirmChannel | None = None
 
-    def over(self, reason: AMQPError) -> None:
-        """
-        There is nobody to publish to any more, unless the service is started again.
-        """
+    def __lt__(self, other: PendingPublish) -> bool:
+        return self.number < other.number
 
-    def begun(self) -> None:
+    @property
+    def is_open(self) -> bool:
         """
-        It is.
+        Whether its Deferred has not fired.
         """
+        return not self.deferred.called
 
-    def when_idle(self) -> Deferred[None]:
+    def mark_republished(self) -> None:
         """
-        :returns: fires when every letter is dealt with.
+        Add the header that says that it may have arrived before.
         """
+        properties, self._properties = self._properties, None
+        if properties is None:
+            return  # it has the header
+        try:
+            headers = {**(properties.headers or {}), REPUBLISHED: True}
+            self.encoded = properties.replace(headers=headers).encoded
+        except (AMQPError, UndecodableProperty):
+            pass  # properties that came from elsewhere go as they came
+
+    def fail(self, error: BaseException) -> None:
+        """
+        Fail its Deferred.
+        """
+        # The error may be kept, and given to others; a traceback would grow with each.
+        self.deferred.errback(error.with_traceback(None))
+
+    def _cancel(self, _: Deferred[None]) -> None:
+        self._outbox.cancelled(self)
+
+    # -- what the channel calls: see `ReplyHandle` -------------------------------------
+
+    def callback(self, result: object) -> None:
+        """
+        The broker has confirmed it.
+        """
+        channel = self._answered()
+        self._outbox.confirmed(self)
+        if not channel.sent:
+            channel.emptied()
+
+    def errback(self, error: BaseException) -> None:
+        """
+        The broker has refused it, or there will be no answer.
+        """
+        channel = self._answered()
+        if isinstance(error, Nacked):
+            self._outbox.nacked(self, channel)
+        elif isinstance(error, Returned) or not isinstance(error, AMQPError):
+            self._outbox.settle(self, error)
+        else:
+            if self._outbox.lost(self, error):
+                channel.give_back(self, error)
+            return  # the end of the channel follows
+        if not channel.sent:
+            channel.emptied()
+
+    def _answered(self) -> ConfirmChannel:
+        channel = self.channel
+        assert channel is not None
+        del channel.sent[self]
+        channel.has_confirmed = True
+        return channel
 
 
-class Dispatcher:
+class ConfirmChannel:
     """
-    Sends letters, until they are confirmed or there is no hope.
+    A channel in confirm mode, for as long as it sends messages.
 
-    :ivar queue: the letters that wait to be sent, in order.
-    :ivar held: whether nothing is to be sent for now.
-    :ivar confirms: how many messages the broker has taken.
-    :ivar nacks: how often it could not keep one.
-    :ivar republished: how often one was sent again.
+    The first message of a channel is sent alone, until there is its confirm.
+
+    :ivar sent: the messages that were sent and have no answer, in order.
+    :ivar channel: the channel.
+    :ivar retired: whether it sends no more messages.
+    :ivar has_nacked: whether the broker has nacked a message here.
+    :ivar has_confirmed: whether the broker has answered for a message on the present
+        channel.
+    """
+
+    def __init__(self, outbox: Outbox, channel: RecoveringChannel) -> None:
+        self.sent: dict[PendingPublish, None] = {}
+        self.channel = channel
+        self.retired = False
+        self.has_nacked = False
+        self.has_confirmed = False
+        self._outbox = outbox
+        self._publisher: ChannelPublisher | None = None
+        self._lost: list[PendingPublish] = []
+        # Whether a suspect was sent, and no other message may follow.
+        self._alone = False
+        # Whether the channel's publisher calls `go` when it has room.
+        self._waiting = False
+        self._stop_observing = channel.observe(opened=self._opened, closed=self._closed)
+
+    def watch(self) -> None:
+        """
+        Tell the outbox when there will be no more channel.
+        """
+        self.channel.when_open().addCallbacks(lambda _: None, self._abandoned)
+
+    @property
+    def may_send(self) -> bool:
+        """
+        Whether a message that is no suspect may be sent at once.
+        """
+        publisher = self._publisher
+        return (
+            publisher is not None
+            and publisher.may_send
+            and publisher.is_open
+            and (self.has_confirmed or not self.sent)
+            and not (self._alone or self.retired or self._outbox.held)
+        )
+
+    def send(self, message: PendingPublish) -> None:
+        """
+        Send a message.
+        """
+        publisher = self._publisher
+        assert publisher is not None
+        message.channel = self
+        self.sent[message] = None
+        try:
+            publisher.send(
+                message.exchange,
+                message.routing_key,
+                message.body,
+                message.encoded,
+                message.mandatory,
+                message,
+            )
+        except AMQPError as error:  # such as too many headers for a frame
+            del self.sent[message]
+            self._alone = False
+            self._outbox.settle(message, error)
+        else:
+            if not self.has_confirmed:
+                self._outbox.first_sent(self)
+
+    def send_waiting(self) -> None:
+        """
+        Send messages from the queue, as far as it may, and the others when it may.
+        """
+        publisher = self._publisher
+        if publisher is None or self._waiting:
+            return
+        self._waiting = True
+        if self._send_now():
+            self._waiting = False
+        elif publisher is self._publisher:
+            publisher.wait(self)
+
+    def _send_now(self) -> bool:
+        """
+        :returns: whether no message is left that waits only for room.
+        """
+        queue = self._outbox.queue
+        while queue and not (self._alone or self.retired or self._outbox.held):
+            if self.sent and not self.has_confirmed:
+                return True  # until there is the first answer
+            if not self.may_send:
+                return False
+            if next(iter(queue)).suspect:
+                if self.sent:
+                    return True
+                self._alone = True
+            message, _ = queue.popitem(last=False)
+            self.send(message)
+        return True
+
+    def emptied(self) -> None:
+        """
+        All that was sent has an answer.
+        """
+        self._alone = False
+        self._outbox.idle(self)
+
+    def give_back(self, message: PendingPublish, reason: AMQPError) -> None:
+        """
+        There will be no answer for a message, which is to be sent again.
+        """
+        if self._publisher is not None:
+            self._lost.append(message)  # until the channel's end is told
+        else:
+            self._outbox.closed(self, [message], reason)
+
+    def retire(self) -> None:
+        """
+        Send no more messages.
+        """
+        self.retired = True
+        if not self.sent:
+            self.close()
+
+    def close(self) -> None:
+        """
+        Send no more messages, and close the channel.
+        """
+        self.retired = True
+        self._stop_observing()
+        self.channel.close()
+        self._publisher = None
+
+    # -- what the publisher of the channel calls: see its `Waiting` --------------------
+
+    def go(self) -> bool:
+        """
+        Send messages from the queue, as far as it may.
+        """
+        done = self._send_now()
+        self._waiting = not done
+        return done
+
+    def fail(self, reason: AMQPError) -> None:
+        """
+        The channel has ended; `_closed` follows.
+        """
+        self._waiting = False
+
+    # -- what the recovering channel tells ---------------------------------------------
+
+    def _opened(self, channel: Channel) -> None:
+        self._publisher = channel.publisher
+        self._waiting = self.has_confirmed = False
+        self.send_waiting()
+
+    def _closed(self, reason: BaseException) -> None:
+        self._publisher = None
+        self._alone = self._waiting = False
+        lost, self._lost = self._lost, []
+        self._outbox.closed(self, lost, reason)
+
+    def _abandoned(self, failure: object) -> None:
+        if not self.retired:
+            reason = getattr(failure, "value", None)
+            assert isinstance(reason, BaseException)
+            self._outbox.abandoned(reason)
+
+
+class Outbox:
+    """
+    Sends messages until they are confirmed, or have failed.
+
+    :ivar queue: the messages that wait to be sent, in order.
+    :ivar held: whether nothing is sent for now.
+    :ivar outstanding: how many messages have no outcome, or no answer.
+    :ivar size: the bytes of their bodies and properties.
+    :ivar closed_for: why no messages are taken any more; None while they are.
+    :ivar confirmed_count: how many messages the broker has confirmed.
+    :ivar nacked_count: how often the broker has nacked a message.
+    :ivar returned_count: how many messages came back, since no queue took them.
+    :ivar republished_count: how often a message was sent again.
+    :ivar failed_count: how many messages have failed.
     """
 
     def __init__(
         self,
         service: AMQPClientService,
-        sink: DispatcherSink,
         *,
+        limit: int,
+        size_limit: int,
         resends: bool,
         window: int,
         blocked_timeout: float | None,
         policy: RetryPolicy,
     ) -> None:
         """
-        :param resends: whether what was lost on its way is sent again.
-        :param window: how many messages may be unconfirmed.
+        :param limit: how many messages may be outstanding.
+        :param size_limit: how many bytes of them.
+        :param resends: whether a message that was sent and got no answer is sent again.
+        :param window: how many messages may be unconfirmed on a channel.
         :param blocked_timeout: how many seconds a message waits while the broker
-            blocks.
-        :param policy: when what was nacked is sent again.
+            blocks; None is for ever.
+        :param policy: when a nacked message is sent again.
         """
-        self.queue: OrderedDict[Letter, None] = OrderedDict()
+        self.queue: OrderedDict[PendingPublish, None] = OrderedDict()
         self.held = False
-        self.nacks = 0
-        self.republished = 0
-        self.confirms = 0
+        self.outstanding = 0
+        self.size = 0
+        self.closed_for: AMQPError | None = None
+        self.confirmed_count = 0
+        self.nacked_count = 0
+        self.returned_count = 0
+        self.republished_count = 0
+        self.failed_count = 0
         self._service = service
         self._reactor = service.reactor
-        self._sink = sink
+        self._limit = limit
+        self._size_limit = size_limit
         self._resends = resends
         self._window = window
         self._blocked_timeout = blocked_timeout
         self._policy = policy
         self._draining = False
+        self._stopping = False
         self._abandoned = False
-        self._aside: dict[Letter, None] = {}
-        self._aside_call: IDelayedCall | None = None
+        self._room: deque[Deferred[None]] = deque()
+        self._idle: deque[Deferred[None]] = deque()
+        self._nacked: dict[PendingPublish, None] = {}
+        self._nacked_call: IDelayedCall | None = None
         self._renewed_at = 0.0
-        # How many channels have ended alone since one took a message.
-        self._deaths = 0
+        # How many channels have ended alone since one confirmed a message.
+        self._channels_lost = 0
         self._hold_call: IDelayedCall | None = None
-        self._trying_call: IDelayedCall | None = None
-        # When to look whether there were answers, and what there was the last time.
+        self._first_call: IDelayedCall | None = None
         self._silence_call: IDelayedCall | None = None
-        self._oldest: tuple[Letter | None, int] = None, 0
+        # The oldest message without an answer, and the number of answers, the last time
+        # that `_silence_call` has looked.
+        self._oldest: tuple[PendingPublish | None, int] = None, 0
         self._blocked_for: str | None = None
         self._blocked_since = 0.0
         self._blocked_call: IDelayedCall | None = None
-        self._retired: dict[Outlet, None] = {}
-        self._outlet = self._new_outlet()
+        self._retired: dict[ConfirmChannel, None] = {}
+        self._channel = self._new_channel()
         self._stop_observing = service.observe(
             connecting=self._connecting,
             blocked=self._block,
@@ -161,399 +467,462 @@ class Dispatcher:
             draining=self._drain,
         )
 
+    # -- what the publisher calls ------------------------------------------------------
+
+    @property
+    def has_room(self) -> bool:
+        """
+        Whether another message is taken.
+        """
+        return self.outstanding < self._limit and self.size < self._size_limit
+
     @property
     def unconfirmed(self) -> int:
         """
-        How many messages have left and are not answered for.
+        How many messages were sent and have no answer.
         """
-        return sum(len(each.sent) for each in self._outlets())
+        return sum(len(each.sent) for each in self._channels())
 
-    def post(self, letter: Letter) -> None:
+    def add(self, message: PendingPublish) -> None:
         """
-        Send a letter, now or later.
+        Send a message, now or later.
         """
-        outlet = self._outlet
-        if not self.queue and outlet.may_send:
-            outlet.send(letter)
+        self.outstanding += 1
+        self.size += message.size
+        channel = self._channel
+        if not self.queue and channel.may_send:
+            channel.send(message)
         else:
-            letter.queued_at = self._reactor.seconds()
-            self.queue[letter] = None
-            outlet.pump()
+            message.queued_at = self._reactor.seconds()
+            self.queue[message] = None
+            channel.send_waiting()
             self._watch_blocked()
 
-    def give_up(self, reason: AMQPError) -> None:
+    def check(self) -> None:
         """
-        Whatever is there has failed.
+        :raises AMQPError: no messages are taken any more.
         """
+        if self.closed_for is not None:
+            self._resume()
+        if self.closed_for is not None:
+            raise self.closed_for.with_traceback(None)
+
+    def _resume(self) -> None:
+        """
+        Take messages again, if the service was started again.
+        """
+        if self._abandoned and not self._stopping:
+            self._abandoned = False
+            self._channel.watch()  # which tells at once when there will be no channel
+            if not self._abandoned:
+                self._draining = False
+                self.closed_for = None
+
+    def when_room(self) -> Deferred[None]:
+        """
+        :returns: fires when another message is taken; fails when none is any more.
+        """
+        return succeed(None) if self.has_room else _wait_in(self._room)
+
+    def when_idle(self) -> Deferred[None]:
+        """
+        :returns: fires when nothing is outstanding.
+        """
+        return _wait_in(self._idle) if self.outstanding else succeed(None)
+
+    def stop(self, reason: AMQPError) -> None:
+        """
+        Take no more messages; send those that are here.
+        """
+        self._stopping = True
+        self._refuse(reason)
+
+    def close(self) -> None:
+        """
+        Send nothing more, and fail what is outstanding.
+        """
+        assert self.closed_for is not None
+        self._fail_all(self.closed_for)
+        self._stop_observing()
+        _stop(self._first_call)
+        _stop(self._silence_call)
+        for channel in self._channels():
+            channel.close()
+        self._retired.clear()
+
+    def _refuse(self, reason: AMQPError) -> None:
+        self.closed_for = reason
+        room, self._room = self._room, deque()
+        while room:
+            room.popleft().errback(reason.with_traceback(None))
+
+    def _fail_all(self, reason: AMQPError) -> None:
         for call in (
-            self._aside_call,
+            self._nacked_call,
             self._hold_call,
-            self._trying_call,
+            self._first_call,
             self._silence_call,
             self._blocked_call,
         ):
             _stop(call)
         self._blocked_for = None
         self.held = False
-        letters = [*self.queue, *self._aside]
+        messages = [*self.queue, *self._nacked]
         self.queue.clear()
-        self._aside.clear()
-        for letter in letters:
-            self._sink.settled(letter, reason)
-        for outlet in self._outlets():
-            for letter in list(outlet.sent):
-                self._sink.despaired(letter, reason)
+        self._nacked.clear()
+        for message in messages:
+            self.settle(message, reason)
+        for channel in self._channels():
+            for message in list(channel.sent):
+                self._fail_in_flight(message, reason)
 
-    def look_again(self) -> None:
-        """
-        See whether the service was started again.
-        """
-        if self._abandoned:
-            self._abandoned = False
-            self._outlet.watch()
-            if not self._abandoned:
-                self._draining = False
-                self._sink.begun()
+    def _channels(self) -> list[ConfirmChannel]:
+        return [self._channel, *self._retired]
 
-    def close(self) -> None:
-        """
-        Send nothing more.
-        """
-        self._stop_observing()
-        _stop(self._trying_call)
-        _stop(self._silence_call)
-        for outlet in self._outlets():
-            outlet.close()
-        self._retired.clear()
+    # -- outcomes ----------------------------------------------------------------------
 
-    def _outlets(self) -> list[Outlet]:
-        return [self._outlet, *self._retired]
-
-    # -- what letters and outlets call: see `Correspondent` ----------------------------
-
-    def withdrawn(self, letter: Letter) -> None:
+    def settle(self, message: PendingPublish, error: BaseException | None) -> None:
         """
-        See `Correspondent`.
+        A message is outstanding no longer: it is confirmed, or has failed.
         """
-        if letter in self.queue:
-            del self.queue[letter]
-        elif letter in self._aside:
-            del self._aside[letter]
+        self.outstanding -= 1
+        self.size -= message.size
+        if error is not None:
+            self._fail_in_flight(message, error)
+        elif message.is_open:
+            message.deferred.callback(None)
+        while self._room and self.has_room:
+            self._room.popleft().callback(None)
+        while self._idle and not self.outstanding:
+            self._idle.popleft().callback(None)
+
+    def _fail_in_flight(self, message: PendingPublish, error: BaseException) -> None:
+        """
+        A message has failed; it is outstanding until the broker has answered for it.
+        """
+        if message.is_open:
+            self.failed_count += 1
+            self.returned_count += isinstance(error, Returned)
+            message.fail(error)
+
+    # -- what messages and channels call -----------------------------------------------
+
+    def cancelled(self, message: PendingPublish) -> None:
+        """
+        The user has cancelled a message.  If it was sent, it is outstanding until the
+        broker has answered for it.
+        """
+        if message in self.queue:
+            del self.queue[message]
+        elif message in self._nacked:
+            del self._nacked[message]
         else:
             return
-        letter.deferred.errback(CancelledError())
-        self._sink.settled(letter)
+        message.deferred.errback(CancelledError())
+        self.settle(message, None)
 
-    def confirmed(self, letter: Letter) -> None:
+    def confirmed(self, message: PendingPublish) -> None:
         """
-        See `Correspondent`.
+        The broker has a message.
         """
-        self.confirms += 1
-        self._deaths = 0
-        self._sink.settled(letter)
+        self.confirmed_count += 1
+        self._channels_lost = 0
+        self.settle(message, None)
 
-    def failed(self, letter: Letter, error: BaseException) -> None:
+    def nacked(self, message: PendingPublish, channel: ConfirmChannel) -> None:
         """
-        See `Correspondent`.
+        The broker could not keep a message.
         """
-        self._sink.settled(letter, error)
-
-    def nacked(self, letter: Letter, outlet: Outlet) -> None:
-        """
-        See `Correspondent`.
-        """
-        self.nacks += 1
-        letter.nacks += 1
-        outlet.suspected = True
+        self.nacked_count += 1
+        message.nacks += 1
+        channel.has_nacked = True
         attempts = self._policy.max_attempts
-        if not letter.is_wanted:
-            self._sink.settled(letter)
-        elif attempts is not None and letter.nacks >= attempts:
-            self._sink.settled(letter, Nacked())
+        if not message.is_open:
+            self.settle(message, None)
+        elif attempts is not None and message.nacks >= attempts:
+            self.settle(message, Nacked())
         else:
-            letter.due = self._reactor.seconds() + self._policy.delay(letter.nacks)
-            self._aside[letter] = None
-            self._watch_aside(letter.due)
+            message.due = self._reactor.seconds() + self._policy.delay(message.nacks)
+            self._nacked[message] = None
+            self._watch_nacked(message.due)
 
-    def lost(self, letter: Letter, reason: AMQPError) -> bool:
+    def lost(self, message: PendingPublish, reason: AMQPError) -> bool:
         """
-        See `Correspondent`.
+        There will be no answer for a message.
+
+        :returns: whether it is to be sent again.
         """
-        if self._resends and letter.is_wanted:
+        if self._resends and message.is_open:
             return True
-        self._sink.settled(letter, reason)
+        self.settle(message, reason)
         return False
 
-    def trying(self, outlet: Outlet) -> None:
+    def first_sent(self, channel: ConfirmChannel) -> None:
         """
-        See `Correspondent`.
+        The first message was sent on a channel.
         """
-        _stop(self._trying_call)
-        patience = _FIRST_ANSWER.delay(self._deaths + 1)
-        self._trying_call = self._reactor.callLater(patience, self._tried, outlet)
+        _stop(self._first_call)
+        limit = FIRST_CONFIRM.delay(self._channels_lost + 1)
+        self._first_call = self._reactor.callLater(limit, self._check_first, channel)
         if self._silence_call is None or not self._silence_call.active():
-            self._listen()
+            self._check_silence()
 
-    def _listen(self) -> None:
-        """
-        There should have been an answer since the last time, if a letter was there.
-        """
-        self._silence_call = self._reactor.callLater(_SILENCE, self._listen)
-        outlet, connection = self._outlet, self._service.connection
-        before, self._oldest = self._oldest, (None, 0)
-        if self._blocked_for is not None or self._draining or not outlet.proven:
+    def _check_first(self, channel: ConfirmChannel) -> None:
+        if channel is not self._channel or channel.has_confirmed or self._draining:
             return
-        oldest = next(iter(outlet.sent), None)
-        self._oldest = oldest, self.confirms + self.nacks
+        if self._blocked_for is not None:  # then the broker answers for nothing
+            self.first_sent(channel)
+        else:
+            problem = "no answer to the first message on a channel"
+            channel.channel.abandon(ChannelClosed(problem, by_us=True))
+
+    def _check_silence(self) -> None:
+        self._silence_call = self._reactor.callLater(SILENCE, self._check_silence)
+        channel, connection = self._channel, self._service.connection
+        before, self._oldest = self._oldest, (None, 0)
+        if self._blocked_for is not None or self._draining or not channel.has_confirmed:
+            return
+        oldest = next(iter(channel.sent), None)
+        self._oldest = oldest, self.confirmed_count + self.nacked_count
         if oldest is None or before != self._oldest or connection is None:
             return
         _log.warn(
-            "No answer to what was published in {seconds} s: connecting anew",
-            seconds=_SILENCE,
+            "The broker has confirmed nothing for {seconds} s; the service reconnects",
+            seconds=SILENCE,
         )
-        connection.close(reply_text="no answer to what was published")
+        connection.close(reply_text="no confirms")
 
-    def _tried(self, outlet: Outlet) -> None:
+    def idle(self, channel: ConfirmChannel) -> None:
         """
-        There should have been an answer on a new channel.
+        All that a channel has sent has an answer.
         """
-        if outlet is not self._outlet or outlet.proven or self._draining:
-            return
-        if self._blocked_for is not None:  # then nothing is answered for
-            self.trying(outlet)
+        if channel is self._channel:
+            _stop(self._first_call)
+        if channel.retired:
+            self._retired.pop(channel, None)
+            channel.close()
         else:
-            problem = "no answer to the first message on a channel"
-            outlet.channel.abandon(ChannelClosed(problem, by_us=True))
-
-    def idle(self, outlet: Outlet) -> None:
-        """
-        See `Correspondent`.
-        """
-        if outlet is self._outlet:
-            _stop(self._trying_call)
-        if outlet.retired:
-            self._retired.pop(outlet, None)
-            outlet.close()
-        else:
-            outlet.pump()
+            channel.send_waiting()
 
     def closed(
-        self, outlet: Outlet, letters: list[Letter], reason: BaseException
+        self,
+        channel: ConfirmChannel,
+        messages: list[PendingPublish],
+        reason: BaseException,
     ) -> None:
         """
-        See `Correspondent`.
+        A channel has ended.
+
+        :param messages: those that get no answer, and are to be sent again.
         """
-        if outlet is self._outlet:
-            _stop(self._trying_call)
-        hopeless, again = self._sort_out(letters, reason)
+        if channel is self._channel:
+            _stop(self._first_call)
+        rejected, again = self._find_rejected(messages, reason)
         self._put_back(again)
-        if outlet.retired:
-            self._retired.pop(outlet, None)
-            outlet.close()
+        if channel.retired:
+            self._retired.pop(channel, None)
+            channel.close()
         elif isinstance(reason, ChannelClosed) and not self._draining:
             self._reopen(reason)
         else:
-            outlet.watch()
-        for letter in hopeless:
-            self._sink.settled(letter, reason)
-        self._outlet.pump()
+            channel.watch()
+        for message in rejected:
+            self.settle(message, reason)
+        self._channel.send_waiting()
 
-    def abandoned(self, outlet: Outlet, reason: BaseException) -> None:
+    def abandoned(self, reason: BaseException) -> None:
         """
-        See `Correspondent`.
+        There will be no more channel, unless the service is started again.
         """
         self._abandoned = True
         if not isinstance(reason, AMQPError):
             reason = ConnectionClosed(str(reason), by_us=True)
-        self._sink.over(reason)
-        self.give_up(reason)
+        if not self._stopping:
+            self._refuse(reason)
+        self._fail_all(reason)
 
     # -- sending again -----------------------------------------------------------------
 
-    def _sort_out(
-        self, letters: list[Letter], reason: BaseException
-    ) -> tuple[list[Letter], list[Letter]]:
+    def _find_rejected(
+        self, messages: list[PendingPublish], reason: BaseException
+    ) -> tuple[list[PendingPublish], list[PendingPublish]]:
         """
-        Which of those that were lost have cost us the channel, and which are to be sent
-        again.
+        Part the messages without an answer in those for which the broker has closed the
+        channel, and those to send again.
         """
         if not _is_refusal(reason):
-            return [], letters
+            return [], messages
         if isinstance(reason, NotFound):
-            # The one case where the broker does say for what.
+            # Only here the broker names what it has closed the channel for.
             text = f"{reason.reply_text} "
-            missing = [each for each in letters if f"'{each.exchange}' " in text]
+            missing = [each for each in messages if f"'{each.exchange}' " in text]
             if missing:
-                return missing, [each for each in letters if each not in missing]
-        if len(letters) == 1:
-            return letters, []
-        for letter in letters:
-            letter.suspect = True
-        return [], letters
+                return missing, [each for each in messages if each not in missing]
+        if len(messages) == 1:
+            return messages, []
+        for message in messages:
+            message.suspect = True
+        return [], messages
 
-    def _put_back(self, letters: list[Letter]) -> None:
+    def _put_back(self, messages: list[PendingPublish]) -> None:
         """
-        Have letters sent again, before all that is younger.
+        Send messages again, before all that were published after them.
         """
         again = []
-        for letter in letters:
-            if letter.is_wanted:
-                letter.mark()
-                self.republished += 1
-                again.append(letter)
+        for message in messages:
+            if message.is_open:
+                message.mark_republished()
+                self.republished_count += 1
+                again.append(message)
             else:
-                self._sink.settled(letter)
+                self.settle(message, None)
         if not again:
             return
         again.sort()
         queue = self.queue
         if not queue or again[-1] < next(iter(queue)):
-            for letter in reversed(again):
-                queue[letter] = None
-                queue.move_to_end(letter, last=False)
+            for message in reversed(again):
+                queue[message] = None
+                queue.move_to_end(message, last=False)
         else:
             merged = list(merge(again, queue))
             queue.clear()
             queue.update(dict.fromkeys(merged))
 
-    def _new_outlet(self) -> Outlet:
+    def _new_channel(self) -> ConfirmChannel:
         channel = self._service.channel(confirm=True, window=self._window)
-        outlet = Outlet(self, channel)
-        outlet.watch()
-        return outlet
+        result = ConfirmChannel(self, channel)
+        result.watch()
+        return result
 
-    def _renew(self) -> None:
+    def _renew_channel(self) -> None:
         """
-        Take another channel.
+        Use another channel.
         """
-        outlet, self._outlet = self._outlet, self._new_outlet()
+        channel, self._channel = self._channel, self._new_channel()
         self._renewed_at = self._reactor.seconds()
-        if outlet.sent:
-            self._retired[outlet] = None
-        outlet.retire()
+        if channel.sent:
+            self._retired[channel] = None
+        channel.retire()
 
     def _reopen(self, reason: ChannelClosed) -> None:
         """
-        The broker has closed the channel: take another one, a little later.
+        Use another channel, a little later: the broker has closed this one.
         """
-        self._deaths += 1
-        delay = _REOPENED_AFTER.delay(self._deaths)
+        self._channels_lost += 1
+        delay = _REOPENED_AFTER.delay(self._channels_lost)
         _log.warn(
-            "A channel for publishing has ended, and another one is used in "
+            "A channel for publishing was closed; the publisher uses another one in "
             "{delay:.2f} s: {error}",
             delay=delay,
-            error=printable(str(reason)),
+            error=printable(str(reason), 500),
         )
-        self._renew()
+        self._renew_channel()
         self.held = True
         _stop(self._hold_call)
-        self._hold_call = self._reactor.callLater(delay, self._go_on)
+        self._hold_call = self._reactor.callLater(delay, self._end_hold)
 
-    def _go_on(self) -> None:
+    def _end_hold(self) -> None:
         self.held = False
-        self._outlet.pump()
+        self._channel.send_waiting()
 
-    def _watch_aside(self, due: float) -> None:
+    def _watch_nacked(self, due: float) -> None:
         """
-        Something is to be tried again at a certain time.
+        Send nacked messages again at a certain time.
         """
         # But not each message on a new channel of its own.
         due = max(due, self._renewed_at + self._policy.initial_delay)
-        call = self._aside_call
+        call = self._nacked_call
         if call is None or not call.active() or due < call.getTime():
             _stop(call)
             delay = max(due - self._reactor.seconds(), 0.0)
-            self._aside_call = self._reactor.callLater(delay, self._try_again)
+            self._nacked_call = self._reactor.callLater(delay, self._resend_nacked)
 
-    def _try_again(self) -> None:
-        """
-        Send what was nacked, on a new channel.
-        """
-        trusted = not self._outlet.suspected
-        if not (trusted or self._draining or len(self._retired) >= _RETIRED_MAX):
-            self._renew()
+    def _resend_nacked(self) -> None:
+        full = len(self._retired) >= OLD_CHANNELS_MAX
+        if self._channel.has_nacked and not (self._draining or full):
+            self._renew_channel()
         now = self._reactor.seconds()
-        due = [each for each in self._aside if each.due <= now]
-        for letter in due:
-            del self._aside[letter]
-            letter.queued_at = now
+        due = [each for each in self._nacked if each.due <= now]
+        for message in due:
+            del self._nacked[message]
+            message.queued_at = now
         self._put_back(due)
-        if self._aside:
-            self._watch_aside(min(each.due for each in self._aside))
-        self._outlet.pump()
+        if self._nacked:
+            self._watch_nacked(min(each.due for each in self._nacked))
+        self._channel.send_waiting()
         self._watch_blocked()
 
     # -- what the service tells --------------------------------------------------------
 
     def _connecting(self, _: str) -> None:
         """
-        The service tries to connect, perhaps after it was stopped.
+        The service connects, perhaps after it was stopped.
         """
         self._draining = False
-        self.look_again()
+        self._resume()
 
     def _drain(self) -> Deferred[None]:
         """
         The service is being stopped.
         """
         self._draining = True
-        return self._sink.when_idle()
+        return self.when_idle()
 
     def _block(self, reason: str) -> None:
         """
-        The broker takes no messages, and this is why.
+        The broker takes no messages.
         """
         self._unblock()
         self._blocked_for = reason
         self._blocked_since = self._reactor.seconds()
         if self._blocked_timeout is not None:
             self._blocked_call = self._reactor.callLater(
-                self._blocked_timeout, self._blocked_too_long
+                self._blocked_timeout, self._fail_blocked
             )
 
     def _unblock(self, _: object = None) -> None:
         """
-        It does again.
+        The broker takes messages again.
         """
         self._blocked_for = None
         _stop(self._blocked_call)
 
     def _watch_blocked(self) -> None:
         """
-        A letter waits.
+        Fail the messages in the queue when they have waited long enough.
         """
         timeout, call = self._blocked_timeout, self._blocked_call
         if self._blocked_for is None or timeout is None or not self.queue:
             return
         if call is None or not call.active():
             delay = max(self._blocked_until(timeout) - self._reactor.seconds(), 0.0)
-            self._blocked_call = self._reactor.callLater(delay, self._blocked_too_long)
+            self._blocked_call = self._reactor.callLater(delay, self._fail_blocked)
 
     def _blocked_until(self, timeout: float) -> float:
         """
-        How long the first letter of the queue waits for the broker.
+        When the first message of the queue has waited long enough.
         """
         return max(self._blocked_since, next(iter(self.queue)).queued_at) + timeout
 
-    def _blocked_too_long(self) -> None:
+    def _fail_blocked(self) -> None:
         reason, timeout = self._blocked_for, self._blocked_timeout
         assert reason is not None and timeout is not None
         now = self._reactor.seconds()
         late = []
         while self.queue and self._blocked_until(timeout) <= now:
             late.append(self.queue.popitem(last=False)[0])
-        for letter in late:
-            self._sink.settled(letter, ConnectionBlocked(reason, False))
-        for outlet in self._outlets():
-            for letter in list(outlet.sent):
-                self._sink.despaired(letter, ConnectionBlocked(reason, True))
+        for message in late:
+            self.settle(message, ConnectionBlocked(reason, False))
+        for channel in self._channels():
+            for message in list(channel.sent):
+                self._fail_in_flight(message, ConnectionBlocked(reason, True))
         self._watch_blocked()
 
 
 def _is_refusal(reason: BaseException) -> bool:
     """
-    Whether the broker has ended a channel, or the connection, because of something that
-    was sent.
+    Whether the broker has ended a channel or connection because of a message.
     """
     if isinstance(reason, ConnectionClosed):
         return not reason.by_us and reason.reply_code not in _INNOCENT
@@ -563,3 +932,12 @@ def _is_refusal(reason: BaseException) -> bool:
 def _stop(call: IDelayedCall | None) -> None:
     if call is not None and call.active():
         call.cancel()
+
+
+def _wait_in(line: deque[Deferred[None]]) -> Deferred[None]:
+    """
+    A Deferred at the end of a waiting line, which it leaves when it is cancelled.
+    """
+    waiting: Deferred[None] = Deferred(line.remove)
+    line.append(waiting)
+    return waiting

@@ -1,20 +1,19 @@
 # -*- test-case-name: txamqp091.test.unit.service.test_publisher -*-
 """
-Publish, and be sure: `Publisher`, over a service that comes back.
+Publishing with confirms, over all connections of a service: `Publisher`.
 
-What users see is here, and how many messages there may be.  Which one is sent when, and
-which again, is in `txamqp091.service.outbox`.
+Here a message is checked and gets its ``message_id``.  `txamqp091.service.outbox` sends
+it, and sends it again.
 """
 
 from __future__ import annotations
 
 __all__ = ["NACKED_AGAIN", "Publisher"]
 
-from collections import deque
 from typing import Literal
 from uuid import uuid4
 
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail
 
 from txamqp091._channel_publisher import DEFAULT_WINDOW
 from txamqp091.errors import (
@@ -25,43 +24,37 @@ from txamqp091.errors import (
 )
 from txamqp091.message import Body, body_bytes
 from txamqp091.service.client import AMQPClientService
-from txamqp091.service.outbox import Dispatcher
-from txamqp091.service.outgoing import Letter
+from txamqp091.service.outbox import Outbox, PendingPublish
 from txamqp091.service.retry import RetryPolicy
 from txamqp091.wire.properties import EMPTY, Properties
 from txamqp091.wire.spec import BasicPublish
 
-#: When to send a message again that the broker could not keep, and how often in all.
+#: When a nacked message is sent again, and how often in all.
 NACKED_AGAIN = RetryPolicy(initial_delay=0.1, max_delay=2.0, max_attempts=12)
 
-#: How many routes are remembered as being fit to be sent.
+#: How many pairs of exchange and routing key are remembered as valid.
 _ROUTES = 1024
 
 
 class Publisher:
     """
-    Publishes, in confirm mode, whatever becomes of the connection::
+    Publishes with confirms, also over the loss of a connection::
 
         publisher = Publisher(service)
         await publisher.publish("orders", "new", b"...", mandatory=True)
 
-    A message that cannot leave waits: before the first connection, while there is none,
-    while the broker blocks, and while too many are unconfirmed.  What has left and is
-    not confirmed when its channel ends is sent again, or has failed: by choice.  What
-    the broker could not keep is sent again, on a new channel.  How many messages are
-    kept is limited; the next one fails at once.
+    A message waits while it cannot be sent: while there is no connection, while the
+    broker blocks, and while too many messages are unconfirmed.  A message without a
+    confirm when its channel ends is sent again, or fails; ``on_loss`` decides.  A
+    nacked message is sent again on another channel.  The number of waiting messages is
+    limited; the next one fails at once.
 
-    What is sent again goes in its old order, before all that was not sent yet.  It has
-    a header ``x-republished``, and the ``message_id`` that it was given the first time.
-    Only what was nacked may be overtaken by others.
+    Messages are sent again in their old order, before all that were not sent yet.  Each
+    has a header ``x-republished``, and the ``message_id`` that it had the first time.
+    Only a nacked message may be overtaken by others.
 
-    It has a channel of its own.  When the service is stopped, it waits for what is
-    outstanding; that fails if it takes too long.
-
-    :ivar outstanding: how many messages are kept: those that wait to leave, and those
-        that wait for an answer.
-    :ivar size: the bytes of their bodies and properties.
-    :ivar failures: how many have failed.
+    The publisher has a channel of its own.  A service that is stopped waits for the
+    outstanding messages, which fail if that takes too long.
     """
 
     def __init__(
@@ -76,41 +69,33 @@ class Publisher:
         nacked_again: RetryPolicy = NACKED_AGAIN,
     ) -> None:
         """
-        :param on_loss: what becomes of a message that has left and is not confirmed
-            when its channel ends: it is sent again, and may then arrive twice; or its
+        :param on_loss: what happens to a message that was sent and is not confirmed
+            when its channel ends: it is sent again, and may arrive twice; or its
             Deferred fails, and it may have arrived.
-        :param limit: how many messages are kept.
-        :param size_limit: how many bytes of them; the message that goes beyond is the
-            last one.
-        :param window: how many may have left and be unconfirmed.
+        :param limit: how many messages may be outstanding.
+        :param size_limit: how many bytes they may have together; the message that
+            exceeds this is the last one.
+        :param window: how many messages may be unconfirmed on a channel.
         :param blocked_timeout: how many seconds a message waits while the broker
             blocks; None is for ever.
-        :param nacked_again: when to send again what the broker could not keep; its
-            ``max_attempts`` counts the first time, and 1 is never again.
-        :raises ValueError: a limit is less than 1, or there is no such choice.
+        :param nacked_again: when a nacked message is sent again; its ``max_attempts``
+            includes the first attempt, so 1 is never again.
+        :raises ValueError: a limit is less than 1, or ``on_loss`` is unknown.
         """
         if on_loss not in ("resend", "fail"):
             raise ValueError(f"on_loss is {on_loss!r}, not 'resend' or 'fail'")
         if limit < 1 or size_limit < 1 or window < 1:
             raise ValueError("a limit is less than 1")
-        self.outstanding = 0
-        self.size = 0
-        self.failures = 0
         self._reactor = service.reactor
-        self._names = on_loss == "resend"
-        self._limit = limit
-        self._size_limit = size_limit
+        self._adds_ids = on_loss == "resend"
         self._name = uuid4().hex
         self._number = 0
         self._routes: set[tuple[str, str]] = set()
-        # Why nothing is taken any more.
-        self._over: AMQPError | None = None
         self._stopping: Deferred[None] | None = None
-        self._room: deque[Deferred[None]] = deque()
-        self._idle: deque[Deferred[None]] = deque()
-        self._dispatcher = Dispatcher(
+        self._outbox = Outbox(
             service,
-            self,
+            limit=limit,
+            size_limit=size_limit,
             resends=on_loss == "resend",
             window=window,
             blocked_timeout=blocked_timeout,
@@ -118,45 +103,73 @@ class Publisher:
         )
 
     def __repr__(self) -> str:
-        state = "open" if self._over is None else "closed"
+        state = "open" if self._outbox.closed_for is None else "closed"
         return f"<Publisher, {self.outstanding} messages outstanding, {state}>"
 
-    # -- how it is ---------------------------------------------------------------------
+    # -- state -------------------------------------------------------------------------
+
+    @property
+    def outstanding(self) -> int:
+        """
+        How many messages wait to be sent, or for an answer.
+        """
+        return self._outbox.outstanding
+
+    @property
+    def size(self) -> int:
+        """
+        The bytes of the bodies and properties of outstanding messages.
+        """
+        return self._outbox.size
 
     @property
     def has_room(self) -> bool:
         """
         Whether another message is taken.
         """
-        return self.outstanding < self._limit and self.size < self._size_limit
+        return self._outbox.has_room
 
     @property
     def unconfirmed(self) -> int:
         """
-        How many messages have left and wait for an answer.
+        How many messages were sent, and have no answer.
         """
-        return self._dispatcher.unconfirmed
+        return self._outbox.unconfirmed
 
     @property
     def confirmed(self) -> int:
         """
-        How many messages the broker has taken.
+        How many messages the broker has confirmed.
         """
-        return self._dispatcher.confirms
+        return self._outbox.confirmed_count
 
     @property
     def nacked(self) -> int:
         """
-        How often the broker could not keep a message.
+        How often the broker has nacked a message.
         """
-        return self._dispatcher.nacks
+        return self._outbox.nacked_count
+
+    @property
+    def returned(self) -> int:
+        """
+        How many mandatory messages came back, since no queue took them.
+        """
+        return self._outbox.returned_count
 
     @property
     def republished(self) -> int:
         """
         How often a message was sent again.
         """
-        return self._dispatcher.republished
+        return self._outbox.republished_count
+
+    @property
+    def failures(self) -> int:
+        """
+        How many messages have failed.
+        """
+        return self._outbox.failed_count
 
     # -- publishing --------------------------------------------------------------------
 
@@ -188,13 +201,12 @@ class Publisher:
             Cancelling it keeps it from being sent, or from being sent again.
         """
         try:
-            if self._over is not None:
-                self._check_over()
+            self._outbox.check()
             body = body_bytes(body)
             self._check_route(exchange, routing_key, mandatory)
             self._number += 1
-            letter = Letter(
-                self._dispatcher,
+            message = PendingPublish(
+                self._outbox,
                 self._number,
                 exchange,
                 routing_key,
@@ -202,22 +214,15 @@ class Publisher:
                 self._named(EMPTY if properties is None else properties),
                 mandatory,
             )
-            if not self.has_room:
+            if not self._outbox.has_room:
                 raise PublisherFull(
                     f"{self.outstanding} messages, {self.size} bytes, wait for the "
                     "broker: wait for when_room()"
                 )
         except (AMQPError, TypeError) as error:
             return fail(error)
-        self.outstanding += 1
-        self.size += letter.size
-        self._dispatcher.post(letter)
-        return letter.deferred
-
-    def _check_over(self) -> None:
-        self._dispatcher.look_again()
-        if self._over is not None:
-            raise self._over
+        self._outbox.add(message)
+        return message.deferred
 
     def _check_route(self, exchange: str, routing_key: str, mandatory: bool) -> None:
         route = exchange, routing_key
@@ -231,7 +236,7 @@ class Publisher:
         if not isinstance(properties, Properties):
             kind = type(properties).__name__
             raise TypeError(f"message properties are Properties, not {kind}")
-        if self._names:
+        if self._adds_ids:
             try:
                 if properties.message_id is None:
                     name = f"{self._name}-{self._number}"
@@ -247,19 +252,17 @@ class Publisher:
             reason when nothing is taken any more.  Cancelling it ends the waiting.
         """
         try:
-            self._check_over()
+            self._outbox.check()
         except AMQPError as error:
             return fail(error)
-        if self.has_room:
-            return succeed(None)
-        return _wait_in(self._room)
+        return self._outbox.when_room()
 
     def when_idle(self) -> Deferred[None]:
         """
         :returns: fires when nothing is outstanding, which may be at once.  Cancelling
             it ends the waiting.
         """
-        return _wait_in(self._idle) if self.outstanding else succeed(None)
+        return self._outbox.when_idle()
 
     def stop(self, timeout: float = 30.0) -> Deferred[None]:
         """
@@ -270,71 +273,12 @@ class Publisher:
             called again; cancelling it ends the waiting only.
         """
         if self._stopping is None:
-            self._close(ConnectionClosed("the publisher was stopped", by_us=True))
+            reason = ConnectionClosed("the publisher was stopped", by_us=True)
+            self._outbox.stop(reason)
             self._stopping = self.when_idle().addTimeout(timeout, self._reactor)
-            self._stopping.addBoth(lambda _: self._stop())
+            self._stopping.addBoth(lambda _: self._outbox.close())
         result: Deferred[None] = Deferred(lambda _: None)
         self._stopping.addCallback(
             lambda _: None if result.called else result.callback(None)
         )
         return result
-
-    def _stop(self) -> None:
-        assert self._over is not None
-        self._dispatcher.give_up(self._over)
-        self._dispatcher.close()
-
-    def _close(self, reason: AMQPError) -> None:
-        self._over = reason
-        room, self._room = self._room, deque()
-        while room:
-            room.popleft().errback(reason)
-
-    # -- what the dispatcher calls: see `DispatcherSink` -------------------------------
-
-    def settled(self, letter: Letter, error: BaseException | None = None) -> None:
-        """
-        A message is outstanding no longer.
-        """
-        self.outstanding -= 1
-        self.size -= letter.size
-        if letter.is_wanted:
-            if error is None:
-                letter.deferred.callback(None)
-            else:
-                self.despaired(letter, error)
-        while self._room and self.has_room:
-            self._room.popleft().callback(None)
-        while self._idle and not self.outstanding:
-            self._idle.popleft().callback(None)
-
-    def despaired(self, letter: Letter, error: BaseException) -> None:
-        """
-        A message has failed, though it is outstanding.
-        """
-        if letter.is_wanted:
-            self.failures += 1
-            letter.deferred.errback(error)
-
-    def over(self, reason: AMQPError) -> None:
-        """
-        The service was stopped, or has given up.
-        """
-        if self._stopping is None:
-            self._close(reason)
-
-    def begun(self) -> None:
-        """
-        The service was started again.
-        """
-        if self._stopping is None:
-            self._over = None
-
-
-def _wait_in(line: deque[Deferred[None]]) -> Deferred[None]:
-    """
-    A Deferred at the end of a waiting line, which it leaves when it is cancelled.
-    """
-    waiting: Deferred[None] = Deferred(line.remove)
-    line.append(waiting)
-    return waiting

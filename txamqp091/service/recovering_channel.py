@@ -33,6 +33,7 @@ from txamqp091.channel import Channel
 from txamqp091.errors import ChannelClosed, printable
 from txamqp091.message import Settler
 from txamqp091.protocol import AMQPProtocol
+from txamqp091.service.broker_quirks import STEP_TIMEOUT
 from txamqp091.service.entities import Queue
 from txamqp091.service.retry import Backoff, RetryPolicy
 from txamqp091.wire.method import Method
@@ -42,9 +43,6 @@ _log = Logger(namespace="txamqp091.service")
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-#: How long the broker may take to open a channel, in seconds.
-STEP_TIMEOUT = 15.0
 
 
 class Host(Protocol):

@@ -33,6 +33,7 @@ from txamqp091.errors import (
     printable,
 )
 from txamqp091.message import Delivery
+from txamqp091.service.broker_quirks import SUBSCRIBE_TIMEOUT
 from txamqp091.service.entities import Queue
 from txamqp091.service.recovering_channel import (
     Host,
@@ -41,14 +42,9 @@ from txamqp091.service.recovering_channel import (
     UnackedDeliveries,
     together,
 )
-from txamqp091.service.retry import Backoff, RetryPolicy, is_refusal
+from txamqp091.service.retry import Backoff, is_refusal
 
 _log = Logger(namespace="txamqp091.service")
-
-#: How long the broker may take, the first time, and the next ones.  While the leader of
-#: a quorum queue is frozen, RabbitMQ does not answer for 65 seconds; on another channel
-#: it does as soon as there is another leader.
-_PATIENCE = RetryPolicy(initial_delay=5.0, factor=1.5, max_delay=30.0, jitter=0.0)
 
 #: What says, among the arguments of a consumer, where in a stream to begin.
 _OFFSET = "x-stream-offset"
@@ -309,8 +305,8 @@ class RecoveringConsumer:
     def _subscribe(self, channel: Channel) -> None:
         self._call = None
         subscribing = Deferred.fromCoroutine(self._ask(channel))
-        patience = _PATIENCE.delay(self._backoff.attempts + 1)
-        subscribing.addTimeout(patience, self._host.reactor)
+        limit = SUBSCRIBE_TIMEOUT.delay(self._backoff.attempts + 1)
+        subscribing.addTimeout(limit, self._host.reactor)
         subscribing.addErrback(self._failed, channel)
         self._subscribing = None if subscribing.called else subscribing
 

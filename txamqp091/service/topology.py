@@ -29,6 +29,7 @@ from txamqp091.errors import (
     printable,
 )
 from txamqp091.protocol import AMQPProtocol
+from txamqp091.service.broker_quirks import STEP_TIMEOUT
 from txamqp091.service.entities import (
     Binding,
     Difference,
@@ -39,10 +40,6 @@ from txamqp091.service.entities import (
     Queue,
 )
 from txamqp091.wire import spec
-
-#: How long the broker may take for one declaration, in seconds.  A quorum queue whose
-#: nodes are away can take for ever.
-STEP_TIMEOUT = 15.0
 
 Call = Callable[[Channel], Deferred[Any]]
 

@@ -27,7 +27,6 @@ from txamqp091.channel import Channel
 from txamqp091.errors import ChannelClosed, Nacked, Returned
 from txamqp091.message import Body, Message, body_bytes
 from txamqp091.service import AMQPClientService, Publisher, RecoveringChannel
-from txamqp091.service.outgoing import Letter
 from txamqp091.wire.properties import EMPTY, Properties
 from txamqp091.worker.counts import Histogram
 
@@ -140,8 +139,6 @@ class HandlerPublisher(Publisher):
 
     How long confirms take is measured with one message at a time, since every message
     would pay for that.
-
-    :ivar returned: how many messages came back, as there was no queue for them.
     """
 
     def __init__(
@@ -152,7 +149,6 @@ class HandlerPublisher(Publisher):
         """
         super().__init__(service)
         self.latency = Histogram(_BOUNDS)
-        self.returned = 0
         self._measuring = False
         self._send = None if around is None else around(self._post)
 
@@ -203,13 +199,6 @@ class HandlerPublisher(Publisher):
         if not isinstance(answer, Failure):
             self.latency.add(self._reactor.seconds() - began)
         return answer
-
-    def despaired(self, letter: Letter, error: BaseException) -> None:
-        """
-        See `Publisher`.
-        """
-        self.returned += letter.is_wanted and isinstance(error, Returned)
-        super().despaired(letter, error)
 
 
 class ThreadPublisher:

@@ -24,7 +24,7 @@ from txamqp091.errors import (
     Returned,
 )
 from txamqp091.service import Publisher
-from txamqp091.service.outgoing import Letter
+from txamqp091.service.outbox import PendingPublish
 from txamqp091.test.unit.service.test_outbox import STEADY
 from txamqp091.test.unit.service.test_publisher import PublisherCase
 from txamqp091.testing.network import Direction, Link
@@ -306,5 +306,6 @@ class MemoryTests(PublisherCase):
                 counts.append(len(gc.get_objects()))
         self.assertFlat(publisher)
         self.assertLess(counts[1] - counts[0], 50)
-        letters = [each for each in gc.get_objects() if isinstance(each, Letter)]
-        self.assertEqual(letters, [])
+        everything = gc.get_objects()
+        pending = [each for each in everything if isinstance(each, PendingPublish)]
+        self.assertEqual(pending, [])

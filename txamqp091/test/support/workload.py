@@ -27,7 +27,7 @@ from txamqp091.errors import (
 )
 from txamqp091.message import Delivery
 from txamqp091.service import AMQPClientService, Publisher, Queue, RecoveringConsumer
-from txamqp091.service.outgoing import REPUBLISHED
+from txamqp091.service.outbox import REPUBLISHED
 from txamqp091.test.support.history import History, Kind, marks
 from txamqp091.wire.properties import Properties
 

@@ -20,7 +20,7 @@ from txamqp091.errors import (
     NotFound,
     PreconditionFailed,
 )
-from txamqp091.service.outgoing import REPUBLISHED
+from txamqp091.service.outbox import REPUBLISHED
 from txamqp091.service.publisher import Publisher
 from txamqp091.service.retry import RetryPolicy
 from txamqp091.test.unit.service.test_publisher import PublisherCase

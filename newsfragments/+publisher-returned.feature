@@ -1,0 +1,1 @@
+``Publisher.returned`` counts the mandatory messages that no queue took.
