@@ -446,7 +446,7 @@ class SelectorTransport(Transport):
         It is over; the protocol is told in a turn of its own.
         """
         if not self._over:
-            self._over = self.disconnecting = True
+            self._over = True
             self._reading = False
             self._pieces.clear()
             self._events = 0
@@ -463,7 +463,7 @@ class SelectorTransport(Transport):
         """
         See ``ITransport``.
         """
-        if self.disconnecting or not data:
+        if self._over or self.disconnecting or not data:
             return
         sent = 0
         if not self._pieces:
@@ -487,7 +487,7 @@ class SelectorTransport(Transport):
         """
         See ``ITransport``.
         """
-        if not self.disconnecting:
+        if not (self._over or self.disconnecting):
             self.disconnecting = True
             if not self._pieces:
                 self._end(None)
@@ -510,7 +510,7 @@ class SelectorTransport(Transport):
         """
         See ``IPushProducer``.
         """
-        if not self.disconnecting:
+        if not (self._over or self.disconnecting):
             self._reading = True
             self._watch()
             if self._ssl is not None:

@@ -279,17 +279,19 @@ class BlockingTests(BlockingTestCase):
 
     def test_link_dies_in_a_call(self) -> None:
         """
-        When the link dies in the middle of a call, the call raises why, and closing is
-        no error.
+        When the link dies in the middle of a call, the call raises why, which is the
+        peer's doing, and closing is no error.
         """
-        proxy = self.proxy(on_frame=cut_at(spec.QueueDeclareOk))
-        with self.connection(self.uri_for(proxy.port)) as connection:
-            channel = connection.channel()
-            with self.assertRaises(ConnectionLost):
-                channel.queue_declare(self.queue_name(), exclusive=True)
-            self.assertTrue(connection.is_closed)
-            with self.assertRaises(ConnectionLost):
-                connection.channel()
+        for how in ("close", "reset"):
+            proxy = self.proxy(on_frame=cut_at(spec.QueueDeclareOk, how))
+            with self.connection(self.uri_for(proxy.port)) as connection:
+                channel = connection.channel()
+                with self.assertRaises(ConnectionLost) as raised:
+                    channel.queue_declare(self.queue_name(), exclusive=True)
+                self.assertFalse(raised.exception.by_us)
+                self.assertTrue(connection.is_closed)
+                with self.assertRaises(ConnectionLost):
+                    connection.channel()
 
     def test_link_dies_before_a_confirm(self) -> None:
         """
