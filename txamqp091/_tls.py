@@ -19,7 +19,6 @@ __all__ = [
 ]
 
 import enum
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet import error
@@ -27,6 +26,7 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from txamqp091._hosts import ascii_host, is_address
 from txamqp091.errors import (
     ConnectFailed,
     ConnectionClosed,
@@ -85,13 +85,57 @@ def connection_creator(
         )
     name = parameters.certified_name
     assert name is not None, "whoever is verified has a name"
-    creator: IOpenSSLClientConnectionCreator = ssl.optionsForClientTLS(
-        name,
-        trustRoot=trust_root,
-        clientCertificate=own,
-        extraCertificateOptions=extra,
-    )
+    name = ascii_host(name)
+    creator: IOpenSSLClientConnectionCreator
+    try:
+        creator = ssl.optionsForClientTLS(
+            name,
+            trustRoot=trust_root,
+            clientCertificate=own,
+            extraCertificateOptions=extra,
+        )
+    except UnicodeError:  # such as an underscore, to which IDNA objects
+        if own is not None:
+            extra["privateKey"] = own.privateKey.original
+            extra["certificate"] = own.original
+        if trust_root is None:
+            trust_root = ssl.platformTrust()
+        options = ssl.CertificateOptions(trustRoot=trust_root, **extra)
+        creator = _Verified(options, name)
     return creator
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class _Verified:
+    """
+    Connections to a host whose name Twisted refuses, though others do not.
+    """
+
+    def __init__(self, options: Any, name: str):
+        from OpenSSL import SSL
+
+        self._name = name
+        self._context = options.getContext()
+        self._context.set_verify(
+            SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._accepts
+        )
+
+    def _accepts(
+        self, connection: object, certificate: Any, code: int, depth: int, ok: int
+    ) -> bool:
+        if not ok or depth:
+            return bool(ok)
+        return not _name_problem(certificate.to_cryptography(), self._name)
+
+    def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> Connection:
+        """
+        See ``IOpenSSLClientConnectionCreator``.
+        """
+        from OpenSSL.SSL import Connection
+
+        connection = Connection(self._context, None)
+        connection.set_tlsext_host_name(self._name.encode("ascii"))
+        return connection
 
 
 @implementer(IOpenSSLClientConnectionCreator)
@@ -102,7 +146,7 @@ class _Unverified:
 
     def __init__(self, options: Any, server_name: str | None):
         self._options = options
-        self._server_name = server_name
+        self._server_name = None if server_name is None else ascii_host(server_name)
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> Connection:
         """
@@ -112,7 +156,7 @@ class _Unverified:
 
         connection = Connection(self._options.getContext(), None)
         if self._server_name is not None:
-            connection.set_tlsext_host_name(self._server_name.encode("idna"))
+            connection.set_tlsext_host_name(self._server_name.encode("ascii"))
         return connection
 
 
@@ -120,8 +164,9 @@ def _read(name: str, path: str) -> bytes:
     try:
         with open(path, "rb") as file:
             return file.read()
-    except OSError as problem:
-        raise InvalidURI(f"{name}: cannot read {path}: {problem.strerror}") from problem
+    except (OSError, ValueError) as problem:  # a ValueError is for a path with a NUL
+        words = getattr(problem, "strerror", None) or str(problem)
+        raise InvalidURI(f"{name}: cannot read {printable(path)}: {words}") from problem
 
 
 def _certificates(name: str, path: str) -> list[Any]:
@@ -244,22 +289,14 @@ def _name_problem(certificate: Any, hostname: str) -> str:
             f"{printable(certificate.subject.rfc4514_string())}, which does not count)"
         )
     try:
-        if _is_address(hostname):
+        if is_address(hostname):
             verify_certificate_ip_address(certificate, hostname)
         else:
-            verify_certificate_hostname(certificate, hostname)
+            verify_certificate_hostname(certificate, ascii_host(hostname))
     except (CertificateError, VerificationError, ValueError):
         whom = ", ".join(f"{kind}:{name}" for kind, name in names)
         return f"the peer's certificate is for {printable(whom)}, not for {hostname}"
     return ""
-
-
-def _is_address(hostname: str) -> bool:
-    try:
-        ip_address(hostname)
-    except ValueError:
-        return False
-    return True
 
 
 def _names(certificate: Any) -> list[tuple[str, str]]:

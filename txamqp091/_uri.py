@@ -21,6 +21,7 @@ from txamqp091.errors import InvalidURI
 
 _BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 _NOT_IN_HOST = re.compile(r"[\x00-\x20\x7f/?#@\[\]\\:,%]|[\ud800-\udfff]")
+_SURROGATES = re.compile("[\ud800-\udfff]")
 _LITERAL = re.compile(r"\[([^\[\]]*)\](?::(.*))?", re.DOTALL)
 
 
@@ -59,12 +60,15 @@ def parse(uri: str | bytes) -> URI:
 
 def _parse(uri: str | bytes) -> URI:
     if isinstance(uri, bytes):
-        try:
-            uri = uri.decode("utf-8")
-        except UnicodeDecodeError:
-            raise InvalidURI("the URI is not UTF-8") from None
+        # What is not UTF-8 becomes surrogates, as in arguments and in the environment.
+        uri = uri.decode("utf-8", "surrogateescape")
     if not isinstance(uri, str):
         raise InvalidURI(f"a URI is text, not {type(uri).__name__}")
+    if _SURROGATES.search(uri):
+        raise InvalidURI(
+            "the URI is not UTF-8; other bytes are written as percent-escapes, "
+            "such as %E4"
+        )
     if any(each <= " " or each == "\x7f" or each.isspace() for each in uri):
         raise InvalidURI("the URI has a space or a control character in it")
     scheme, separator, rest = uri.partition("://")
@@ -143,7 +147,7 @@ def _host_and_port(text: str) -> tuple[str | None, int | None]:
 
 
 def _port(text: str | None) -> int | None:
-    if text is None:
+    if not text:  # RFC 3986 allows for a ':' without a port
         return None
     # Not quoted: after a '/' in a password this is the password's beginning.
     if not re.fullmatch("[0-9]{1,5}", text) or not 0 < int(text) < 65536:

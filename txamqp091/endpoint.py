@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import cast
 
-from twisted.internet.abstract import isIPAddress, isIPv6Address
+from twisted.internet.abstract import isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.internet.endpoints import (
     HostnameEndpoint,
@@ -29,8 +29,15 @@ from twisted.internet.interfaces import (
 )
 from twisted.python.failure import Failure
 
+from txamqp091._hosts import ascii_host, is_address
 from txamqp091._tls import connection_creator, handshake_completed, translate_failure
-from txamqp091.errors import AMQPError, HandshakeTimeout, VhostAccessRefused
+from txamqp091.errors import (
+    AMQPError,
+    HandshakeTimeout,
+    LocalProtocolError,
+    VhostAccessRefused,
+    printable,
+)
 from txamqp091.factory import AMQPClientFactory
 from txamqp091.interfaces import ICredentials
 from txamqp091.parameters import ConnectionParameters
@@ -48,19 +55,18 @@ def endpoint_from_parameters(
     needs a factory of its own.
 
     :param reactor: one that has timers, TCP and name resolution.
-    :raises txamqp091.errors.InvalidURI: when a certificate file cannot be read.
+    :raises txamqp091.errors.InvalidURI: when a certificate file cannot be read, or no
+        host can have the name.
     :raises txamqp091.errors.TLSFailed: when the packages for TLS are missing.
     """
-    host = parameters.host
+    host = ascii_host(parameters.host)
     # There is nothing to resolve in an address: to do so is a third of the cost of a
     # connection.
-    kind = (
-        TCP4ClientEndpoint
-        if isIPAddress(host)
-        else TCP6ClientEndpoint
-        if isIPv6Address(host)
-        else HostnameEndpoint
-    )
+    kind: type[TCP4ClientEndpoint | TCP6ClientEndpoint | HostnameEndpoint]
+    if not is_address(host):
+        kind = _NameEndpoint
+    else:
+        kind = TCP6ClientEndpoint if isIPv6Address(host) else TCP4ClientEndpoint
     endpoint: IStreamClientEndpoint = kind(
         reactor, host, parameters.port_number, timeout=parameters.connection_timeout
     )
@@ -68,6 +74,18 @@ def endpoint_from_parameters(
         return endpoint
     creator = connection_creator(parameters)
     return wrapClientTLS(creator, endpoint)
+
+
+class _NameEndpoint(HostnameEndpoint):
+    """
+    An endpoint for any name that `ascii_host` allows.  Twisted's own refuses names
+    with underscores before it asks the resolver.
+    """
+
+    @staticmethod
+    def _hostAsBytesAndText(host: str | bytes) -> tuple[bool, bytes, str]:
+        assert isinstance(host, str)
+        return False, host.encode("ascii"), host
 
 
 def connect(
@@ -110,6 +128,11 @@ def connect(
     except AMQPError as error:
         # Without its stack, which has the URI on it.
         problem = error.with_traceback(None)
+    except Exception as error:  # such as a trust root that is none
+        problem = LocalProtocolError(
+            f"the parameters cannot be used: {type(error).__name__}: "
+            f"{printable(str(error))}"
+        )
     del uri_or_parameters
     if problem is not None:
         return fail(problem)
@@ -175,6 +198,8 @@ class _Attempt:
             # Cancelled endpoints fail with this or that.
             if self._cancelled:
                 raise CancelledError from None
+            if isinstance(error, AMQPError):
+                raise
             parameters = self._parameters
             peer = f"{parameters.host}:{parameters.port_number}"
             raise translate_failure(error, peer=peer) from error

@@ -215,13 +215,14 @@ class ConnectionParameters:
     @property
     def certified_name(self) -> str | None:
         """
-        The host name, or IP address, that the broker's certificate has to
-        name.  ``None`` if it need not: without TLS, and with `UnverifiedTLS`.
+        The host name or IP address that the broker's certificate has to name.  None
+        without TLS, and with `UnverifiedTLS`.
         """
         if self.tls is None or not self.tls.verified:
             return None
-        # A certificate knows nothing of the zone in fe80::1%eth0.
-        return self.tls.server_name or self.host.partition("%")[0]
+        name = self.tls.server_name or self.host
+        # A certificate has neither the zone of fe80::1%eth0 nor the dot of "host.".
+        return name.partition("%")[0].removesuffix(".")
 
     @property
     def display(self) -> str:

@@ -33,6 +33,7 @@ from twisted.internet.interfaces import (
 )
 from zope.interface import implementer
 
+from txamqp091._hosts import ascii_host
 from txamqp091.adapters._ssl import context_for, server_name
 from txamqp091.adapters._transport import Transport, address_of, why_not_connected
 from txamqp091.parameters import ConnectionParameters
@@ -338,8 +339,10 @@ class AsyncioEndpoint:
         self, loop: asyncio.AbstractEventLoop, parameters: ConnectionParameters
     ) -> None:
         """
-        :raises InvalidURI: when a file of certificates cannot be read.
+        :raises InvalidURI: when a file of certificates cannot be read, or no host can
+            have the name.
         """
+        self._host = ascii_host(parameters.host)
         self._loop = loop
         self._parameters = parameters
         self._context = context_for(parameters)
@@ -364,7 +367,7 @@ class AsyncioEndpoint:
             async with asyncio.timeout(parameters.connection_timeout):
                 _, transport = await self._loop.create_connection(
                     lambda: AsyncioTransport(factory),
-                    parameters.host,
+                    self._host,
                     parameters.port_number,
                     **options,
                 )

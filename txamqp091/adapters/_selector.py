@@ -39,6 +39,7 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from zope.interface import implementer
 
+from txamqp091._hosts import ascii_host
 from txamqp091.adapters._ssl import context_for, server_name
 from txamqp091.adapters._transport import Transport, address_of, why_not_connected
 from txamqp091.errors import LocalProtocolError
@@ -537,8 +538,10 @@ class SelectorEndpoint:
 
     def __init__(self, loop: SelectorLoop, parameters: ConnectionParameters) -> None:
         """
-        :raises InvalidURI: when a file of certificates cannot be read.
+        :raises InvalidURI: when a file of certificates cannot be read, or no host can
+            have the name.
         """
+        self._host = ascii_host(parameters.host)
         self._loop = loop
         self._parameters = parameters
         self._context = context_for(parameters)
@@ -577,7 +580,7 @@ class SelectorEndpoint:
         return cast(IProtocol, transport.protocol)
 
     async def _addresses(self) -> list[Any]:
-        host, port = self._parameters.host, self._parameters.port_number
+        host, port = self._host, self._parameters.port_number
         try:
             numeric = socket.AI_NUMERICHOST
             return socket.getaddrinfo(

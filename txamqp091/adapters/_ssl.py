@@ -14,6 +14,7 @@ import ssl
 from ipaddress import ip_address
 from typing import Any
 
+from txamqp091._hosts import ascii_host
 from txamqp091.errors import InvalidURI, TLSFailed, printable
 from txamqp091.parameters import ConnectionParameters
 
@@ -37,12 +38,13 @@ def context_for(parameters: ConnectionParameters) -> ssl.SSLContext | None:
     """
     The context of the TLS that the parameters ask for; None if they ask for none.
 
-    :raises InvalidURI: when a file of certificates cannot be read, or the parameters
-        have what only Twisted's TLS understands.
+    :raises InvalidURI: when a file of certificates cannot be read, no host can have the
+        name, or the parameters have what only Twisted's TLS understands.
     """
     tls = parameters.tls
     if tls is None:
         return None
+    server_name(parameters)  # to have it refused before there is a connection
     if tls.trust_root is not None or tls.connection_creator is not None:
         raise InvalidURI(
             "trust_root and connection_creator are for TLS by Twisted; here, the "
@@ -50,7 +52,7 @@ def context_for(parameters: ConnectionParameters) -> ssl.SSLContext | None:
         )
     try:
         context = ssl.create_default_context(cafile=tls.cafile)
-    except OSError as problem:
+    except (OSError, ValueError) as problem:  # a ValueError is for a path with a NUL
         raise InvalidURI(_unreadable("cafile", tls.cafile, problem)) from problem
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.hostname_checks_common_name = False
@@ -59,7 +61,9 @@ def context_for(parameters: ConnectionParameters) -> ssl.SSLContext | None:
     if tls.certfile is not None:
         try:
             context.load_cert_chain(tls.certfile, tls.keyfile, _no_passphrase)
-        except OSError as problem:
+        except InvalidURI:
+            raise
+        except (OSError, ValueError) as problem:
             files = f"{tls.certfile} or {tls.keyfile}"
             raise InvalidURI(_unreadable("certfile", files, problem)) from problem
     if not tls.verified:
@@ -73,18 +77,20 @@ def _no_passphrase() -> str:
     raise InvalidURI("keyfile: a key with a passphrase is not supported")
 
 
-def _unreadable(name: str, path: str | None, problem: OSError) -> str:
-    words = getattr(problem, "reason", None) or problem.strerror or str(problem)
-    return f"{name}: cannot use {path}: {words}"
+def _unreadable(name: str, path: str | None, problem: Exception) -> str:
+    words = getattr(problem, "reason", None) or getattr(problem, "strerror", None)
+    return f"{name}: cannot use {printable(str(path))}: {words or problem}"
 
 
 def server_name(parameters: ConnectionParameters) -> str:
     """
     The host that the broker is asked to be, and that its certificate has to name.
+
+    :raises InvalidURI: no host can have the name.
     """
     tls = parameters.tls
-    own = None if tls is None else tls.server_name
-    return own or parameters.host.partition("%")[0]
+    name = tls.server_name if tls is not None and tls.server_name else parameters.host
+    return ascii_host(name.partition("%")[0].removesuffix("."))
 
 
 def verify_names(certificate: dict[str, Any] | None, hostname: str) -> None:
@@ -117,8 +123,8 @@ def _fits(kind: str, name: str, hostname: str) -> bool:
 
 def _fits_host(name: str, hostname: str) -> bool:
     try:
-        hostname = hostname.rstrip(".").encode("idna").decode("ascii").lower()
-    except UnicodeError:
+        hostname = ascii_host(hostname).lower().removesuffix(".")
+    except InvalidURI:
         return False
     name = name.lower()
     if not name.startswith("*."):

@@ -49,7 +49,7 @@ OUTSIDE: dict[str, set[str]] = {
     "errors": STANDARD_LIBRARY,
     "wire": STANDARD_LIBRARY,
     "_machine": STANDARD_LIBRARY,
-    "root": TWISTED | TLS,
+    "root": TWISTED | TLS | {"idna"},  # which Twisted needs, too
     "service": TWISTED,
     "worker": TWISTED,
     # The last two are extras, and imported when they are asked for.

@@ -109,12 +109,33 @@ class TLSTests(ServedTestCase):
 
     def test_server_name(self) -> None:
         """
-        The certificate may be for another name, if that is asked for.
+        The certificate may be for another name, if that is asked for: one with an
+        underscore, too, with a dot at its end, or in letters of its own.
         """
-        port = self.served_with(self.authority.issue("rabbit.example"))
-        tls = TLSParameters(cafile=self.cafile, server_name="rabbit.example")
-        for way in WAYS:
-            way(self.parameters(port, tls))
+        for name, certified in (
+            ("rabbit.example", "rabbit.example"),
+            ("rabbit.example.", "rabbit.example"),
+            ("my_rabbit", "my_rabbit"),
+            ("straße.example", "xn--strae-oqa.example"),
+        ):
+            port = self.served_with(self.authority.issue(certified))
+            tls = TLSParameters(cafile=self.cafile, server_name=name)
+            for way in WAYS:
+                way(self.parameters(port, tls))
+
+    def test_no_name(self) -> None:
+        """
+        A name that no host can have is refused, whatever it is the name of.
+        """
+        for name in ("a..b", "2130706433", "x" * 64 + ".example", "\udce4"):
+            for parameters in (
+                ConnectionParameters(host=name),
+                ConnectionParameters(tls=TLSParameters(server_name=name)),
+            ):
+                for way in WAYS:
+                    with self.assertRaises(InvalidURI) as raised:
+                        way(parameters)
+                    self.assertIn("the host name", str(raised.exception))
 
     def test_impostors(self) -> None:
         """

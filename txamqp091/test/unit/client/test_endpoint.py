@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from twisted.internet import error
@@ -38,12 +40,17 @@ from txamqp091.errors import (
     ConnectionClosed,
     HandshakeTimeout,
     InvalidURI,
+    LocalProtocolError,
     MechanismNotOffered,
     ProtocolVersionMismatch,
     TLSFailed,
     VhostAccessRefused,
 )
-from txamqp091.parameters import ConnectionParameters, TLSParameters
+from txamqp091.parameters import (
+    ConnectionParameters,
+    TLSParameters,
+    UnverifiedTLS,
+)
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.test.support.certificates import IMPOSTORS, Authority, Issued, impostor
 from txamqp091.test.support.tls_peers import server_options
@@ -454,7 +461,7 @@ class MemoryReactor(MemoryReactorClock):
     A reactor in memory that resolves addresses, on every Twisted.
     """
 
-    nameResolver = Literally()
+    nameResolver: IHostnameResolver = Literally()
 
     def installNameResolver(self, resolver: IHostnameResolver) -> IHostnameResolver:
         raise NotImplementedError
@@ -474,6 +481,17 @@ class MemoryTests(SynchronousTestCase):
             (lambda: f"amqps://me:{CANARY}@h?cacertfile=/nowhere", "/nowhere"),
             (lambda: None, "NoneType"),
         ]
+        for name in ("a..b", "2130706433", "x" * 64 + ".example", "\udce4"):
+            for parameters in (
+                ConnectionParameters(host=name),
+                ConnectionParameters(host=name, tls=TLSParameters()),
+                ConnectionParameters(tls=TLSParameters(server_name=name)),
+                ConnectionParameters(tls=UnverifiedTLS(server_name=name)),
+            ):
+                bad.append((partial(replace, parameters), "the host name"))
+        for path in ("\0", "\ud800"):
+            tls = TLSParameters(cafile=path)
+            bad.append((partial(ConnectionParameters, tls=tls), "cafile"))
         setDebugging(True)
         self.addCleanup(setDebugging, False)
         for where, words in bad:
@@ -550,13 +568,28 @@ class MemoryTests(SynchronousTestCase):
 
     def test_addresses(self) -> None:
         """
-        A name is resolved, and an address is not.
+        A name is resolved, also one with an underscore; an address is not.
         """
         for host, kind in (
             ("rabbit.example", HostnameEndpoint),
+            ("my_rabbit", HostnameEndpoint),
             ("192.0.2.1", TCP4ClientEndpoint),
             ("[2001:db8::1]", TCP6ClientEndpoint),
         ):
             parameters = ConnectionParameters.from_uri(f"amqp://{host}")
-            endpoint = endpoint_from_parameters(MemoryReactor(), parameters)
+            reactor = MemoryReactor()
+            endpoint = endpoint_from_parameters(reactor, parameters)
             self.assertIsInstance(endpoint, kind)
+        resolver = Nobody()
+        reactor.nameResolver = resolver
+        self.failureResultOf(connect(reactor, "amqp://my_rabbit"), ConnectFailed)
+        self.assertEqual(resolver.name, "my_rabbit")
+
+    def test_what_cannot_be_used(self) -> None:
+        """
+        Nothing is raised, also where a parameter is of the wrong type altogether.
+        """
+        parameters = ConnectionParameters(tls=TLSParameters(trust_root=object()))
+        failure = self.failureResultOf(connect(MemoryReactor(), parameters))
+        failure.trap(LocalProtocolError)
+        self.assertIn("the parameters cannot be used: TypeError", str(failure.value))

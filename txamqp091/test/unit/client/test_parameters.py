@@ -63,6 +63,8 @@ class SpecificationTests(SynchronousTestCase):
         ("amqp://ü:ä@h/ö", "ü", "ä", "h", 5672, "ö"),
         ("amqp://u:%FF@h", "u", "\udcff", "h", 5672, "/"),
         ("amqp://u:p+q@h/a+b", "u", "p+q", "h", 5672, "a+b"),
+        ("amqp://u:p@h:/vh", "u", "p", "h", 5672, "vh"),
+        ("amqps://u:p@[::1]:", "u", "p", "::1", 5671, "/"),
         ("amqp://127.0.0.1/?", "guest", "guest", "127.0.0.1", 5672, ""),
     ]
 
@@ -147,7 +149,6 @@ class RefusedTests(SynchronousTestCase):
         ("u:12?{}=1@h", "'@' behind"),
         ("u:{}#x@h", "fragment"),
         ("u:{}@h#x", "fragment"),
-        ("u:{}@h:", "the port"),
         ("u:{}", "the port"),
         ("u:{}@h:0", "the port"),
         ("u:{}@h:65536", "the port"),
@@ -195,9 +196,13 @@ class RefusedTests(SynchronousTestCase):
 
     def test_not_text(self) -> None:
         """
-        Other types, and bytes that are not UTF-8, are refused.
+        Other types, and bytes that are not UTF-8, are refused, also as the environment
+        and the command line have them.
         """
-        self.refused(b"amqp://u:\xff" + CANARY.encode() + b"@h", "not UTF-8")
+        latin = b"amqp://u:\xe4" + CANARY.encode() + b"@h"
+        self.refused(latin, "not UTF-8")
+        self.refused(latin.decode("utf-8", "surrogateescape"), "not UTF-8")
+        self.refused(f"amqp://u:\ud800{CANARY}@h", "not UTF-8")
         self.refused(None, "NoneType")
 
     def test_query(self) -> None:

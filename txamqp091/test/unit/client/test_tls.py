@@ -176,6 +176,44 @@ class AcceptedTests(TLSTestCase):
         self.assertEqual(asked, [b"rabbit.example"])
         await self.refused(self.authority.issue("localhost"), tls)
 
+    async def test_odd_names(self) -> None:
+        """
+        A name with an underscore, with a dot at its end, or in letters of its own is
+        asked for and found in a certificate as any other.
+        """
+        asked: list[bytes | None] = []
+
+        def listen(context: SSL.Context) -> None:
+            context.set_tlsext_servername_callback(
+                lambda connection: asked.append(connection.get_servername())
+            )
+
+        for name, certified in (
+            ("my_rabbit", "my_rabbit"),
+            ("xn--a", "xn--a"),
+            ("rabbit.example.", "rabbit.example"),
+            ("straße.example", "xn--strae-oqa.example"),
+        ):
+            issued = self.authority.issue(certified)
+            await self.accepted(Adjusted(issued, listen), self.trusting(), name)
+            self.assertEqual(asked.pop(), certified.encode())
+            refused = await self.refused(
+                self.authority.issue("other.example"), self.trusting(), name
+            )
+            self.assertIn("not for", str(refused))
+        expired = impostor("expired", self.authority, "my_rabbit")
+        await self.refused(expired, self.trusting(), "my_rabbit")
+
+    async def test_odd_names_alone(self) -> None:
+        """
+        A connection creator for a name that Twisted refuses checks names by itself,
+        for protocols that do not.
+        """
+        tls = self.trusting(server_name="my_rabbit")
+        creator = connection_creator(ConnectionParameters(tls=tls))
+        tls = TLSParameters(connection_creator=creator)
+        await self.refused(self.authority.issue("localhost"), tls)
+
     async def test_several_authorities(self) -> None:
         """
         A file may hold many authorities, with text between them.
