@@ -17,6 +17,7 @@ try:
     from tornado.ioloop import IOLoop
 
     from txamqp091.adapters.tornado import connect
+
     # Not its TestCase: pytest and trial would collect that here, too.
     from txamqp091.test.support import tornado_cases
 except ImportError:
