@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from txamqp091.testing._broker.exchanges import Exchange
-from txamqp091.testing._broker.messages import Entry, Message
+from txamqp091.testing._broker.messages import Message, QueuedMessage
 from txamqp091.testing._broker.queues import AnyQueue
 from txamqp091.wire.properties import Properties
 
@@ -141,7 +141,7 @@ class QueueView:
             if binding.destination is self._queue
         ]
 
-    def _show(self, entry: Entry) -> MessageView:
+    def _show(self, entry: QueuedMessage) -> MessageView:
         message = entry.message
         return MessageView(
             message.exchange,

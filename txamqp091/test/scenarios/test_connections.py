@@ -11,12 +11,9 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from txamqp091.channel import Channel
-from txamqp091.consumer import Deliveries
 from txamqp091.errors import (
     Closed,
     ConnectionForced,
-    DeliveryAckTimeout,
 )
 from txamqp091.test.support.scenarios import Scenario, every_peer
 from txamqp091.wire import spec
@@ -180,82 +177,3 @@ class EndScenarios(Scenario):
             one.basic_recover(requeue=False), 540, "basic.recover", "NOT_IMPLEMENTED"
         )
         await self.connection_refused(closed, 540, "basic.recover", "NOT_IMPLEMENTED")
-
-
-@every_peer
-class AcknowledgeTimeoutScenarios(Scenario):
-    """
-    The broker does not wait for ever for deliveries to be acknowledged.
-    """
-
-    async def holding(
-        self, channel: Channel, queue: str, timeout: int | None = None
-    ) -> Deliveries:
-        """
-        A consumer that has got a message, and does not acknowledge it.
-        """
-        await channel.basic_publish("", queue, "x")
-        arguments = {} if timeout is None else {"x-consumer-timeout": timeout}
-        deliveries = await channel.consume(queue, arguments=arguments)
-        self.assertEqual((await deliveries.get()).body, b"x")
-        return deliveries
-
-    async def timed_out(self, channel: Channel) -> None:
-        """
-        See the channel end: 406.
-        """
-        with self.assertRaises(DeliveryAckTimeout) as caught:
-            await channel.when_closed()
-        error = caught.exception
-        assert isinstance(error, Closed)
-        self.assertEqual(error.reply_code, 406)
-        self.assertIn(
-            f"delivery acknowledgement on channel {channel.number} timed out. "
-            "Timeout value used: 200 ms",
-            error.reply_text,
-        )
-
-    async def test_quorum_queue(self) -> None:
-        """
-        3.10 ends the channel, 4.3 only the consumer; and the message goes back.
-        """
-        self.peer.limit_acknowledging(0.2)
-        channel, other = await self.channel(), await self.channel()
-        queue = await self.quorum_queue(channel)
-        deliveries = await self.holding(channel, queue, timeout=200)
-        if self.by_version({"3.10": True, "4.3": False}):
-            await self.timed_out(channel)
-        else:
-            await self.cancelled(deliveries)
-            self.assertTrue(channel.is_open)
-        self.assertTrue((await self.get(other, queue)).redelivered)
-
-    async def test_asked_for(self) -> None:
-        """
-        With 4.3 a quorum queue may say how long, and a consumer of it something else.
-        """
-        if self.by_version({"3.10": True, "4.3": False}):
-            return  # which looks at neither
-        channel, other = await self.channel(), await self.channel()
-        one = await self.quorum_queue(channel, consumer_timeout=200)
-        patient = await self.holding(channel, one, timeout=600_000)
-        two = await self.quorum_queue(channel, consumer_timeout=200)
-        await self.cancelled(await self.holding(channel, two))
-        self.assertTrue((await self.get(other, two)).redelivered)
-        self.assertTrue(patient.consumer.is_active)
-
-    async def test_classic_queue(self) -> None:
-        """
-        With a classic queue 3.10 does the same, and 4.3 waits.
-        """
-        self.peer.limit_acknowledging(0.2)
-        channel, other = await self.channel(), await self.channel()
-        queue = await self.queue(channel)
-        deliveries = await self.holding(channel, queue)
-        if self.by_version({"3.10": True, "4.3": False}):
-            await self.timed_out(channel)
-            self.assertTrue((await self.get(other, queue)).redelivered)
-        else:
-            quorum = await self.quorum_queue(other)
-            await self.cancelled(await self.holding(other, quorum, timeout=200))
-            self.assertTrue(deliveries.consumer.is_active)

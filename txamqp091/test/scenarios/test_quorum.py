@@ -5,6 +5,7 @@ Scenarios: quorum queues, where they differ from classic ones.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from txamqp091.channel import Channel
@@ -201,17 +202,162 @@ class DeliveryLimitScenarios(Scenario):
         delivery = await self.get(channel, queue)
         self.assertEqual(delivery.body, self.by_version({"3.10": b"y", "4.3": b"x"}))
 
-    async def test_channel_closes(self) -> None:
+    def shown(self, delivery: Delivery) -> tuple[bool, object, object]:
         """
-        The end of a channel counts as to reject.
+        Whether a delivery is marked, how often it was acquired, and how often it has
+        failed.
         """
-        channel, other = await self.channel(), await self.channel()
+        headers = delivery.headers
+        return (
+            delivery.redelivered,
+            headers.get("x-acquired-count"),
+            headers.get("x-delivery-count"),
+        )
+
+    async def test_consumed(self) -> None:
+        """
+        What a consumer gets for the first time has no count; only 4.3 does not count
+        ``basic.nack`` and ``basic.recover`` as failures, and counts everything apart.
+        """
+        channel = await self.channel()
         queue = await self.quorum_queue(channel)
         await channel.basic_publish("", queue, "x")
-        await (await other.consume(queue)).get()
-        await other.close()
-        headers = (await self.get(channel, queue)).headers
-        self.assertEqual(headers.get("x-delivery-count"), 1)
+        deliveries = await channel.consume(queue, prefetch=1)
+        found = []
+        for how in ("nack", "reject", "recover", "ack"):
+            delivery = await deliveries.get()
+            found.append(self.shown(delivery))
+            if how == "recover":
+                await channel.basic_recover()
+            else:
+                getattr(delivery, how)()
+        self.assertEqual(
+            found,
+            self.by_version(
+                {
+                    "3.10": [
+                        (False, None, None),
+                        (True, None, 1),
+                        (True, None, 2),
+                        (True, None, 3),
+                    ],
+                    "4.3": [
+                        (False, None, None),
+                        (True, 1, None),
+                        (True, 2, 1),
+                        (True, 3, 1),
+                    ],
+                }
+            ),
+        )
+
+    async def test_lost(self) -> None:
+        """
+        The end of a channel, and of a connection, counts as to reject; also of what was
+        fetched.
+        """
+        channel = await self.channel()
+        expected = self.by_version({"3.10": (True, None, 1), "4.3": (True, 1, 1)})
+        for fetched, aborted in itertools.product((False, True), repeat=2):
+            queue = await self.quorum_queue(channel)
+            await channel.basic_publish("", queue, "x")
+            connection = await self.connect()
+            other = await connection.open_channel()
+            if fetched:
+                await self.get(other, queue)
+            else:
+                await (await other.consume(queue)).get()
+            if aborted:
+                transport: Any = connection.transport
+                transport.abortConnection()
+            else:
+                await other.close()
+            self.assertEqual(self.shown(await self.get(channel, queue)), expected)
+
+    async def test_published_counts(self) -> None:
+        """
+        A publisher's own counts stand until the queue has some.
+        """
+        channel = await self.channel()
+        queue = await self.quorum_queue(channel)
+        headers = {"x-delivery-count": 7, "x-acquired-count": 9}
+        await channel.basic_publish("", queue, "x", Properties(headers=headers))
+        deliveries = await channel.consume(queue, prefetch=1)
+        found = []
+        for how in ("nack", "reject", "ack"):
+            delivery = await deliveries.get()
+            found.append(self.shown(delivery))
+            getattr(delivery, how)()
+        self.assertEqual(
+            found,
+            self.by_version(
+                {
+                    "3.10": [(False, 9, 7), (True, 9, 1), (True, 9, 2)],
+                    "4.3": [(False, 9, 7), (True, 1, 7), (True, 2, 1)],
+                }
+            ),
+        )
+
+    async def test_dead_letter_counts(self) -> None:
+        """
+        With 4.3 a dead letter keeps the count of its failures, one in a classic queue
+        too, until it is acknowledged; with 3.10 it begins anew.
+        """
+        new = (False, None, None)
+        for before, how, expected in (
+            ((), "nack", new),
+            ((), "reject", (True, 1, 1)),
+            (("nack",), "nack", new),
+            (("nack",), "reject", (True, 1, 1)),
+            (("reject",), "nack", (True, 1, 1)),
+            (("reject", "nack"), "reject", (True, 2, 2)),
+        ):
+            for kind in ("quorum", "classic"):
+                channel = await self.channel()
+                dead = await self.quorum_queue(channel)
+                queue = await self.durable_queue(
+                    channel,
+                    {
+                        "x-queue-type": kind,
+                        "x-dead-letter-exchange": "",
+                        "x-dead-letter-routing-key": dead,
+                    },
+                )
+                await channel.basic_publish("", queue, "x")
+                for each in before:
+                    getattr(await self.get(channel, queue), each)()
+                getattr(await self.get(channel, queue), how)(requeue=False)
+                deliveries = await channel.consume(dead, prefetch=1)
+                delivery = await deliveries.get()
+                expected = self.by_version({"3.10": new, "4.3": expected})
+                self.assertEqual(self.shown(delivery), expected, (before, how, kind))
+                # Once it has come back to this queue, acquisitions are counted anew.
+                delivery.nack()
+                _, _, failed = expected
+                self.assertEqual(
+                    self.shown(await deliveries.get()),
+                    self.by_version(
+                        {"3.10": (True, None, 1), "4.3": (True, 1, failed)}
+                    ),
+                )
+                await channel.close()
+
+    async def test_dead_letter_limit(self) -> None:
+        """
+        What has failed before counts for the limit of the next queue, with 4.3.
+        """
+        channel = await self.channel()
+        dead = await self.quorum_queue(channel, delivery_limit=2)
+        queue = await self.quorum_queue(
+            channel, dead_letter_exchange="", dead_letter_routing_key=dead
+        )
+        await channel.basic_publish("", queue, "x")
+        for requeue in (True, False):
+            (await self.get(channel, queue)).reject(requeue=requeue)
+        for _ in range(self.by_version({"3.10": 3, "4.3": 1})):
+            self.assertEqual((await self.fail(channel, dead, "reject")).body, b"x")
+        await channel.basic_publish("", dead, "y")
+        self.assertEqual((await self.get(channel, dead)).body, b"y")
 
     async def test_redelivered(self) -> None:
         """
@@ -281,6 +427,21 @@ class QuorumOrderScenarios(Scenario):
         await one.cancel()
         await channel.basic_publish("", queue, "c")
         self.assertEqual((await other.get()).body, b"c")
+
+    async def test_exclusive_consumer(self) -> None:
+        """
+        A consumer that wants to be the only one is not: quorum queues do not heed it.
+        """
+        channel = await self.channel()
+        queue = await self.quorum_queue(channel)
+        found = [
+            await channel.consume(queue, exclusive=exclusive, prefetch=1)
+            for exclusive in (True, True, False)
+        ]
+        for body in "abc":
+            await channel.basic_publish("", queue, body)
+        bodies = [(await deliveries.get()).body for deliveries in found]
+        self.assertEqual(bodies, [b"a", b"b", b"c"])
 
     async def test_consumer_priority(self) -> None:
         """

@@ -171,13 +171,13 @@ class Scenario(TestCase):
             await channel.confirm_select()
         return channel
 
-    async def raw(self) -> RawClient:
+    async def raw(self, capabilities: Mapping[str, bool] | None = None) -> RawClient:
         """
         Connect a client that says what it is told to, on channel 1.
         """
         client = await self.peer.connect_raw()
         self.addCleanup(client.hang_up)
-        client.write(handshake(vhost=self.vhost))
+        client.write(handshake(vhost=self.vhost, capabilities=capabilities))
         client.say(1, spec.ChannelOpen())
         await self.hear(client, spec.ChannelOpenOk)
         return client

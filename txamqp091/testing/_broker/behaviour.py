@@ -58,8 +58,8 @@ class Behaviour:
     :ivar deaths_apart: what has happened to a message is not read from its headers,
         so a publisher cannot invent a death; and the last death has headers of its
         own.
-    :ivar keeps_redelivered: a dead letter is marked as redelivered if it had come back
-        to its queue, or was refused with ``basic.reject``.
+    :ivar keeps_delivery_count: a dead letter keeps the count of its failed deliveries;
+        if there was one, it is marked as redelivered.
     :ivar keeps_copies: a dead letter with a new routing key keeps its header ``CC``.
     :ivar soft_exchange_type: an unknown exchange type costs the channel (406), not
         the connection (503).
@@ -72,8 +72,10 @@ class Behaviour:
     :ivar strict_delivery_mode: a delivery mode other than 1 and 2 is refused (406).
     :ivar active_by_priority: with a single active consumer, the one of the highest
         priority is next; in a quorum queue it does not wait for the active one to go.
-    :ivar timeout_cancels: a delivery that is not acknowledged in time costs its
-        consumer, and that in quorum queues alone; otherwise it costs the channel (406).
+    :ivar timeout_cancels: a delivery that is not settled in time ends its consumer, and
+        in quorum queues alone; otherwise it ends the channel (406).
+    :ivar takes_cancel_ok: a client may send ``basic.cancel-ok``, which ends its
+        consumer; otherwise that ends the connection (503).
     :ivar routes_replies: an answer by direct reply-to counts as routed.
     :ivar anonymous: a client may log in as nobody, and is guest.
     :ivar log_exchange: there is an internal exchange ``amq.rabbitmq.log``.
@@ -96,7 +98,7 @@ class Behaviour:
     returns_first: bool
     quorum_priorities: bool
     deaths_apart: bool
-    keeps_redelivered: bool
+    keeps_delivery_count: bool
     keeps_copies: bool
     soft_exchange_type: bool
     default_queue_type: bool
@@ -106,6 +108,7 @@ class Behaviour:
     strict_delivery_mode: bool
     active_by_priority: bool
     timeout_cancels: bool
+    takes_cancel_ok: bool
     routes_replies: bool
     anonymous: bool
     log_exchange: bool
@@ -140,7 +143,7 @@ class Behaviour:
             returns_first=four,
             quorum_priorities=four,
             deaths_apart=four,
-            keeps_redelivered=four,
+            keeps_delivery_count=four,
             keeps_copies=four,
             soft_exchange_type=four,
             default_queue_type=four,
@@ -150,6 +153,7 @@ class Behaviour:
             strict_delivery_mode=not four,
             active_by_priority=four,
             timeout_cancels=latest,
+            takes_cancel_ok=latest,
             routes_replies=four,
             anonymous=four,
             log_exchange=latest,

@@ -28,7 +28,7 @@ from txamqp091.testing._broker.publishing import (
 )
 from txamqp091.testing._broker.refusals import Refused, shown
 from txamqp091.testing._broker.sessions import Session, SessionSink
-from txamqp091.testing._broker.users import Registry, User
+from txamqp091.testing._broker.users import User, Users
 from txamqp091.testing._broker.vhosts import VirtualHost
 from txamqp091.testing.views import ExchangeView, MessageView, QueueView
 from txamqp091.wire import spec
@@ -92,7 +92,7 @@ class Broker:
         self.multiple_confirms = multiple_confirms
         self.replies = ReplyAddresses()
         self.published: deque[MessageView] = deque(maxlen=history)
-        self._users = Registry()
+        self._users = Users()
         self._vhosts: dict[str, VirtualHost] = {}
         self._sessions: dict[Session, None] = {}
         self._names = 0

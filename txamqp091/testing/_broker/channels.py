@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from txamqp091.testing._broker.arguments import check_consumer, priority_of
 from txamqp091.testing._broker.consumers import Consumer
 from txamqp091.testing._broker.declarations import Declarations
-from txamqp091.testing._broker.deliveries import Delivery, Unacked, put_back
-from txamqp091.testing._broker.messages import Comeback, Entry, Message
+from txamqp091.testing._broker.deliveries import Unacked, UnackedDelivery, put_back
+from txamqp091.testing._broker.messages import Message, QueuedMessage, RequeueReason
 from txamqp091.testing._broker.publishing import REPLY_TO, ChannelPublishes
 from txamqp091.testing._broker.queues import AnyQueue
 from txamqp091.testing._broker.refusals import (
@@ -70,7 +70,8 @@ class BrokerChannel:
         self._limit = 0  # of all consumers together
         self._outstanding = 0  # what counts for that
         self._work: list[Callable[[], bool]] = []
-        self._settled: list[Delivery] = []
+        self._settled: list[UnackedDelivery] = []
+        self._settled_late: list[UnackedDelivery] = []  # late
 
     def __repr__(self) -> str:
         return f"<BrokerChannel {self.number}, {len(self._unacked)} unacked>"
@@ -87,7 +88,7 @@ class BrokerChannel:
         """
         handler = _HANDLERS.get(type(method))
         if handler is None:
-            raise Refused(spec.COMMAND_INVALID, "unimplemented method", connection=True)
+            raise _unimplemented()
         handler(self, method)
 
     def publish(
@@ -153,7 +154,8 @@ class BrokerChannel:
 
     def _tx_commit(self, method: spec.TxCommit) -> None:
         self._check_transactional()
-        work, self._work, self._settled = self._work, [], []
+        work = self._work
+        self._work, self._settled, self._settled_late = [], [], []
         done = [each() for each in work]
         if not all(done):
             raise precondition("partial tx completion")
@@ -165,9 +167,10 @@ class BrokerChannel:
         self._reply(method, spec.TxRollbackOk())
 
     def _roll_back(self) -> None:
-        settled, self._work, self._settled = self._settled, [], []
-        if settled:
-            self._unacked.restore(settled)
+        settled, late = self._settled, self._settled_late
+        self._work, self._settled, self._settled_late = [], [], []
+        if settled or late:
+            self._unacked.restore(settled, late)
 
     # -- consuming ---------------------------------------------------------------------
 
@@ -232,10 +235,10 @@ class BrokerChannel:
             method.arguments, resource, queue.settings.type, self._broker.behaviour
         )
         priority = priority_of(method.arguments, resource)
-        exclusive = method.exclusive and queue.settings.type != "stream"
-        # A quorum queue lets its single active consumer be exclusive.
-        single = queue.settings.single_active and queue.settings.type == "classic"
-        if queue.consumers.exclusive or (exclusive and (queue.consumers or single)):
+        # Quorum queues and streams let other consumers in, whatever is asked for.
+        exclusive = method.exclusive and queue.settings.type == "classic"
+        shared = queue.consumers or queue.settings.single_active
+        if queue.consumers.exclusive or (exclusive and shared):
             raise access_refused(f"{resource} in exclusive use")
         consumer = Consumer(
             tag,
@@ -260,7 +263,12 @@ class BrokerChannel:
             consumer.queue.unsubscribe(consumer)
             consumer.queue.abandoned()
 
-    def consumer_delivers(self, consumer: Consumer, entry: Entry) -> None:
+    def _cancel_ok(self, method: spec.BasicCancelOk) -> None:
+        if not self._broker.behaviour.takes_cancel_ok:
+            raise _unimplemented()
+        self._cancel(spec.BasicCancel(method.consumer_tag, True))
+
+    def consumer_delivers(self, consumer: Consumer, entry: QueuedMessage) -> None:
         """
         A queue has a message for a consumer.
         """
@@ -342,19 +350,23 @@ class BrokerChannel:
 
     # -- settling ----------------------------------------------------------------------
 
-    def _take(self, tag: int, multiple: bool) -> list[Delivery]:
-        taken = self._unacked.take(tag, multiple)
+    def _take(
+        self, tag: int, multiple: bool
+    ) -> tuple[list[UnackedDelivery], list[UnackedDelivery]]:
+        taken, late = self._unacked.take(tag, multiple)
         if self.transactional:
             self._settled += taken
-        return taken
+            self._settled_late += late
+        return taken, late
 
     def _ack(self, method: spec.BasicAck) -> None:
-        taken = self._take(method.delivery_tag, method.multiple)
+        taken, late = self._take(method.delivery_tag, method.multiple)
 
         def acknowledge() -> bool:
             for delivery in taken:
                 delivery.queue.acknowledge(delivery.entry)
-            self._resume(self._release(taken))
+            self._forget_late(late)
+            self._resume([*self._release(taken), *self._wake([*taken, *late])])
             return True
 
         self._do(acknowledge)
@@ -363,25 +375,32 @@ class BrokerChannel:
         self._refuse(method.delivery_tag, method.multiple, method.requeue)
 
     def _reject(self, method: spec.BasicReject) -> None:
-        self._refuse(method.delivery_tag, False, method.requeue, Comeback.REJECTED)
+        self._refuse(method.delivery_tag, False, method.requeue, RequeueReason.REJECT)
 
     def _refuse(
-        self, tag: int, multiple: bool, requeue: bool, why: Comeback = Comeback.NACKED
+        self,
+        tag: int,
+        multiple: bool,
+        requeue: bool,
+        why: RequeueReason = RequeueReason.NACK,
     ) -> None:
         delivery = self._unacked.get(tag)
         if delivery is not None:
             delivery.queue.check_reject()
-        taken = self._take(tag, multiple)
+        taken, late = self._take(tag, multiple)
 
         def refuse() -> bool:
             # They count as free before the messages are offered again, as the same
             # consumer may get them.
-            consumers = self._release(taken)
+            consumers = list(self._release(taken))
+            self._forget_late(late)
             if requeue:
+                # Which lets no consumer go on that has timed out.
                 put_back(taken, why)
             else:
                 for each in taken:
                     each.queue.reject(each.entry, why)
+                consumers += self._wake([*taken, *late])
             self._resume(consumers)
             return True
 
@@ -390,14 +409,15 @@ class BrokerChannel:
     def _recover(self, method: spec.BasicRecover | spec.BasicRecoverAsync) -> None:
         if not method.requeue:
             raise not_implemented("requeue=false")
-        taken = self._unacked.take_all()
+        taken, late = self._unacked.take(0, multiple=True)
+        self._forget_late(late)
         if isinstance(method, spec.BasicRecover):
             self._reply(method, spec.BasicRecoverOk())
         consumers = self._release(taken)
-        put_back(taken, Comeback.NACKED)
+        put_back(taken, RequeueReason.NACK)
         self._resume(consumers)
 
-    def _release(self, taken: Iterable[Delivery]) -> Iterable[Consumer]:
+    def _release(self, taken: Iterable[UnackedDelivery]) -> Iterable[Consumer]:
         """
         Let deliveries count no longer.
 
@@ -418,34 +438,66 @@ class BrokerChannel:
         for queue, its in by_queue.items():
             queue.resume(its)
 
-    def _timed_out(self, delivery: Delivery) -> None:
+    def _timed_out(self, deliveries: list[UnackedDelivery]) -> None:
         """
-        A delivery has not been acknowledged in time.
+        Deliveries have not been settled in time.
         """
-        if self._broker.behaviour.timeout_cancels:
-            self._give_up(delivery)
-            return
-        timeout = self._unacked.timeout or 0.0
+        alive = all(
+            each.consumer is not None
+            and self._consumers.get(each.consumer.tag) is each.consumer
+            for each in deliveries
+        )
+        if not self._broker.behaviour.timeout_cancels:
+            self._end_late(round((self._unacked.timeout or 0.0) * 1000))
+        elif alive and self.session.can("consumer_cancel_notify"):
+            self._end_consumers(deliveries)
+        else:
+            self._end_late(-1)
+
+    def _end_late(self, timeout: int) -> None:
         problem = (
             f"delivery acknowledgement on channel {self.number} timed out. Timeout "
-            f"value used: {round(timeout * 1000)} ms. This timeout value can be "
-            "configured, see consumers doc guide to learn more"
+            f"value used: {timeout} ms. This timeout value can be configured, see "
+            "consumers doc guide to learn more"
         )
         self.end(precondition(problem))
 
-    def _give_up(self, delivery: Delivery) -> None:
+    def _end_consumers(self, deliveries: list[UnackedDelivery]) -> None:
         """
-        End a consumer that has not acknowledged in time.
+        Give back what was not settled in time, and tell the consumers that they have
+        ended.  The broker still knows each until the client answers or cancels it; if
+        the client settles everything late instead, the consumer goes on.
         """
-        taken = self._unacked.take_late(delivery)
-        consumer = delivery.consumer
-        self._release(taken)
-        if consumer is not None:
-            consumer.queue.unsubscribe(consumer)
-            self.consumer_cancelled(consumer)
-        put_back(taken, Comeback.NACKED)
-        if consumer is not None:
-            consumer.queue.abandoned()
+        self._unacked.set_late(deliveries)
+        self._release(deliveries)
+        consumers: dict[Consumer, None] = {}
+        for each in deliveries:
+            assert each.consumer is not None
+            each.consumer.late.add(each.tag)
+            consumers[each.consumer] = None
+        for consumer in consumers:
+            consumer.queue.consumers.suspend(consumer)
+            self.sink.send(spec.BasicCancel(consumer.tag, True))
+        put_back(deliveries, RequeueReason.NACK)
+
+    def _forget_late(self, late: Iterable[UnackedDelivery]) -> None:
+        for each in late:
+            assert each.consumer is not None
+            each.consumer.late.discard(each.tag)
+
+    def _wake(self, settled: Iterable[UnackedDelivery]) -> list[Consumer]:
+        """
+        Let consumers go on that have settled all that was late.
+
+        :returns: these consumers.
+        """
+        woken: dict[Consumer, None] = {}
+        for each in settled:
+            consumer = each.consumer
+            if consumer is not None and consumer.timed_out and not consumer.late:
+                consumer.timed_out = False
+                woken[consumer] = None
+        return list(woken)
 
     # -- the end -----------------------------------------------------------------------
 
@@ -464,7 +516,7 @@ class BrokerChannel:
         """
         close_channels([self])
 
-    def leave(self) -> tuple[list[Consumer], list[Delivery]]:
+    def leave(self) -> tuple[list[Consumer], list[UnackedDelivery]]:
         """
         Take no more part in anything.
 
@@ -492,14 +544,18 @@ def close_channels(channels: Iterable[BrokerChannel]) -> None:
     Close channels that end together: none of them gets what another leaves behind.
     """
     consumers: list[Consumer] = []
-    taken: list[Delivery] = []
+    taken: list[UnackedDelivery] = []
     for channel in channels:
         its_consumers, its_deliveries = channel.leave()
         consumers += its_consumers
         taken += its_deliveries
-    put_back(taken, Comeback.LOST)
+    put_back(taken, RequeueReason.LOST)
     for consumer in consumers:
         consumer.queue.abandoned()
+
+
+def _unimplemented() -> Refused:
+    return Refused(spec.COMMAND_INVALID, "unimplemented method", connection=True)
 
 
 def _arranged(name: str) -> Callable[[BrokerChannel, Any], None]:
@@ -526,7 +582,7 @@ _HANDLERS: Mapping[type[Method], Callable[[BrokerChannel, Any], None]] = {
     spec.BasicQos: BrokerChannel._qos,
     spec.BasicConsume: BrokerChannel._consume,
     spec.BasicCancel: BrokerChannel._cancel,
-    spec.BasicCancelOk: lambda channel, method: None,
+    spec.BasicCancelOk: BrokerChannel._cancel_ok,
     spec.BasicGet: BrokerChannel._get,
     spec.BasicAck: BrokerChannel._ack,
     spec.BasicNack: BrokerChannel._nack,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from txamqp091.wire.types import FieldValue
 
 if TYPE_CHECKING:
-    from txamqp091.testing._broker.messages import Entry
+    from txamqp091.testing._broker.messages import QueuedMessage
     from txamqp091.testing._broker.queues import AnyQueue
 
 __all__ = ["Consumer", "ConsumerChannel", "ConsumerRing"]
@@ -39,7 +39,7 @@ class ConsumerChannel(Protocol):
         Whether the client cannot be sent anything at the moment.
         """
 
-    def consumer_delivers(self, consumer: Consumer, entry: Entry) -> None:
+    def consumer_delivers(self, consumer: Consumer, entry: QueuedMessage) -> None:
         """
         Send a message to the client.
         """
@@ -58,18 +58,23 @@ class Consumer:
     :ivar exclusive: nobody else may consume.
     :ivar prefetch: how many unacknowledged deliveries it may have, 0 being no limit.
     :ivar outstanding: how many it has.
+    :ivar timed_out: whether it gets nothing, as it has not settled a delivery in time.
+    :ivar late: the tags of the deliveries that were not settled in time, and are not
+        yet.
     """
 
     __slots__ = (
         "arguments",
         "channel",
         "exclusive",
+        "late",
         "no_ack",
         "outstanding",
         "prefetch",
         "priority",
         "queue",
         "tag",
+        "timed_out",
     )
 
     def __init__(
@@ -93,6 +98,8 @@ class Consumer:
         self.priority = priority
         self.arguments = dict(arguments or {})
         self.outstanding = 0
+        self.timed_out = False
+        self.late: set[int] = set()
 
     def __repr__(self) -> str:
         return f"<Consumer {self.tag!r} of {self.queue.name!r}>"
@@ -102,7 +109,7 @@ class Consumer:
         """
         Whether it can take one more message.
         """
-        if self.channel.is_paused:
+        if self.timed_out or self.channel.is_paused:
             return False
         if self.no_ack:
             return True
@@ -183,6 +190,16 @@ class ConsumerRing:
             ring.pop(consumer, None)
             if not ring:
                 del self._waiting[consumer.priority]
+        self._release(consumer)
+
+    def suspend(self, consumer: Consumer) -> None:
+        """
+        A consumer has timed out: it gets nothing until `resume`.
+        """
+        consumer.timed_out = True
+        self._release(consumer)
+
+    def _release(self, consumer: Consumer) -> None:
         if consumer is self._active:
             self._active = None
             self._choose()
@@ -191,12 +208,13 @@ class ConsumerRing:
         """
         Find a single active consumer, if it is time for another.
         """
-        if not self._all:
+        candidates = [each for each in self._all if not each.timed_out]
+        if not candidates:
             return
-        best = next(iter(self._all))
+        best = candidates[0]
         if self.by_priority:
             # The first of those with the highest priority.
-            best = max(self._all, key=lambda each: each.priority)
+            best = max(candidates, key=lambda each: each.priority)
         active = self._active
         if active is None:
             self._active = best
@@ -209,7 +227,7 @@ class ConsumerRing:
         parked.
         """
         if self.single:
-            if self.eager:
+            if self.eager or self._active is None:
                 self._choose()
             return
         parked = [each for each in consumers if each in self._parked]

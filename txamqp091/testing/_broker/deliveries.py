@@ -15,17 +15,17 @@ from typing import NamedTuple
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from txamqp091.testing._broker.consumers import Consumer
-from txamqp091.testing._broker.messages import Comeback, Entry
+from txamqp091.testing._broker.messages import QueuedMessage, RequeueReason
 from txamqp091.testing._broker.queues import AnyQueue
 from txamqp091.testing._broker.refusals import precondition
 
-__all__ = ["Delivery", "Unacked", "put_back"]
+__all__ = ["UnackedDelivery", "Unacked", "put_back"]
 
 # Times that differ by less are the same: they are sums of floats.
 _MOMENT = 1e-6
 
 
-class Delivery(NamedTuple):
+class UnackedDelivery(NamedTuple):
     """
     A message that is out.
 
@@ -35,7 +35,7 @@ class Delivery(NamedTuple):
 
     tag: int
     queue: AnyQueue
-    entry: Entry
+    entry: QueuedMessage
     consumer: Consumer | None
     due: float | None
 
@@ -52,102 +52,97 @@ class Unacked:
         self,
         clock: IReactorTime,
         timeout: float | None,
-        timed_out: Callable[[Delivery], None],
+        timed_out: Callable[[list[UnackedDelivery]], None],
     ) -> None:
         """
-        :param timed_out: called with one that has been out for too long; it is to be
-            taken then.
+        :param timed_out: called with those that have been out for too long.
         """
         self.timeout = timeout
         self._clock = clock
         self._timed_out = timed_out
-        self._deliveries: OrderedDict[int, Delivery] = OrderedDict()
+        self._deliveries: OrderedDict[int, UnackedDelivery] = OrderedDict()
         # Of those, the ones that may time out.
         self._watched: dict[int, float] = {}
-        # Those that did: the client does not know, and may settle them.
-        self._late: set[int] = set()
+        # Those that did: the client may still settle them.
+        self._late: OrderedDict[int, UnackedDelivery] = OrderedDict()
         self._call: IDelayedCall | None = None
 
     def __len__(self) -> int:
         return len(self._deliveries)
 
-    def get(self, tag: int) -> Delivery | None:
+    def get(self, tag: int) -> UnackedDelivery | None:
         """
         The delivery with that tag, if it is out.
         """
         return self._deliveries.get(tag)
 
     def add(
-        self, tag: int, queue: AnyQueue, entry: Entry, consumer: Consumer | None
+        self, tag: int, queue: AnyQueue, entry: QueuedMessage, consumer: Consumer | None
     ) -> None:
         """
         A message has gone out.
         """
         timeout = queue.timeout_of(consumer, self.timeout)
         due = None if timeout is None else self._clock.seconds() + timeout
-        self._deliveries[tag] = Delivery(tag, queue, entry, consumer, due)
+        self._deliveries[tag] = UnackedDelivery(tag, queue, entry, consumer, due)
         if due is not None:
             self._watched[tag] = due
             if self._call is None or due < self._call.getTime():
                 self._watch()
 
-    def take(self, tag: int, multiple: bool) -> list[Delivery]:
+    def take(
+        self, tag: int, multiple: bool
+    ) -> tuple[list[UnackedDelivery], list[UnackedDelivery]]:
         """
         Take what a client settles.
 
         :param tag: with ``multiple``, the last one that is meant, or 0: all of them.
+        :returns: the deliveries, and those that are settled late.
         :raises Refused: 406, there is no such delivery.
         """
-        deliveries = self._deliveries
         if multiple and tag == 0:
-            return self.take_all()
-        if tag not in deliveries and tag not in self._late:
+            return self.take_all(), _take_until(self._late, None)
+        if tag not in self._deliveries and tag not in self._late:
             raise precondition(f"unknown delivery tag {tag}")
-        self._late.discard(tag)
-        taken: list[Delivery] = []
         if multiple:
-            while deliveries and next(iter(deliveries)) <= tag:
-                taken.append(deliveries.popitem(last=False)[1])
-        elif tag in deliveries:
-            taken.append(deliveries.pop(tag))
+            taken = _take_until(self._deliveries, tag)
+            late = _take_until(self._late, tag)
+        else:
+            taken = [self._deliveries.pop(tag)] if tag in self._deliveries else []
+            late = [] if taken else [self._late.pop(tag)]
         for each in taken:
             self._watched.pop(each.tag, None)
-        return taken
+        return taken, late
 
-    def take_all(self) -> list[Delivery]:
+    def take_all(self) -> list[UnackedDelivery]:
         """
-        Take everything.
+        Take everything but what is late.
         """
-        taken = list(self._deliveries.values())
-        self._deliveries.clear()
         self._watched.clear()
-        return taken
+        return _take_until(self._deliveries, None)
 
-    def take_late(self, delivery: Delivery) -> list[Delivery]:
+    def set_late(self, deliveries: Iterable[UnackedDelivery]) -> None:
         """
-        Take what has timed out, and what else its consumer has.  The client may still
-        settle it, to no effect.
+        Deliveries have timed out.  The client may still settle them, to no effect on
+        the messages.
         """
-        taken = [
-            each
-            for each in self._deliveries.values()
-            if each is delivery
-            or (each.consumer is not None and each.consumer is delivery.consumer)
-        ]
-        for each in taken:
-            del self._deliveries[each.tag]
-            self._watched.pop(each.tag, None)
-            self._late.add(each.tag)
-        return taken
+        for each in deliveries:
+            self._late[each.tag] = self._deliveries.pop(each.tag)
 
-    def restore(self, taken: Iterable[Delivery]) -> None:
+    def restore(
+        self, taken: Iterable[UnackedDelivery], late: Iterable[UnackedDelivery]
+    ) -> None:
         """
         Put back what was taken.
         """
         everything = sorted([*taken, *self._deliveries.values()], key=_tag)
         self._deliveries = OrderedDict((each.tag, each) for each in everything)
+        everything = sorted([*late, *self._late.values()], key=_tag)
+        self._late = OrderedDict((each.tag, each) for each in everything)
         self._watched = {
-            each.tag: each.due for each in everything if each.due is not None
+            each.tag: each.due
+            for each in self._deliveries.values()
+            if each.due is not None
         }
         self._watch()
 
@@ -174,22 +169,35 @@ class Unacked:
     def _look(self) -> None:
         self._call = None
         latest = self._clock.seconds() + _MOMENT
-        for tag, due in list(self._watched.items()):
-            # One that was too late may have taken others with it.
-            if due <= latest and self._watched.pop(tag, None) is not None:
-                self._timed_out(self._deliveries[tag])
+        due = [tag for tag, moment in self._watched.items() if moment <= latest]
+        for tag in due:
+            del self._watched[tag]
+        if due:
+            self._timed_out([self._deliveries[tag] for tag in due])
         self._watch()
 
 
-def _tag(delivery: Delivery) -> int:
+def _take_until(
+    deliveries: OrderedDict[int, UnackedDelivery], tag: int | None
+) -> list[UnackedDelivery]:
+    """
+    Take the deliveries up to a tag, or all of them.
+    """
+    taken: list[UnackedDelivery] = []
+    while deliveries and (tag is None or next(iter(deliveries)) <= tag):
+        taken.append(deliveries.popitem(last=False)[1])
+    return taken
+
+
+def _tag(delivery: UnackedDelivery) -> int:
     return delivery.tag
 
 
-def put_back(deliveries: Iterable[Delivery], why: Comeback) -> None:
+def put_back(deliveries: Iterable[UnackedDelivery], why: RequeueReason) -> None:
     """
     Give each queue its messages back, all at once.
     """
-    by_queue: dict[AnyQueue, list[Entry]] = {}
+    by_queue: dict[AnyQueue, list[QueuedMessage]] = {}
     for delivery in deliveries:
         by_queue.setdefault(delivery.queue, []).append(delivery.entry)
     for queue, entries in by_queue.items():

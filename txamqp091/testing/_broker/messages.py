@@ -2,11 +2,11 @@
 """
 Messages inside the in-memory broker.
 
-A `Message` is what was published, shared by all queues that hold it; an `Entry` is one
-queue's copy.  `Death` is one row of the header ``x-death``, and `dead_letter` makes the
-message that takes the place of one that a queue drops.  Which queue drops what, and
-when, is in `txamqp091.testing._broker.queues`; where the dead letter goes from there,
-in `txamqp091.testing._broker.vhosts`.
+A `Message` is what was published, shared by all queues that hold it; a `QueuedMessage`
+is one queue's copy.  `Death` is one row of the header ``x-death``, and `dead_letter`
+makes the message that takes the place of one that a queue drops.  Which queue drops
+what, and when, is in `txamqp091.testing._broker.queues`; where the dead letter goes
+from there, in `txamqp091.testing._broker.vhosts`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from txamqp091.wire.properties import Properties
 from txamqp091.wire.types import FieldValue, Int64
 
 __all__ = [
-    "Comeback",
+    "RequeueReason",
     "Death",
-    "Entry",
+    "QueuedMessage",
     "Message",
     "dead_letter",
     "headers_of",
@@ -55,18 +55,17 @@ class Message:
     :ivar ttl: how long it may wait in a queue, in seconds, or None.
     :ivar deaths: what happened to it so far, the latest first.
     :ivar first_death: the queue, the reason and the exchange of the first, or None.
-    :ivar returned: whether it came back to one of the queues that it was in before.
-    :ivar rejected: whether a client failed on it in the last of those.
+    :ivar delivery_count: how many deliveries have failed in the queues that it was
+        dead-lettered from, if the behaviour keeps the count.
     """
 
     __slots__ = (
         "body",
         "deaths",
+        "delivery_count",
         "exchange",
         "first_death",
         "properties",
-        "rejected",
-        "returned",
         "routing_key",
         "routing_keys",
         "ttl",
@@ -82,8 +81,7 @@ class Message:
         ttl: float | None = None,
         deaths: tuple[Death, ...] = (),
         first_death: tuple[str, str, str] | None = None,
-        returned: bool = False,
-        rejected: bool = False,
+        delivery_count: int = 0,
     ) -> None:
         self.exchange = exchange
         self.routing_key = routing_keys[0]
@@ -93,8 +91,7 @@ class Message:
         self.ttl = ttl
         self.deaths = deaths
         self.first_death = first_death
-        self.returned = returned
-        self.rejected = rejected
+        self.delivery_count = delivery_count
 
     def __repr__(self) -> str:
         return (
@@ -103,22 +100,23 @@ class Message:
         )
 
 
-class Comeback(Enum):
+class RequeueReason(Enum):
     """
     Why a message comes back to its queue.
     """
 
-    #: A client has handed it back.
-    NACKED = "nacked"
+    #: The client has sent ``basic.nack`` or ``basic.recover``, or has not settled the
+    #: delivery in time.
+    NACK = "nack"
 
-    #: A client has failed on it.
-    REJECTED = "rejected"
+    #: The client has sent ``basic.reject``.
+    REJECT = "reject"
 
-    #: The client has gone.
+    #: The channel or the connection has ended.
     LOST = "lost"
 
 
-class Entry:
+class QueuedMessage:
     """
     A message in one queue.
 
@@ -126,20 +124,19 @@ class Entry:
     :ivar priority: those with a higher one go first.
     :ivar expires: when it is dropped, by the broker's clock, or None.
     :ivar redelivered: whether it has been delivered, or may have been.
-    :ivar failed: whether a client has said so, and that nobody shall get it.
-    :ivar failures: how often that went wrong, as a quorum queue counts.
-    :ivar returns: how often it came back, for whatever reason.
+    :ivar delivery_count: how many deliveries have failed, here and, if the behaviour
+        keeps the count, in the queues that the message was dead-lettered from.
+    :ivar acquired_count: how often it came back to this queue, for whatever reason.
     """
 
     __slots__ = (
+        "acquired_count",
+        "delivery_count",
         "expires",
-        "failed",
-        "failures",
         "message",
         "position",
         "priority",
         "redelivered",
-        "returns",
     )
 
     def __init__(
@@ -153,15 +150,14 @@ class Entry:
         self.position = position
         self.priority = priority
         self.expires = expires
-        self.redelivered = message.returned or message.rejected
-        self.failed = False
-        self.failures = 0
-        self.returns = 0
+        self.redelivered = message.delivery_count > 0
+        self.delivery_count = message.delivery_count
+        self.acquired_count = 0
 
     def __repr__(self) -> str:
-        return f"<Entry {self.position}: {self.message!r}>"
+        return f"<QueuedMessage {self.position}: {self.message!r}>"
 
-    def __lt__(self, other: Entry) -> bool:
+    def __lt__(self, other: QueuedMessage) -> bool:
         """
         Whether it is to be delivered before the other one.
         """
@@ -293,7 +289,7 @@ class Death:
 
 
 def dead_letter(
-    entry: Entry,
+    entry: QueuedMessage,
     queue: str,
     reason: str,
     settings: QueueSettings,
@@ -318,7 +314,6 @@ def dead_letter(
     headers["x-death"] = [each.row() for each in deaths]
     if behaviour.deaths_apart:
         _describe(headers, "last", (queue, reason, message.exchange))
-    marked = behaviour.keeps_redelivered
     keys = message.routing_keys
     if settings.dead_letter_key is not None:
         keys = (settings.dead_letter_key,)
@@ -331,8 +326,7 @@ def dead_letter(
         message.body,
         deaths=deaths,
         first_death=first,
-        returned=marked and (message.returned or entry.returns > 0),
-        rejected=marked and entry.failed,
+        delivery_count=entry.delivery_count if behaviour.keeps_delivery_count else 0,
     )
 
 

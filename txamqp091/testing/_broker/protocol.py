@@ -41,7 +41,7 @@ from txamqp091.errors import (
     printable,
 )
 from txamqp091.testing._broker.broker import Broker, Refused, User
-from txamqp091.testing._broker.sessions import BrokerChannel, Session
+from txamqp091.testing._broker.sessions import BrokerChannel, Session, has_capability
 from txamqp091.wire import spec
 from txamqp091.wire.method import Method
 from txamqp091.wire.properties import Properties
@@ -438,8 +438,7 @@ class BrokerProtocol(Protocol):
         """
         Whether the client has said that it understands something.
         """
-        capabilities = self._client_properties.get("capabilities")
-        return isinstance(capabilities, dict) and capabilities.get(capability) is True
+        return has_capability(self._client_properties, capability)
 
     def responded(self, response: bytes) -> None:
         """

@@ -5,10 +5,10 @@ The queues of the in-memory broker: classic queues and quorum queues.
 `AnyQueue` is what queues and streams have in common; streams are in
 `txamqp091.testing._broker.streams`.
 
-Theory.  A message in a queue is an `Entry`: *ready*, in a heap in the order in which
-entries are delivered, or *unacked*, out with a consumer.  One that comes back keeps its
-place.  Only the first ready entry can expire, as in RabbitMQ: others wait behind it.  A
-queue changes its own state before it calls a channel, which may call back at once.
+Theory.  A `QueuedMessage` is *ready*, in a heap in the order of delivery, or *unacked*:
+a consumer has it.  A message that comes back keeps its place.  Only the first ready
+message can expire, as in RabbitMQ: others wait behind it.  A queue changes its own
+state before it calls a channel, which may call back at once.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from twisted.internet.interfaces import IDelayedCall
 from txamqp091.testing._broker.arguments import QueueSettings
 from txamqp091.testing._broker.consumers import Consumer, ConsumerRing
 from txamqp091.testing._broker.messages import (
-    Comeback,
-    Entry,
     Message,
+    QueuedMessage,
+    RequeueReason,
     headers_of,
     read_property,
     with_properties,
@@ -112,18 +112,18 @@ class AnyQueue(ABC):
         """
 
     @abstractmethod
-    def ready_entries(self) -> list[Entry]:
+    def ready_entries(self) -> list[QueuedMessage]:
         """
         Those messages, in the order in which they would be.
         """
 
     @abstractmethod
-    def unacked_entries(self) -> list[Entry]:
+    def unacked_entries(self) -> list[QueuedMessage]:
         """
         The messages that are out with a consumer.
         """
 
-    def properties_of(self, entry: Entry, fetched: bool = False) -> Properties:
+    def properties_of(self, entry: QueuedMessage, fetched: bool = False) -> Properties:
         """
         The properties of a message as it is delivered, or fetched.
         """
@@ -140,7 +140,7 @@ class AnyQueue(ABC):
         """
 
     @abstractmethod
-    def fetch(self, no_ack: bool) -> Entry | None:
+    def fetch(self, no_ack: bool) -> QueuedMessage | None:
         """
         Give out one message, for ``basic.get``.
 
@@ -157,7 +157,7 @@ class AnyQueue(ABC):
         """
 
     @abstractmethod
-    def acknowledge(self, entry: Entry) -> None:
+    def acknowledge(self, entry: QueuedMessage) -> None:
         """
         A delivery is dealt with.
         """
@@ -171,13 +171,13 @@ class AnyQueue(ABC):
         """
 
     @abstractmethod
-    def reject(self, entry: Entry, why: Comeback) -> None:
+    def reject(self, entry: QueuedMessage, why: RequeueReason) -> None:
         """
         A client does not want a message, and neither shall others get it.
         """
 
     @abstractmethod
-    def requeue(self, entries: Iterable[Entry], why: Comeback) -> None:
+    def requeue(self, entries: Iterable[QueuedMessage], why: RequeueReason) -> None:
         """
         Messages come back.
         """
@@ -267,33 +267,33 @@ class ClassicQueue(AnyQueue):
     """
 
     def __init__(self, name: str, vhost: VirtualHost, **details: Any) -> None:
-        self._ready: list[Entry] = []
+        self._ready: list[QueuedMessage] = []
         self._ready_bytes = 0
-        self._unacked: dict[Entry, None] = {}
+        self._unacked: dict[QueuedMessage, None] = {}
         self._positions = 0
         self._delivering = False
         self._expiry_call: IDelayedCall | None = None
         self._expiry_at = 0.0
-        self._new: Entry | None = None  # that comes just now
+        self._new: QueuedMessage | None = None  # that comes just now
         super().__init__(name, vhost, **details)
 
     @property
     def ready_count(self) -> int:
         return len(self._ready)
 
-    def ready_entries(self) -> list[Entry]:
+    def ready_entries(self) -> list[QueuedMessage]:
         return sorted(self._ready)
 
-    def unacked_entries(self) -> list[Entry]:
+    def unacked_entries(self) -> list[QueuedMessage]:
         return list(self._unacked)
 
     # -- the heap ----------------------------------------------------------------------
 
-    def _push(self, entry: Entry) -> None:
+    def _push(self, entry: QueuedMessage) -> None:
         heappush(self._ready, entry)
         self._ready_bytes += len(entry.message.body)
 
-    def _pop(self) -> Entry:
+    def _pop(self) -> QueuedMessage:
         entry = heappop(self._ready)
         self._ready_bytes -= len(entry.message.body)
         return entry
@@ -326,11 +326,11 @@ class ClassicQueue(AnyQueue):
             while self._is_over():
                 self.vhost.dead_letter(self, self._pop(), "maxlen")
 
-    def _entry(self, message: Message) -> Entry:
+    def _entry(self, message: Message) -> QueuedMessage:
         self._positions += 1
         lives = [each for each in (message.ttl, self.settings.ttl) if each is not None]
         expires = self.vhost.clock.seconds() + min(lives) if lives else None
-        return Entry(message, self._positions, self._priority(message), expires)
+        return QueuedMessage(message, self._positions, self._priority(message), expires)
 
     def _is_full(self, message: Message) -> bool:
         """
@@ -350,7 +350,7 @@ class ClassicQueue(AnyQueue):
             return True
         return size is not None and self._ready_bytes > size
 
-    def fetch(self, no_ack: bool) -> Entry | None:
+    def fetch(self, no_ack: bool) -> QueuedMessage | None:
         self.used()
         self._expire()
         if not self._ready:
@@ -369,7 +369,7 @@ class ClassicQueue(AnyQueue):
         self._watch()
         return count
 
-    def acknowledge(self, entry: Entry) -> None:
+    def acknowledge(self, entry: QueuedMessage) -> None:
         self._unacked.pop(entry, None)
 
     def check_reject(self) -> None:
@@ -382,22 +382,25 @@ class ClassicQueue(AnyQueue):
         Any may.
         """
 
-    def reject(self, entry: Entry, why: Comeback) -> None:
+    def reject(self, entry: QueuedMessage, why: RequeueReason) -> None:
         self._unacked.pop(entry, None)
         if not self.deleted:
-            entry.failed = why is Comeback.REJECTED
+            if why is RequeueReason.REJECT:
+                entry.delivery_count += 1
             self.vhost.dead_letter(self, entry, "rejected")
 
-    def requeue(self, entries: Iterable[Entry], why: Comeback) -> None:
+    def requeue(self, entries: Iterable[QueuedMessage], why: RequeueReason) -> None:
         for entry in entries:
             self._unacked.pop(entry, None)
-            entry.returns += 1
+            entry.acquired_count += 1
+            if why is not RequeueReason.NACK or self.vhost.behaviour.counts_returns:
+                entry.delivery_count += 1
             entry.redelivered = True
             if not self.deleted and self._keeps(entry, why):
                 self._push(entry)
         self.deliver()
 
-    def _keeps(self, entry: Entry, why: Comeback) -> bool:
+    def _keeps(self, entry: QueuedMessage, why: RequeueReason) -> bool:
         """
         Whether a message that comes back may stay.
         """
@@ -427,7 +430,7 @@ class ClassicQueue(AnyQueue):
 
     # -- time --------------------------------------------------------------------------
 
-    def _expire(self, spare: Entry | None = None) -> None:
+    def _expire(self, spare: QueuedMessage | None = None) -> None:
         """
         Drop the first messages, as long as their time is up.
 
@@ -502,28 +505,27 @@ class QuorumQueue(ClassicQueue):
         # The publishers learn that it is full when it holds more than it should.
         return self._is_over()
 
-    def _keeps(self, entry: Entry, why: Comeback) -> bool:
-        behaviour = self.vhost.behaviour
-        if why is not Comeback.NACKED or behaviour.counts_returns:
-            entry.failures += 1
+    def _keeps(self, entry: QueuedMessage, why: RequeueReason) -> bool:
         limit = self.settings.delivery_limit
-        if limit is not None and entry.failures > limit:
+        if limit is not None and entry.delivery_count > limit:
             self.vhost.dead_letter(self, entry, "delivery_limit")
             return False
         # In the order of return: ahead of everything else, or behind it.
         self._positions += 1
         entry.position = self._positions
-        if behaviour.returns_first or why is Comeback.LOST:
+        if self.vhost.behaviour.returns_first or why is RequeueReason.LOST:
             entry.priority = _RETURNED
         return True
 
-    def properties_of(self, entry: Entry, fetched: bool = False) -> Properties:
+    def properties_of(self, entry: QueuedMessage, fetched: bool = False) -> Properties:
         behaviour = self.vhost.behaviour
         counts: dict[str, FieldValue] = {}
-        if entry.returns and behaviour.counts_acquisitions:
-            counts["x-acquired-count"] = Int64(entry.returns)
-        if entry.failures or (fetched and behaviour.counts_from_zero):
-            counts["x-delivery-count"] = Int64(entry.failures)
+        # A dead letter shows the other count until it has come back to this queue.
+        acquired = entry.acquired_count or entry.message.delivery_count
+        if acquired and behaviour.counts_acquisitions:
+            counts["x-acquired-count"] = Int64(acquired)
+        if entry.delivery_count or (fetched and behaviour.counts_from_zero):
+            counts["x-delivery-count"] = Int64(entry.delivery_count)
         properties = entry.message.properties
         if not counts:
             return properties

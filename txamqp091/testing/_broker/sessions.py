@@ -10,7 +10,7 @@ it calls a sink, so a sink may call back at once; and a sink does not raise.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 from txamqp091.testing._broker.channels import BrokerChannel, close_channels
@@ -25,7 +25,14 @@ from txamqp091.wire.types import FieldValue
 if TYPE_CHECKING:
     from txamqp091.testing._broker.broker import Broker
 
-__all__ = ["BrokerChannel", "ChannelSink", "Refused", "Session", "SessionSink"]
+__all__ = [
+    "BrokerChannel",
+    "ChannelSink",
+    "Refused",
+    "Session",
+    "SessionSink",
+    "has_capability",
+]
 
 
 class SessionSink(Protocol):
@@ -177,6 +184,12 @@ class Session:
         for queue in list(self.exclusive_queues):
             self.vhost.delete_queue(queue)
 
+    def can(self, capability: str) -> bool:
+        """
+        Whether the client has said that it understands something.
+        """
+        return has_capability(self.client_properties, capability)
+
     def check(self, permission: str, kind: str, name: str) -> None:
         """
         See whether the user may do something to a queue or an exchange.
@@ -194,3 +207,13 @@ class Session:
                 f"{what} to {shown(kind, name, self.vhost.name)} refused for user "
                 f"'{self.user.name}'"
             )
+
+
+def has_capability(properties: Mapping[str, FieldValue], capability: str) -> bool:
+    """
+    Whether a client says that it understands something.
+
+    :param properties: what the client says of itself.
+    """
+    capabilities = properties.get("capabilities")
+    return isinstance(capabilities, dict) and capabilities.get(capability) is True

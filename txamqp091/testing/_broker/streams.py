@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from txamqp091.testing._broker.arguments import max_age
 from txamqp091.testing._broker.consumers import Consumer
 from txamqp091.testing._broker.messages import (
-    Comeback,
-    Entry,
     Message,
+    QueuedMessage,
+    RequeueReason,
     headers_of,
     with_properties,
 )
@@ -73,7 +73,7 @@ class Stream(AnyQueue):
     """
 
     def __init__(self, name: str, vhost: VirtualHost, **details: Any) -> None:
-        self._log: list[Entry] = []
+        self._log: list[QueuedMessage] = []
         self._times: list[float] = []
         self._end = 0
         # Where each segment begins, and how many bytes are in it; the oldest first.
@@ -87,10 +87,10 @@ class Stream(AnyQueue):
     def ready_count(self) -> int:
         return len(self._log)
 
-    def ready_entries(self) -> list[Entry]:
+    def ready_entries(self) -> list[QueuedMessage]:
         return list(self._log)
 
-    def unacked_entries(self) -> list[Entry]:
+    def unacked_entries(self) -> list[QueuedMessage]:
         """
         None: what was delivered is still there.
         """
@@ -103,7 +103,7 @@ class Stream(AnyQueue):
         """
         return self._end - len(self._log)
 
-    def properties_of(self, entry: Entry, fetched: bool = False) -> Properties:
+    def properties_of(self, entry: QueuedMessage, fetched: bool = False) -> Properties:
         properties = entry.message.properties
         headers = {**headers_of(properties), "x-stream-offset": Int64(entry.position)}
         changes: dict[str, object] = {"headers": headers}
@@ -114,7 +114,7 @@ class Stream(AnyQueue):
     # -- messages ----------------------------------------------------------------------
 
     def publish(self, message: Message) -> bool:
-        self._log.append(Entry(message, self._end))
+        self._log.append(QueuedMessage(message, self._end))
         self._times.append(self.vhost.clock.seconds())
         self._grow(len(message.body))
         self._end += 1
@@ -148,7 +148,7 @@ class Stream(AnyQueue):
         newest = self._times[self._segments[1][0] - self.first_offset - 1]
         return newest < self.vhost.clock.seconds() - settings.max_age
 
-    def fetch(self, no_ack: bool) -> Entry | None:
+    def fetch(self, no_ack: bool) -> QueuedMessage | None:
         raise self._unsupported("basic.get")
 
     def purge(self) -> int:
@@ -161,7 +161,7 @@ class Stream(AnyQueue):
     def _shown(self) -> str:
         return shown("queue", self.name, self.vhost.name)
 
-    def acknowledge(self, entry: Entry) -> None:
+    def acknowledge(self, entry: QueuedMessage) -> None:
         """
         Nothing: what was read stays.
         """
@@ -170,12 +170,12 @@ class Stream(AnyQueue):
         if not self.vhost.behaviour.streams_settle:
             raise self._unsupported("basic.nack and basic.reject")
 
-    def reject(self, entry: Entry, why: Comeback) -> None:
+    def reject(self, entry: QueuedMessage, why: RequeueReason) -> None:
         """
         Nothing: what was read stays.
         """
 
-    def requeue(self, entries: Iterable[Entry], why: Comeback) -> None:
+    def requeue(self, entries: Iterable[QueuedMessage], why: RequeueReason) -> None:
         """
         Nothing: what was read stays.
         """

@@ -3,7 +3,7 @@
 Who may use the in-memory broker, and what for.
 
 A `User` has a password and, for each virtual host, three patterns of names: what it may
-configure, write to and read from.  A `Registry` knows the users, and checks what a
+configure, write to and read from.  A `Users` knows the users, and checks what a
 client sends to log in.
 """
 
@@ -19,7 +19,7 @@ from txamqp091.testing._broker.refusals import Refused
 from txamqp091.wire import spec
 from txamqp091.wire.types import decode_table
 
-__all__ = ["PERMISSIONS", "Registry", "User"]
+__all__ = ["PERMISSIONS", "Users", "User"]
 
 #: The kinds of permission, in the order in which patterns are given.
 PERMISSIONS = ("configure", "write", "read")
@@ -49,7 +49,7 @@ class User:
         return rights is not None and rights[permission].search(name) is not None
 
 
-class Registry:
+class Users:
     """
     The users of a broker.
     """

@@ -18,8 +18,8 @@ from txamqp091.testing._broker.behaviour import Behaviour
 from txamqp091.testing._broker.consumers import Consumer
 from txamqp091.testing._broker.exchanges import Destination, Exchange
 from txamqp091.testing._broker.messages import (
-    Entry,
     Message,
+    QueuedMessage,
     dead_letter,
     headers_of,
     is_cycle,
@@ -188,7 +188,7 @@ class VirtualHost:
                     waiting.append(each)
         return list(queues)
 
-    def dead_letter(self, queue: AnyQueue, entry: Entry, reason: str) -> None:
+    def dead_letter(self, queue: AnyQueue, entry: QueuedMessage, reason: str) -> None:
         """
         A queue has dropped a message: pass it on to where it said, if it did.
 

@@ -15,9 +15,8 @@ from twisted.internet.task import Clock
 
 from txamqp091.test.support.brokers import BrokerTestCase, queue
 from txamqp091.testing._broker.broker import Broker, Refused
-from txamqp091.testing._broker.messages import Comeback, Death, is_cycle
+from txamqp091.testing._broker.messages import Death, RequeueReason, is_cycle
 from txamqp091.wire import spec
-from txamqp091.wire.method import Method
 from txamqp091.wire.properties import Properties
 from txamqp091.wire.types import FieldValue
 
@@ -117,7 +116,7 @@ class OrderTests(BrokerTestCase):
         self.assertEqual(broker.queue("q").unacked, 0)
 
     def requeue(self, found: Any, entry: Any) -> None:
-        found.requeue([entry], Comeback.NACKED)
+        found.requeue([entry], RequeueReason.NACK)
 
 
 class TimeTests(BrokerTestCase):
@@ -476,34 +475,6 @@ class DeathTests(BrokerTestCase):
         assert got is not None
         self.assertEqual(got.headers["x-death"], [self.row(routing_keys=["q", "cc"])])
         self.assertEqual(got.headers["CC"], ["cc"])
-
-    def test_redelivered(self) -> None:
-        """
-        A dead letter is marked as redelivered if a client has failed on it, or given it
-        back before; a plain refusal does not.
-        """
-        self.channel.tell(
-            queue("q", dead_letter_exchange="", dead_letter_routing_key="dead"),
-            queue("dead"),
-        )
-        refusals: list[list[Method]] = [
-            [spec.BasicReject(1, False)],
-            [spec.BasicNack(3, False, False)],
-            [
-                spec.BasicNack(5),
-                spec.BasicGet(queue="q"),
-                spec.BasicNack(6, False, False),
-            ],
-        ]
-        flags = []
-        for refusal in refusals:
-            self.channel.publish("", "q")
-            self.channel.get("q", no_ack=False)
-            self.channel.tell(*refusal)
-            got = self.channel.get("dead")
-            assert got is not None and isinstance(got.method, spec.BasicGetOk)
-            flags.append(got.method.redelivered)
-        self.assertEqual(flags, [True, False, True])
 
     def test_invented(self) -> None:
         """

@@ -1,0 +1,1 @@
+``MemoryBroker`` ends consumers that have not settled in time as RabbitMQ 4.3.6 does, lets several exclusive consumers of a quorum queue in, and counts deliveries (``x-delivery-count``, ``x-acquired-count``) across dead-lettering as RabbitMQ does.
