@@ -17,6 +17,9 @@ __all__ = ["Heartbeats", "Outgoing"]
 #: Bytes that wait for the end of the turn, at the most.
 _FLUSH_SIZE = 131072
 
+#: Seconds that are too few to set a timer for.
+_TICK = 0.001
+
 
 class Outgoing:
     """
@@ -108,11 +111,17 @@ def _nowhere(data: bytes) -> None:
 
 class Heartbeats:
     """
-    Says something when nothing was said for half an interval, and gives up on a
-    peer that said nothing for two.
+    Sends a heartbeat when nothing was sent for half an interval, and gives the peer up
+    when nothing was received for two.
+
+    The clock is the reactor's, and with Twisted's reactors the wall clock, which can be
+    set.  When it jumps forward, all timers are due at once: so no more silence is
+    counted between two looks at it than the timer between them was to take.  When it is
+    set back, timers are late by as much: the next byte of the peer, which sends
+    heartbeats as well, starts them anew.
 
     :ivar heard_at: when the peer was last heard, in the clock's seconds.
-    :ivar deaf: whether we do not listen, and so cannot blame the peer.
+    :ivar deaf: whether reading is paused, so that silence is not the peer's fault.
     """
 
     def __init__(
@@ -124,7 +133,7 @@ class Heartbeats:
         expired: Callable[[int], None],
     ) -> None:
         """
-        :param interval: what was agreed, in seconds; 0 is no heartbeats.
+        :param interval: what was agreed, in seconds; 0 switches heartbeats off.
         :param send: sends a heartbeat, unless other bytes are still to leave.
         :param expired: told when the peer was silent for so many seconds.
         """
@@ -136,11 +145,32 @@ class Heartbeats:
         self._expired = expired
         self._pause = interval / 2
         self._limit = interval * 2
+        # The peer's silence, as far as it was known at a time; and the delay of the
+        # timer since then.
+        self._silence = 0.0
+        self._looked_at = self.heard_at
+        self._delay = 0.0
         self._last_turn = False
         self._calls: list[IDelayedCall | None] = [None, None]
         if interval:
-            self._speak_after(self._pause)
-            self._listen_for(self._limit)
+            self._start()
+
+    def _start(self) -> None:
+        self._speak_after(self._pause)
+        self._listen_for(self._pause)
+
+    def heard(self) -> None:
+        """
+        The peer has sent something.
+        """
+        now = self._clock.seconds()
+        set_back = now < self.heard_at
+        self.heard_at = now
+        if set_back and self._calls[1] is not None:
+            self.stop()
+            self._silence, self._looked_at = 0.0, now
+            self._start()
+            self._send()
 
     def _speak_after(self, delay: float) -> None:
         self._calls[0] = self._clock.callLater(delay, self._speak)
@@ -149,22 +179,27 @@ class Heartbeats:
         # Of two near times the difference is exact, and so leads to the later one.
         now, due = self._clock.seconds(), self._outgoing.flushed_at + self._pause
         if now < due:
-            self._speak_after(due - now)
+            self._speak_after(min(due - now, self._pause))
         else:
             self._speak_after(self._pause)
             self._send()
 
     def _listen_for(self, delay: float) -> None:
+        self._delay = delay
         self._calls[1] = self._clock.callLater(delay, self._listen)
 
     def _listen(self) -> None:
         now = self._clock.seconds()
         if self.deaf:
             self.heard_at = now
-        due = self.heard_at + self._limit
-        if now < due:
+        if self.heard_at >= self._looked_at:
+            self._silence, self._looked_at = 0.0, self.heard_at
+        self._silence += min(max(now - self._looked_at, 0.0), self._delay)
+        self._looked_at = now
+        left = self._limit - self._silence
+        if left > _TICK:
             self._last_turn = False
-            self._listen_for(due - now)
+            self._listen_for(min(left, self._pause))
         elif not self._last_turn:
             # If the reactor was busy, what has come meanwhile is read in this turn.
             self._last_turn = True
@@ -175,7 +210,7 @@ class Heartbeats:
 
     def stop(self) -> None:
         """
-        No more of it.
+        Send nothing more, and give nobody up.
         """
         calls, self._calls = self._calls, [None, None]
         for call in calls:

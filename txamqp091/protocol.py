@@ -381,7 +381,7 @@ class AMQPProtocol(Protocol):
         """
         self.bytes_received += len(data)
         if self._heartbeats is not None:
-            self._heartbeats.heard_at = self.reactor.seconds()
+            self._heartbeats.heard()
         outgoing = self._outgoing
         outgoing.in_turn = True
         try:

@@ -195,7 +195,7 @@ class BrokerProtocol(Protocol):
         Twisted: bytes came.
         """
         if self._heartbeats is not None:
-            self._heartbeats.heard_at = self._clock.seconds()
+            self._heartbeats.heard()
         self._outgoing.in_turn = True
         try:
             self._machine.receive(data)

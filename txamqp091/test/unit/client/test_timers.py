@@ -153,6 +153,22 @@ class OutgoingTests(SynchronousTestCase):
         self.assertEqual(self.outgoing.flushed_at, 7)
 
 
+class WallClock(Clock):
+    """
+    A clock that can be set while timers wait, as Twisted's reactors have.
+
+    :ivar difference: seconds between what it says and the time that has passed.
+    """
+
+    difference = 0.0
+
+    def seconds(self) -> float:
+        """
+        What it says.
+        """
+        return self.rightNow + self.difference
+
+
 class HeartbeatTests(SynchronousTestCase):
     """
     When to speak, and when to give up.
@@ -205,7 +221,7 @@ class HeartbeatTests(SynchronousTestCase):
             self.outgoing.write(b"data")
             self.outgoing.flush()
         self.assertEqual(self.sent, [])
-        heartbeats.heard_at = 12
+        heartbeats.heard()
         self.pass_time(6)
         self.assertEqual(self.sent, [17])
         heartbeats.stop()
@@ -221,7 +237,8 @@ class HeartbeatTests(SynchronousTestCase):
         heartbeats = self.make(1, clock)
         for _ in range(1000):
             clock.advance(chance.random() / 10)
-            self.outgoing.flushed_at = heartbeats.heard_at = clock.seconds()
+            self.outgoing.flushed_at = clock.seconds()
+            heartbeats.heard()
             clock.advance(0.25)
             clock.advance(0.25)
 
@@ -231,7 +248,7 @@ class HeartbeatTests(SynchronousTestCase):
         """
         heartbeats = self.make(10)
         self.pass_time(7)
-        heartbeats.heard_at = 7
+        heartbeats.heard()
         self.pass_time(19.5)
         self.assertEqual(self.expired, [])
         self.pass_time(20)
@@ -246,13 +263,43 @@ class HeartbeatTests(SynchronousTestCase):
         heartbeats = self.make(10)
 
         def read() -> None:
-            heartbeats.heard_at = self.clock.seconds()
+            heartbeats.heard()
 
-        self.clock.callLater(21, read)
-        self.clock.advance(25)  # in which 20 comes before 21
+        self.pass_time(19.5)
+        self.clock.callLater(5, read)
+        self.clock.advance(5.5)  # in which 20 comes before 24.5
         self.assertEqual(self.expired, [])
-        self.clock.advance(20)
+        self.pass_time(25)
         self.assertEqual(self.expired, [(45, 20)])
+
+    def test_clock_is_set(self) -> None:
+        """
+        When the clock is set, by any time in any direction, a peer that sends
+        heartbeats is not given up, and gets ours in time; one that falls silent later
+        is given up.
+        """
+        for change in (0.7, 10, 25, 3600, -0.7, -10, -25, -3600):
+            for before in range(10):
+                clock = WallClock()
+                heartbeats = self.make(10, clock)
+                clock.callLater(0, heartbeats.heard)
+                sent = [0.0]
+                for second in range(1, 100):
+                    if second == 20 + before:
+                        clock.difference = change
+                    clock.advance(1)
+                    if self.sent:
+                        sent.append(clock.rightNow)
+                        self.sent.clear()
+                    if second % 5 == 0:
+                        heartbeats.heard()
+                self.assertEqual(self.expired, [])
+                pauses = [b - a for a, b in zip(sent, sent[1:], strict=False)]
+                self.assertLessEqual(max(pauses), 10, (change, before))
+                self.pass_time(15)
+                self.assertEqual(self.expired, [])
+                self.pass_time(7)
+                self.assertEqual(len(self.expired), 1, (change, before))
 
     def test_deaf(self) -> None:
         """
@@ -264,7 +311,7 @@ class HeartbeatTests(SynchronousTestCase):
         self.pass_time(100)
         self.assertEqual(self.expired, [])
         heartbeats.deaf = False
-        heartbeats.heard_at = self.clock.seconds()
+        heartbeats.heard()
         self.pass_time(25)
         self.assertEqual(self.expired, [(120, 20)])
 
