@@ -12,6 +12,7 @@ from random import Random
 from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091.test.support import fuzz
+from txamqp091.test.support.books import size
 from txamqp091.test.support.fuzz import (
     Failure,
     Session,
@@ -25,13 +26,8 @@ from txamqp091.test.support.fuzz import (
 from txamqp091.test.support.fuzz_server import server_sessions
 from txamqp091.test.support.recording import octets, random_cuts
 
-#: How many streams are tried.
-STREAMS = 20_000
-if os.environ.get("CI"):
-    STREAMS = 1_000_000
-if os.environ.get("TXAMQP091_NIGHTLY"):
-    STREAMS = 10_000_000
-STREAMS = int(os.environ.get("TXAMQP091_FUZZ", STREAMS))
+#: How many streams are tried; ``.ci/run`` asks for a million.
+STREAMS = int(os.environ.get("TXAMQP091_FUZZ", size(20_000, 10_000_000)))
 
 
 class CorpusTests(SynchronousTestCase):
