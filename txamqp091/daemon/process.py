@@ -331,8 +331,8 @@ class Daemon(MultiService):
                 "{name}: giving up {running} handlers", name=name, running=running
             )
             for consumer in self.consumers:
-                consumer.hurry()
-            self.client.hurry()
+                consumer.skip_grace_period()
+            self.client.skip_grace_period()
             return
         self._cause = name
         _log.info(

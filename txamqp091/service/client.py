@@ -2,11 +2,10 @@
 """
 The service that stays connected: `AMQPClientService`.
 
-Theory.  There is one session at a time, or none: the loop of
-`txamqp091.service.reconnecting` makes them.  While there is one, the topology stands on
-its connection, and the channels are attached to that; consumers follow their channels.
-`AMQPClientService.stopService` drains the session; one that is lost meanwhile is the
-last.
+Theory.  There is one connection at a time, or none; `txamqp091.service.reconnection`
+makes them.  The topology is declared on each new connection, and the channels are
+attached to it; consumers follow their channels.  `AMQPClientService.stopService` drains
+the connection; if that is lost meanwhile, there is no other one.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txamqp091._channel_publisher import DEFAULT_WINDOW
-from txamqp091._observer import Observers, OneShot, observe
+from txamqp091._observer import OneShot, observe
 from txamqp091.consumer import Handler
 from txamqp091.interfaces import ICredentials
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
-from txamqp091.service.addresses import Address, Addresses, Where
+from txamqp091.service.addresses import Addresses, Where
 from txamqp091.service.drain import Drain
 from txamqp091.service.entities import Entity, EntityOutcome, Queue
-from txamqp091.service.reconnecting import Reconnection, Session
+from txamqp091.service.reconnection import Reconnection, ServiceObservers
 from txamqp091.service.recovering_channel import RecoveringChannel
 from txamqp091.service.recovering_consumer import ConsumerObservers, RecoveringConsumer
 from txamqp091.service.retry import RetryPolicy
@@ -49,24 +48,6 @@ _PREFETCH_MAX = 65535
 
 #: Called with a consumer, the reason, and the delay until the next attempt.
 ConsumerFailure = Callable[[RecoveringConsumer, BaseException, float | None], object]
-
-
-class _Observers:
-    """
-    The functions that are called when something happens to a service.
-    """
-
-    def __init__(self) -> None:
-        self.connecting: Observers[[str]] = Observers("connecting", _log)
-        self.ready: Observers[[AMQPProtocol, list[EntityOutcome]]]
-        self.ready = Observers("ready", _log)
-        self.blocked: Observers[[str]] = Observers("blocked", _log)
-        self.unblocked: Observers[[]] = Observers("unblocked", _log)
-        self.lost: Observers[[BaseException]] = Observers("lost", _log)
-        self.recovering: Observers[[int, float, BaseException]]
-        self.recovering = Observers("recovering", _log)
-        self.failed: Observers[[BaseException]] = Observers("failed", _log)
-        self.draining: Observers[[]] = Observers("draining", _log)
 
 
 class AMQPClientService(Service):
@@ -134,7 +115,7 @@ class AMQPClientService(Service):
         self._recovery = TopologyRecovery(reactor, self.policy, topology or Topology())
         self._recovery.adapt = adapt
         self._recovery.changed = self._topology_changed
-        self._observers = _Observers()
+        self._observers = ServiceObservers()
         self._consumer_observers = ConsumerObservers()
         self._channels: list[RecoveringChannel] = []
         self._consumers: list[RecoveringConsumer] = []
@@ -302,7 +283,9 @@ class AMQPClientService(Service):
             `txamqp091.channel.Channel.join_acks`.
         """
         channel = RecoveringChannel(
-            self,
+            self.reactor,
+            self.policy,
+            self._channels.remove,
             confirm=confirm,
             window=window,
             prefetch=prefetch,
@@ -321,6 +304,7 @@ class AMQPClientService(Service):
         *,
         prefetch: int | None = None,
         auto_ack: bool = False,
+        ack_on_return: bool = False,
         exclusive: bool = False,
         arguments: Mapping[str, Any] | None = None,
         consumer_tag: str = "",
@@ -329,23 +313,31 @@ class AMQPClientService(Service):
         on_refused: Literal["resubscribe", "end"] = "resubscribe",
     ) -> RecoveringConsumer:
         """
-        Have the messages of a queue given to a function, now and after reconnects.
+        Consume a queue, now and after each reconnect.
 
         :param queue: its name; or a `Queue`, which is then part of the topology.
-        :param handler: see `txamqp091.consumer.Consumer`.
-        :param arguments: see `txamqp091.arguments`.  To go on in a stream where it
-            was, say where to begin, with ``stream_consumer``, or give the `Queue`.
-        :param consumer_tag: a name for the consumer; one is made up if it is "".
-        :param channel: the channel to be on; by default, one of its own, so that no
-            other consumer suffers when the broker closes it.
-        :param on_cancelled: what to do when the broker ends the consumer, as its queue
-            was deleted: try to subscribe again, and again; or end.
-        :param on_refused: what to do when the broker refuses the consumer, and will
-            until somebody changes something: the same.
+        :param handler: called with each `txamqp091.Delivery`; see
+            `txamqp091.Consumer`.
         :param prefetch: how many deliveries may be unacknowledged; 0 is no limit.  None
             is the limit of the channel.
-        :raises TypeError: the handler is none.
-        :raises ValueError: there is no such prefetch limit.
+        :param auto_ack: the broker forgets each message as soon as it has sent it.
+        :param ack_on_return: acknowledge each delivery when its handler has succeeded
+            and has not settled it.  Otherwise the handler settles its deliveries
+            itself.
+        :param exclusive: no one else may consume from the queue.
+        :param arguments: see `txamqp091.arguments`.  A consumer of a stream goes on
+            behind the last settled message if these say where to begin, with
+            ``stream_consumer``, or ``queue`` is a `Queue`.
+        :param consumer_tag: a name for the consumer; one is made up if it is "".
+        :param channel: the channel to use; by default, one of its own, so that no other
+            consumer is affected when the broker closes it.
+        :param on_cancelled: what to do when the broker cancels the consumer, since its
+            queue was deleted or a delivery was not settled in time: subscribe again,
+            as often as needed; or end.
+        :param on_refused: what to do when the broker refuses the consumer, and will
+            until someone changes something: the same.
+        :raises TypeError: the handler is not callable.
+        :raises ValueError: the prefetch limit is not from 0 to 65535.
         """
         if not callable(handler):
             raise TypeError(f"a handler is a function, not {handler!r}")
@@ -354,14 +346,16 @@ class AMQPClientService(Service):
         if isinstance(queue, Queue):
             self._recovery.include(queue)
         consumer = RecoveringConsumer(
-            self,
+            self._recovery,
             self._consumer_observers,
             channel or self.channel(),
             queue,
             handler,
+            forget=self._consumers.remove,
             consumer_tag=consumer_tag or f"consumer-{next(self._tags)}",
             prefetch=prefetch,
             auto_ack=auto_ack,
+            ack_on_return=ack_on_return,
             exclusive=exclusive,
             arguments=arguments,
             owns_channel=channel is None,
@@ -370,23 +364,6 @@ class AMQPClientService(Service):
         )
         self._consumers.append(consumer)
         return consumer
-
-    # -- what channels and consumers call: see `Host` ------------------------------
-
-    def prepare(self, queue: str | Queue, gone: bool) -> Deferred[tuple[str, bool]]:
-        """
-        See `txamqp091.service.recovering_channel.Host`.
-        """
-        return self._recovery.prepare(queue, gone)
-
-    def forget(self, member: RecoveringChannel | RecoveringConsumer) -> None:
-        """
-        See `txamqp091.service.recovering_channel.Host`.
-        """
-        if isinstance(member, RecoveringConsumer):
-            self._consumers.remove(member)
-        else:
-            self._channels.remove(member)
 
     # -- starting and stopping -----------------------------------------------------
 
@@ -404,25 +381,36 @@ class AMQPClientService(Service):
     def _start(self) -> None:
         if self._ready.fired:
             self._ready = OneShot()
-        self._recovery.renew()
+        self._recovery.reset()
         for channel in self._channels:
-            channel.renew()
+            channel.reset()
         for consumer in self._consumers:
-            consumer.renew()
-        self._loop = Reconnection(self.reactor, self._addresses, self.policy, self)
+            consumer.reset()
+        self._loop = Reconnection(
+            self.reactor,
+            self._addresses,
+            self.policy,
+            self._observers,
+            prepare=self._recovery.apply,
+            connected=self._connected,
+            disconnected=self._disconnected,
+            gave_up=self._gave_up,
+        )
         self._loop.start()
 
     def stopService(self) -> Deferred[None]:
         """
         Twisted: take no more messages, let the running handlers end, wait for confirms,
-        and close: channels first, since they have heard all acknowledgements when they
-        have closed, then AMQP, then TCP.
+        and close: first the channels, so that the broker has processed all
+        acknowledgements, then AMQP, then TCP.
 
         :returns: fires when all that is done; it does not fail.  What takes longer than
-            ``shutdown_timeout`` is given up, and its messages go back.  It may be
-            called in any state, and again; cancelling the Deferred does nothing.
+            ``shutdown_timeout`` is given up, which the log says; the messages of such
+            handlers go back to their queues.  It may be called in any state, and again;
+            cancelling the Deferred does nothing.
         """
-        Service.stopService(self)
+        if self.running:  # some frameworks refuse to stop what does not run
+            Service.stopService(self)
         if self._loop is None:
             return succeed(None)
         if self._drain is None:
@@ -433,31 +421,36 @@ class AMQPClientService(Service):
             stopping.addErrback(self._not_in_order).addBoth(self._has_stopped)
         return self._stopped.when_fired()
 
-    def hurry(self) -> None:
+    def skip_grace_period(self) -> None:
         """
-        Wait no longer for handlers and confirms, now that the service is being stopped.
+        Wait no longer for handlers and confirms.  Before `stopService`, this does
+        nothing.
         """
         if self._drain is not None:
-            self._drain.hurry()
+            self._drain.expire()
 
     async def _stop(self, loop: Reconnection, drain: Drain) -> None:
         loop.finish()
         try:
-            await self._drain_members(loop, drain)
+            await self._drain_members(loop.connection, drain)
         finally:
             await loop.stop()
 
-    async def _drain_members(self, loop: Reconnection, drain: Drain) -> None:
-        if loop.session is not None:
-            # What the broker has to agree to has a limit of its own.
-            limit = loop.session.address.parameters.close_timeout
-            await drain.all([each.unsubscribe() for each in self._consumers], limit)
-            await drain.all([each.when_idle() for each in self._consumers])
-            await drain.all(self._observers.draining.tell())
-            await drain.all([each.when_idle() for each in self._channels])
-            await drain.all([each.flush() for each in self._channels], limit)
-        else:
-            await drain.all([each.when_idle() for each in self._consumers])
+    async def _drain_members(
+        self, connection: AMQPProtocol | None, drain: Drain
+    ) -> None:
+        channels, consumers = list(self._channels), list(self._consumers)
+        if connection is None:
+            await drain.wait("handlers", [each.when_idle() for each in consumers])
+            return
+        # The answers of the broker have a limit of their own.
+        limit = connection.parameters.close_timeout
+        cancelled = [each.unsubscribe() for each in consumers]
+        await drain.wait("basic.cancel-ok", cancelled, limit)
+        await drain.wait("handlers", [each.when_idle() for each in consumers])
+        await drain.wait("observers of draining", self._observers.draining.tell())
+        await drain.wait("answers", [each.when_idle() for each in channels])
+        await drain.wait("channel.close-ok", [each.flush() for each in channels], limit)
 
     def _not_in_order(self, failure: Failure) -> None:
         _log.failure("The service was not stopped in order", failure=failure)
@@ -482,26 +475,10 @@ class AMQPClientService(Service):
         self._ready.fail(reason)
         self._recovery.stop(reason)
 
-    # -- what the loop calls: see `ReconnectionSink` ---------------------------------
+    # -- what the loop and the topology tell -------------------------------------------
 
-    def connecting(self, address: Address) -> None:
-        """
-        See `ReconnectionSink`.
-        """
-        _log.info("Connecting to {address}", address=str(address))
-        self._observers.connecting.tell(str(address))
-
-    async def prepare_connection(self, connection: AMQPProtocol) -> bool:
-        """
-        See `ReconnectionSink`.
-        """
-        return await self._recovery.apply(connection)
-
-    def begun(self, session: Session) -> None:
-        """
-        See `ReconnectionSink`.
-        """
-        connection = self.connection = session.connection
+    def _connected(self, connection: AMQPProtocol) -> None:
+        self.connection = connection
         connection.observe_blocked(lambda reason: self._blocked(connection, reason))
         self._observers.ready.tell(connection, self.outcomes)
         if connection.blocked is not None:
@@ -512,10 +489,7 @@ class AMQPClientService(Service):
         if self.connection is connection and self._drain is None:
             self._recovery.begin()
 
-    def lost(self, session: Session, reason: BaseException) -> None:
-        """
-        See `ReconnectionSink`.
-        """
+    def _disconnected(self, reason: BaseException) -> None:
         self.connection = None
         self._recovery.lost(reason)
         if self._ready.fired and self._drain is None:
@@ -523,22 +497,7 @@ class AMQPClientService(Service):
         for channel in list(self._channels):
             channel.detach(reason)
 
-    def over(self, reason: BaseException) -> None:
-        """
-        See `ReconnectionSink`.
-        """
-        self._observers.lost.tell(reason)
-
-    def recovering(self, attempt: int, delay: float, reason: BaseException) -> None:
-        """
-        See `ReconnectionSink`.
-        """
-        self._observers.recovering.tell(attempt, delay, reason)
-
-    def gave_up(self, reason: BaseException) -> None:
-        """
-        See `ReconnectionSink`.
-        """
+    def _gave_up(self, reason: BaseException) -> None:
         self._end_waiting(reason)
         self._stop_members(reason)
         self._observers.failed.tell(reason)
@@ -553,11 +512,13 @@ class AMQPClientService(Service):
 
     def _topology_changed(self, error: BaseException | None, queues: set[str]) -> None:
         """
-        The topology stands, or a part of it is refused.
+        All of the topology is declared, or a part of it is refused.
+
+        :param queues: the queues that were declared again.
         """
         for consumer in list(self._consumers):
             if getattr(consumer.queue, "key", consumer.queue) in queues:
-                consumer.again()
+                consumer.retry_now()
         if self.connection is None or self._drain is not None:
             return
         if self._ready.fired:

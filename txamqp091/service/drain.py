@@ -1,6 +1,6 @@
-# -*- test-case-name: txamqp091.test.unit.service.test_client_stop -*-
+# -*- test-case-name: txamqp091.test.unit.service.test_drain -*-
 """
-How services wait while they are stopped: for many things, but not for ever.
+The shutdown deadline of a service: `Drain`.
 """
 
 from __future__ import annotations
@@ -11,54 +11,69 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.internet.defer import (
+    CancelledError,
     Deferred,
     DeferredList,
     TimeoutError,
 )
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+_log = Logger(namespace="txamqp091.service")
 
 
 class Drain:
     """
-    The patience of a service that is being stopped.
+    Waits for the steps of an orderly stop, until a deadline.
     """
 
     def __init__(self, reactor: IReactorTime, seconds: float) -> None:
         """
-        :param seconds: how long all of it may take, but for what has a limit of its
-            own.
+        :param seconds: how long all steps together may take, except those with a limit
+            of their own.
         """
         self._reactor = reactor
         self._deadline = reactor.seconds() + seconds
-        self._waiting: Deferred[Any] | None = None
+        self._waiting: Deferred[None] | None = None
 
-    def hurry(self) -> None:
+    def expire(self) -> None:
         """
-        Have no more patience.
+        Let the deadline be now.
         """
         self._deadline = self._reactor.seconds()
         if self._waiting is not None:
             self._waiting.cancel()
 
-    async def all(self, steps: Sequence[Deferred[Any]], limit: float = 0.0) -> None:
+    async def wait(
+        self, name: str, steps: Sequence[Deferred[Any]], limit: float = 0.0
+    ) -> None:
         """
-        Wait until all steps have ended, well or not.  What takes too long is cancelled.
+        Wait until all steps have ended, well or not.  Steps that take too long are
+        cancelled, and the log says how many.
 
-        :param limit: how many seconds it may take, whatever has passed before; 0 is
-            what is left of them all.
+        :param name: what the steps wait for.
+        :param limit: how many seconds they may take, whatever is left until the
+            deadline; 0 is what is left.
         """
-        patient = not limit
-        if patient:
+        until_deadline = not limit
+        if until_deadline:
             limit = max(self._deadline - self._reactor.seconds(), 0)
         waiting = DeferredList(steps, consumeErrors=True)
-        done: Deferred[None] = Deferred(lambda _: waiting.cancel())
+        done: Deferred[None] = Deferred()
         waiting.addBoth(lambda _: None if done.called else done.callback(None))
         done.addTimeout(limit, self._reactor)
-        if patient and not done.called:
+        if until_deadline and not done.called:
             self._waiting = done
         try:
             await done
-        except TimeoutError:
-            pass
+        except (TimeoutError, CancelledError):
+            late = [each for each in steps if not each.called]
+            _log.warn(
+                "Stopping without waiting any longer for {count} of {total} {name}",
+                count=len(late),
+                total=len(steps),
+                name=name,
+            )
+            waiting.cancel()
         finally:
             self._waiting = None

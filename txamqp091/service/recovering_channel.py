@@ -10,11 +10,11 @@ whenever there is a new channel is done by those who `observe` it.
 
 from __future__ import annotations
 
-__all__ = ["Host", "UnackedDeliveries", "Position", "RecoveringChannel", "together"]
+__all__ = ["UnackedDeliveries", "Position", "RecoveringChannel", "together"]
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from twisted.internet.defer import (
     CancelledError,
@@ -34,7 +34,6 @@ from txamqp091.errors import ChannelClosed, printable
 from txamqp091.message import Settler
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.broker_quirks import STEP_TIMEOUT
-from txamqp091.service.entities import Queue
 from txamqp091.service.retry import Backoff, RetryPolicy
 from txamqp091.wire.method import Method
 from txamqp091.wire.spec import BasicAck, BasicNack
@@ -43,28 +42,6 @@ _log = Logger(namespace="txamqp091.service")
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class Host(Protocol):
-    """
-    What a service is to its channels and consumers.
-    """
-
-    reactor: IReactorTime
-    policy: RetryPolicy
-
-    def prepare(self, queue: str | Queue, gone: bool) -> Deferred[tuple[str, bool]]:
-        """
-        See to it that a queue of the topology stands; tell its name, and whether it
-        had to be made anew.
-
-        :param gone: it may have been deleted.
-        """
-
-    def forget(self, member: Any) -> None:
-        """
-        A channel, or a consumer, is not to come back.
-        """
 
 
 def together(steps: Sequence[Deferred[Any]]) -> Deferred[None]:
@@ -192,6 +169,8 @@ class RecoveringChannel:
     A call waits until there is a channel.  When that ends before the answer has come,
     the call fails with the reason, and whoever made it knows whether to make it again.
 
+    :ivar reactor: the reactor.
+    :ivar policy: when the channel is opened again.
     :ivar channel: the present channel; None while there is none.
     :ivar error: why the last one has ended, or could not be opened.
     :ivar opened: how many there have been.
@@ -201,7 +180,9 @@ class RecoveringChannel:
 
     def __init__(
         self,
-        host: Host,
+        reactor: IReactorTime,
+        policy: RetryPolicy,
+        forget: Callable[[RecoveringChannel], object],
         *,
         confirm: bool = False,
         window: int = DEFAULT_WINDOW,
@@ -213,13 +194,15 @@ class RecoveringChannel:
         self.error: BaseException | None = None
         self.opened = 0
         self.stale = 0
-        self._host = host
+        self.reactor = reactor
+        self.policy = policy
+        self._forget = forget
         self._confirm = confirm
         self._window = window
         self._prefetch = prefetch
         self._tx = tx
         self._join_acks = join_acks
-        self._backoff = Backoff(host.policy)
+        self._backoff = Backoff(policy)
         self._connection: AMQPProtocol | None = None
         self._opening: Deferred[None] | None = None
         self._call: IDelayedCall | None = None
@@ -344,7 +327,7 @@ class RecoveringChannel:
         """
         if not self._closed:
             self._closed = True
-            self._host.forget(self)
+            self._forget(self)
         channel = self.channel
         self.stop(ChannelClosed("the channel was closed by us", by_us=True))
         return succeed(None) if channel is None else channel.close()
@@ -364,9 +347,9 @@ class RecoveringChannel:
         if self.channel is not None:
             self.channel.abandon(reason)
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         """
-        There will be a channel, though it was said that there will not.
+        Let `when_open` wait for the next channel again, after `stop`.
         """
         if self._open.fired:
             self._open = OneShot()
@@ -378,7 +361,7 @@ class RecoveringChannel:
         if self._closed:
             return
         self._connection = connection
-        self.renew()
+        self.reset()
         self._begin()
 
     def detach(self, reason: BaseException) -> None:
@@ -396,7 +379,7 @@ class RecoveringChannel:
         There will be no more channels, unless it is attached once more.
         """
         self.detach(reason)
-        self.renew()
+        self.reset()
         self._open.fail(reason)
 
     def _cancel(self) -> None:
@@ -419,7 +402,7 @@ class RecoveringChannel:
             self._opening = None
 
     async def _set_up(self, connection: AMQPProtocol) -> Channel:
-        reactor = self._host.reactor
+        reactor = self.reactor
         unacked = partial(UnackedDeliveries, stale=self._answered_too_late)
         channel = await connection.open_channel(settler=unacked).addTimeout(
             STEP_TIMEOUT, reactor
@@ -450,7 +433,7 @@ class RecoveringChannel:
             return
         self.channel = channel
         self.opened += 1
-        self._backoff.succeeded(self._host.reactor.seconds())
+        self._backoff.succeeded(self.reactor.seconds())
         channel.when_closed().addBoth(self._ended, channel)
         self._open.fire(channel)
         self._on_open.tell(channel)
@@ -462,7 +445,7 @@ class RecoveringChannel:
         self._opening = None
         if failure.check(CancelledError) is None:
             self.error = failure.value
-            self._try_again()
+            self._reopen_later()
 
     def _ended(self, result: Failure | None, channel: Channel) -> None:
         """
@@ -478,21 +461,21 @@ class RecoveringChannel:
         if isinstance(result, Failure) and result.value is not None:
             reason = result.value
         self._lost(reason)
-        self._try_again()
+        self._reopen_later()
 
     def _lost(self, reason: BaseException) -> None:
         self.error = reason
         self._open = OneShot()
         self._on_close.tell(reason)
 
-    def _try_again(self) -> None:
+    def _reopen_later(self) -> None:
         connection, error = self._connection, self.error
         if connection is None or not connection.is_open or self._call is not None:
             return  # the service will attach it to the next one
-        delay = self._backoff.next(self._host.reactor.seconds())
+        delay = self._backoff.next(self.reactor.seconds())
         _log.warn(
             "A channel has ended, and is opened again in {delay:.2f} s: {error}",
             delay=delay,
             error=printable(str(error)),
         )
-        self._call = self._host.reactor.callLater(delay, self._begin)
+        self._call = self.reactor.callLater(delay, self._begin)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 __all__ = ["ConsumerObservers", "RecoveringConsumer"]
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
@@ -36,13 +36,13 @@ from txamqp091.message import Delivery
 from txamqp091.service.broker_quirks import SUBSCRIBE_TIMEOUT
 from txamqp091.service.entities import Queue
 from txamqp091.service.recovering_channel import (
-    Host,
     Position,
     RecoveringChannel,
     UnackedDeliveries,
     together,
 )
 from txamqp091.service.retry import Backoff, is_refusal
+from txamqp091.service.topology_recovery import TopologyRecovery
 
 _log = Logger(namespace="txamqp091.service")
 
@@ -87,15 +87,17 @@ class RecoveringConsumer:
 
     def __init__(
         self,
-        host: Host,
+        recovery: TopologyRecovery,
         observers: ConsumerObservers,
         channel: RecoveringChannel,
         queue: str | Queue,
         handler: Handler,
         *,
+        forget: Callable[[RecoveringConsumer], object],
         consumer_tag: str,
         prefetch: int | None,
         auto_ack: bool = False,
+        ack_on_return: bool = False,
         exclusive: bool = False,
         arguments: Mapping[str, Any] | None = None,
         owns_channel: bool = True,
@@ -109,18 +111,21 @@ class RecoveringConsumer:
         self.subscribed = 0
         self.received = 0
         self.received_at: float | None = None
-        self._host = host
+        self._recovery = recovery
+        self._reactor = channel.reactor
+        self._forget = forget
         self._observers = observers
         self._handler = handler
         self._prefetch = prefetch
         self._auto_ack = auto_ack
+        self._ack_on_return = ack_on_return
         self._exclusive = exclusive
         self._arguments = dict(arguments or {})
         self._owns_channel = owns_channel
         self._resubscribes = on_cancelled == "resubscribe"
         self._insists = on_refused == "resubscribe"
         self._refused = False
-        self._backoff = Backoff(host.policy)
+        self._backoff = Backoff(channel.policy)
         self._position: Position | None = None
         if _OFFSET in self._arguments or (isinstance(queue, Queue) and queue.is_stream):
             self._position = Position()
@@ -221,7 +226,7 @@ class RecoveringConsumer:
 
     def _finish(self, reason: BaseException) -> None:
         self._over = True
-        self._host.forget(self)
+        self._forget(self)
         self._stop_observing()
         self.stop(reason)
         stopped = self.unsubscribe()
@@ -264,19 +269,19 @@ class RecoveringConsumer:
         It will not be subscribed, unless its channel comes back.
         """
         self._cancel_subscribing()
-        self.renew()
+        self.reset()
         self._ready.fail(reason)
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         """
-        It will be subscribed, though it was said that it will not.
+        Let `when_subscribed` wait for the next subscription again, after `stop`.
         """
         if self._ready.fired:
             self._ready = OneShot()
 
-    def again(self) -> None:
+    def retry_now(self) -> None:
         """
-        Something has changed: wait no longer.
+        Subscribe now, if it waits for another attempt.
         """
         self._not_before = 0.0
         channel = self.channel.channel
@@ -295,10 +300,10 @@ class RecoveringConsumer:
 
     def _subscribe_soon(self, channel: Channel) -> None:
         self._cancel_subscribing()
-        self.renew()
-        delay = self._not_before - self._host.reactor.seconds()
+        self.reset()
+        delay = self._not_before - self._reactor.seconds()
         if delay > 0:
-            self._call = self._host.reactor.callLater(delay, self._subscribe, channel)
+            self._call = self._reactor.callLater(delay, self._subscribe, channel)
         else:
             self._subscribe(channel)
 
@@ -306,12 +311,12 @@ class RecoveringConsumer:
         self._call = None
         subscribing = Deferred.fromCoroutine(self._ask(channel))
         limit = SUBSCRIBE_TIMEOUT.delay(self._backoff.attempts + 1)
-        subscribing.addTimeout(limit, self._host.reactor)
+        subscribing.addTimeout(limit, self._reactor)
         subscribing.addErrback(self._failed, channel)
         self._subscribing = None if subscribing.called else subscribing
 
     async def _ask(self, channel: Channel) -> None:
-        name, renewed = await self._host.prepare(self.queue, self._queue_gone)
+        name, renewed = await self._recovery.prepare(self.queue, self._queue_gone)
         arguments = self._arguments
         if self._position is not None:
             if renewed or self._queue_missed:
@@ -334,12 +339,13 @@ class RecoveringConsumer:
             self.consumer_tag,
             arguments,
             prefetch=self._prefetch,
+            ack_on_return=self._ack_on_return,
         )
         self._subscribing = None
         self._consumer = consumer
         self._queue_gone = self._queue_missed = False
         self.subscribed += 1
-        self._backoff.succeeded(self._host.reactor.seconds())
+        self._backoff.succeeded(self._reactor.seconds())
         consumer.when_ended().addBoth(self._has_ended, consumer)
         if self.is_subscribed:
             self.error = None
@@ -354,7 +360,7 @@ class RecoveringConsumer:
 
     def _take(self, delivery: Delivery) -> object:
         self.received += 1
-        self.received_at = self._host.reactor.seconds()
+        self.received_at = self._reactor.seconds()
         if not self._auto_ack:
             unacked = delivery.settler
             assert isinstance(unacked, UnackedDeliveries)
@@ -412,7 +418,7 @@ class RecoveringConsumer:
         """
         self.error = error
         refused = self._refused
-        now = self._host.reactor.seconds()
+        now = self._reactor.seconds()
         delay = self._backoff.next(now)
         self._not_before = now + delay
         problem = "is refused by the broker" if refused else "is not subscribed"
@@ -452,7 +458,7 @@ class RecoveringConsumer:
         if self._consumer is consumer:
             self._consumer = None
             if not self._over:
-                self.renew()
+                self.reset()
         if consumer.running:
             self._past[consumer] = None
             consumer.when_idle().addCallback(lambda _: self._past.pop(consumer, None))

@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.unit.service.test_retry -*-
 """
-How long to wait before the next try: `RetryPolicy` says it, `Backoff` counts.
+Delays between attempts: `RetryPolicy` says how long they are, `Backoff` counts.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Literal
 
 from txamqp091.errors import AccessRefused, AMQPError, Closed, EncodeError, NotFound
 
-# What RabbitMQ says where it is only for now: the queue's node is down, it has crashed,
-# or somebody else has it, who may be our own last connection.
+# What RabbitMQ says of a queue that may be there soon: its node is down, the queue has
+# crashed, or another connection has it, perhaps the last one of this client.
 _FOR_NOW = (
     "down or inaccessible",
     "stopped by supervisor",
@@ -26,7 +26,7 @@ _FOR_NOW = (
 
 def is_permanent(error: BaseException | None) -> bool:
     """
-    Whether the next try will end as this one did, unless somebody changes something:
+    Whether the next attempt will fail like this one, until someone changes something:
     the password, the virtual host, the certificate, the queue.
     """
     return isinstance(error, AMQPError) and not error.retriable
@@ -34,8 +34,8 @@ def is_permanent(error: BaseException | None) -> bool:
 
 def is_refusal(error: BaseException | None) -> bool:
     """
-    Whether the broker has refused an operation, and will again, unless somebody changes
-    something: the permissions, the queue, or what was asked for.
+    Whether the broker has refused an operation, and will refuse it again until someone
+    changes something: the permissions, the queue, or the arguments.
     """
     if isinstance(error, EncodeError):
         return True
@@ -49,34 +49,35 @@ def is_refusal(error: BaseException | None) -> bool:
 @dataclass(frozen=True, kw_only=True)
 class RetryPolicy:
     """
-    When to try again, and whether.
+    The delays between attempts to connect, and when to give up.
 
     The delays grow from ``initial_delay`` by ``factor`` to ``max_delay``, and are
-    shortened at random, so that the clients of a broker that has been restarted do not
-    come back all at once.  A connection that has been ready for longer than the last
-    delay lets them begin anew.
+    shortened at random, so that the clients of a restarted broker do not reconnect all
+    at once.  They begin again with the first one after a connection that was ready for
+    longer than the last delay.
 
     :ivar initial_delay: the first delay, in seconds.
     :ivar max_delay: the longest delay, in seconds.
     :ivar factor: by how much delays grow.
-    :ivar jitter: by which part of a delay it may be shortened; 0 is not at all.
-    :ivar permanent: what to do about errors that will not pass by themselves, such as
-        a wrong password: ``"wait"`` goes on, at the longest delay, since somebody may
-        put it right; ``"fail"`` gives up.
-    :ivar max_attempts: after how many attempts in a row that failed to give up; None is
-        never.
-    :ivar max_seconds: after how many seconds without a connection to give up; None is
+    :ivar jitter: the part of a delay by which it may be shortened; 0 is not at all.
+    :ivar permanent: what to do about an error that does not pass by itself, such as a
+        wrong password.  ``"wait"`` tries again after the longest delay, since someone
+        may correct it.  ``"fail"`` gives up.  ``"fail-at-start"`` gives up before the
+        first connection, and waits after it.
+    :ivar max_attempts: give up after so many failed attempts in a row; None is never.
+    :ivar max_seconds: give up after so many seconds without a connection; None is
         never.
     :ivar next_address_after: how many seconds an address has before the next one is
         tried as well.
-    :ivar random: gives numbers from 0 to 1, for the jitter and the order of addresses.
+    :ivar random: returns numbers from 0 to 1, for the jitter and the order of
+        addresses.
     """
 
     initial_delay: float = 0.5
-    max_delay: float = 30.0
+    max_delay: float = 10.0
     factor: float = 2.0
     jitter: float = 0.5
-    permanent: Literal["wait", "fail"] = "wait"
+    permanent: Literal["wait", "fail", "fail-at-start"] = "wait"
     max_attempts: int | None = None
     max_seconds: float | None = None
     next_address_after: float = 2.0
@@ -84,21 +85,27 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         if not 0 < self.initial_delay <= self.max_delay:
-            raise ValueError("0 < initial_delay <= max_delay is not so")
+            raise ValueError(
+                f"initial_delay is {self.initial_delay}, max_delay {self.max_delay}: "
+                "the first must be more than 0, and not more than the second"
+            )
         if self.factor < 1:
             raise ValueError(f"factor is {self.factor}, less than 1")
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"jitter is {self.jitter}, not from 0 to 1")
-        if self.permanent not in ("wait", "fail"):
-            raise ValueError(f"permanent is {self.permanent!r}, not 'wait' or 'fail'")
+        if self.permanent not in ("wait", "fail", "fail-at-start"):
+            raise ValueError(
+                f"permanent is {self.permanent!r}, not 'wait', 'fail' or "
+                "'fail-at-start'"
+            )
         if self.max_attempts is not None and self.max_attempts < 1:
             raise ValueError(f"max_attempts is {self.max_attempts}, less than 1")
 
     def delay(self, attempt: int) -> float:
         """
-        How long to wait after so many attempts in a row that failed.
+        The delay after so many failed attempts in a row.
         """
-        # Not the power of anything large: that overflows.
+        # A power would overflow.
         delay = self.initial_delay
         for _ in range(attempt - 1):
             delay *= self.factor
@@ -108,7 +115,7 @@ class RetryPolicy:
 
     def longest(self) -> float:
         """
-        How long to wait where trying soon is of no use.
+        The delay where an early attempt is of no use.
         """
         return self._shortened(self.max_delay)
 
@@ -118,9 +125,9 @@ class RetryPolicy:
 
 class Backoff:
     """
-    The delays of one thing that is tried again and again.
+    The delays of one thing that is tried again.
 
-    :ivar attempts: how many tries in a row have failed, or did not last.
+    :ivar attempts: how many attempts in a row have failed, or did not last.
     """
 
     def __init__(self, policy: RetryPolicy) -> None:
@@ -131,15 +138,16 @@ class Backoff:
 
     def succeeded(self, now: float) -> None:
         """
-        It is well now.  That counts when it lasts.
+        The attempt has succeeded.  This counts if it lasts.
         """
         self._begun = now
 
     def next(self, now: float, error: BaseException | None = None) -> float:
         """
-        It has failed: how long to wait.
+        The attempt has failed, or its success is over.
 
         :param error: why.
+        :returns: the delay before the next attempt.
         """
         begun, self._begun = self._begun, None
         if begun is not None and now - begun >= self._last:

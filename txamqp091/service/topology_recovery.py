@@ -191,11 +191,11 @@ class TopologyRecovery:
         self._connection = None
         self._begun = False
         self._cancel()
-        self.renew()
+        self.reset()
 
-    def renew(self) -> None:
+    def reset(self) -> None:
         """
-        There will be one, though it was said that there will not.
+        Let what waits for a connection wait again, after `stop`.
         """
         if self._opened.fired:
             self._opened = OneShot()
@@ -205,7 +205,7 @@ class TopologyRecovery:
         There will be none.
         """
         self._cancel()
-        self.renew()
+        self.reset()
         self._opened.fail(reason)
 
     def _cancel(self) -> None:
@@ -358,7 +358,11 @@ class TopologyRecovery:
 
     def prepare(self, queue: str | Queue, gone: bool) -> Deferred[tuple[str, bool]]:
         """
-        See `txamqp091.service.recovering_channel.Host`.
+        Declare a queue of the topology, if that is needed.
+
+        :param gone: whether the queue may have been deleted.
+        :returns: fires with the name of the queue, and whether it was missing, and has
+            been declared again; fails with the reason why it cannot be declared.
         """
         key = queue.key if isinstance(queue, Queue) else queue
         known = self.topology.queue(key)

@@ -327,12 +327,12 @@ class ConsumerService(Service):
             draining.addErrback(self._not_in_order).addCallback(self._has_drained)
         return self._drained.when_fired()
 
-    def hurry(self) -> None:
+    def skip_grace_period(self) -> None:
         """
         Wait no longer for handlers, now that the service is being stopped.
         """
         if self._drain is not None:
-            self._drain.hurry()
+            self._drain.expire()
 
     def _not_in_order(self, failure: Failure) -> None:
         _log.failure("The service was not stopped in order", failure=failure)
@@ -412,7 +412,7 @@ class ConsumerDrain:
         for consumer in consumers:
             await self._wait(consumer.channel.close(), _STEP)
 
-    def hurry(self) -> None:
+    def expire(self) -> None:
         """
         Have no more patience.
         """

@@ -6,14 +6,15 @@ Tests for `AMQPClientService.stopService`: in any state, in order, within bounds
 from __future__ import annotations
 
 from gc import collect
+from typing import Any
 from weakref import ref
 
+from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
 
 from txamqp091.channel import Channel
 from txamqp091.errors import ConnectionClosed
 from txamqp091.message import Delivery
-from txamqp091.service.drain import Drain
 from txamqp091.service.entities import Exchange, Queue
 from txamqp091.service.publisher import Publisher
 from txamqp091.service.topology import Topology
@@ -103,6 +104,25 @@ class StatesTests(ServiceCase):
             self.turn(turns)
             self.assertStops(service)
         self.assertEqual(consumer.subscribed, 2)
+
+    def test_once(self) -> None:
+        """
+        Twisted's ``Service.stopService`` is called once for each start, though the user
+        stops the service twice: some frameworks assert that what is stopped runs.
+        """
+        stopped: list[str] = []
+        stop = Service.stopService
+
+        def check(service: Service) -> Any:
+            self.assertTrue(service.running)
+            stopped.append(type(service).__name__)
+            return stop(service)
+
+        self.patch(Service, "stopService", check)
+        self.assertStops(self.service())
+        self.endpoint.refusing = True
+        self.assertStops(self.service())
+        self.assertEqual(stopped, ["AMQPClientService"] * 2)
 
     def test_waiting(self) -> None:
         """
@@ -246,15 +266,15 @@ class DrainTests(ServiceCase):
         self.running[1][1].callback(None)
         self.assertEqual(self.consumer.channel.stale, 1)
 
-    def test_hurry(self) -> None:
+    def test_skip_grace_period(self) -> None:
         """
         Patience can end sooner.
         """
-        self.client.hurry()
+        self.client.skip_grace_period()
         stopped = self.client.stopService()
         self.passes(1)
         self.assertNoResult(stopped)
-        self.client.hurry()
+        self.client.skip_grace_period()
         self.turn()
         self.successResultOf(stopped)
 
@@ -377,25 +397,3 @@ class DrainTests(ServiceCase):
         self.successResultOf(stopped)
         self.assertEqual(self.broker.sessions, [])
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-
-
-class PatienceTests(ServiceCase):
-    """
-    Tests for `Drain`.
-    """
-
-    def test_own_limit(self) -> None:
-        """
-        A step with a limit of its own has that, whatever has passed before.
-        """
-        drain = Drain(self.reactor, 1.0)
-        self.clock.advance(2.0)
-        step: Deferred[None] = Deferred()
-        waiting = Deferred.fromCoroutine(drain.all([step], 5.0))
-        self.clock.advance(4.0)
-        self.assertNoResult(waiting)
-        self.clock.advance(1.0)
-        self.successResultOf(waiting)
-        waiting = Deferred.fromCoroutine(drain.all([Deferred()]))
-        self.clock.advance(0)
-        self.successResultOf(waiting)

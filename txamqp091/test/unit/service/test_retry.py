@@ -52,7 +52,7 @@ class PolicyTests(SynchronousTestCase):
         delay = policy.delay(attempt)
         self.assertLessEqual(delay, PLAIN.delay(attempt))
         self.assertGreaterEqual(delay, PLAIN.delay(attempt) * (1 - jitter))
-        self.assertLessEqual(RetryPolicy().delay(attempt), 30)
+        self.assertLessEqual(RetryPolicy().delay(attempt), 10)
 
     def test_refused(self) -> None:
         """

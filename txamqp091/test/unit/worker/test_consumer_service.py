@@ -544,16 +544,16 @@ class StopTests(ConsumerServiceCase):
         self.successResultOf(stopping)
         self.assertEqual(consumer.counts, Counts(acknowledged=1, unfinished=1))
 
-    def test_hurry(self) -> None:
+    def test_skip_grace_period(self) -> None:
         """
-        Told to hurry, it waits no longer.
+        The grace period can be skipped.
         """
         consumer = self.consuming(messages=1)
-        consumer.hurry()  # means nothing before it is stopped
+        consumer.skip_grace_period()  # means nothing before it is stopped
         stopping = consumer.stopService()
         self.turn()
         self.assertNoResult(stopping)
-        consumer.hurry()
+        consumer.skip_grace_period()
         self.turn()
         self.assertEqual(self.counts(), (1, 0, 0))
         self.successResultOf(stopping)
