@@ -1,1 +1,1 @@
-``twistd amqp-consumer`` logs in by a token from a file, a command, a variable or a function (``[token]``), and gives RabbitMQ the next one before it expires; SIGHUP has passwords and tokens read again. ``SecretRefresh.refresh`` renews a secret at once.
+``twistd amqp-consumer`` logs in by a token from a file, a command or a function (``[token]``), and gives RabbitMQ the next one before it expires; SIGHUP has passwords and tokens read again. ``SecretRefresh.refresh`` renews a secret at once.

@@ -1,9 +1,9 @@
 # -*- test-case-name: txamqp091.test.unit.daemon.test_tap -*-
 """
-The command line of ``twistd amqp-consumer``: what it takes, and the service made of it.
+The command line of ``twistd amqp-consumer``: its options, and the service made of them.
 
-What goes wrong here is known before anything is started, and ends the command with
-one line on stderr and a status of `ExitStatus`.
+An error here is known before anything is started.  It ends the command with one line on
+stderr and an `ExitStatus`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,18 @@ from __future__ import annotations
 __all__ = ["Options", "makeService"]
 
 import os
+import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from textwrap import indent
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from twisted.logger import Logger
 from twisted.python import usage
 
+import twisted
+from txamqp091._version import __version__
 from txamqp091.consumer import DEFAULT_PREFETCH, Handler
 from txamqp091.daemon.broker_login import (
     CREDENTIALS_VARIABLE,
@@ -30,6 +33,7 @@ from txamqp091.daemon.broker_login import (
     Logins,
     connections,
     located,
+    without_frames,
 )
 from txamqp091.daemon.builder import check_parts, load_handlers, make_daemon
 from txamqp091.daemon.exit_status import ExitStatus
@@ -44,13 +48,12 @@ from txamqp091.daemon.settings_loading import (
     unknown_variables,
 )
 from txamqp091.daemon.settings_schema import Problem
-from txamqp091.daemon.topology_diff import make_comparison
 from txamqp091.errors import printable
 from txamqp091.parameters import ConnectionParameters
 
 _log = Logger(namespace="txamqp091.daemon")
 
-#: The options that stand for a setting, and which.
+#: The options that set a setting.
 _FLAGS = {
     "prefetch": "consumers.prefetch",
     "shutdown-timeout": "shutdown_timeout",
@@ -60,13 +63,16 @@ _FLAGS = {
     "log-level": "log.level",
 }
 
-#: What is said of a consumer that is in no file.
+#: The options that replace a file with one consumer.
 _CONSUMER = ("queue", "handler")
+
+#: ``twistd --pidfile`` if nobody has set it.
+_PID_FILE = "twistd.pid"
 
 
 class _Problem(Exception):
     """
-    What is wrong, and which status that ends with.
+    An error in the command line, and the exit status for it.
     """
 
     def __init__(self, problem: str, status: ExitStatus = ExitStatus.USAGE) -> None:
@@ -76,54 +82,55 @@ class _Problem(Exception):
 
 class Options(usage.Options):
     """
-    The options, and, once they are parsed, what they mean.
+    The options, and, once they are parsed, their meaning.
 
-    The URI and the password are not kept as they were written, since options are
-    shown by tracebacks.
+    The URI and the password are not kept as they were written, since tracebacks show
+    options.
 
-    :ivar settings: all settings.
-    :ivar logins: the connection.
+    :ivar settings: all settings, without secrets.
+    :ivar logins: where and how to log in.
     :ivar handlers: the handlers, by the labels of their consumers.
-    :ivar strange: variables that look like ours, and are not.
+    :ivar unknown: environment variables with our prefix that set nothing.
     """
 
     synopsis = "--config FILE | --queue NAME --handler MODULE:FUNCTION [options]"
     longdesc = (
-        "Calls functions for the messages of queues.  A message is acknowledged when "
-        "its function has returned, or when the Deferred or coroutine that it returned "
-        "has finished.  If it fails, the message goes back to the queue the first "
-        "time, and is rejected the second time, unless the file says something else.  "
-        "SIGTERM ends the daemon in order; a second one, without waiting for running "
-        "handlers.  SIGHUP has the file read again."
+        "Calls functions for the messages of queues.  The daemon acknowledges a "
+        "message when its function has returned, or when the Deferred or coroutine "
+        "that the function returned has finished.  If the function fails, the daemon "
+        "does what on_error says.  SIGTERM stops the daemon, which waits for running "
+        "handlers; a second SIGTERM ends the waiting.  SIGHUP reads the file again.  "
+        "SIGUSR1 opens the log file again."
     )
 
     optParameters: ClassVar[list[list[object]]] = [
         ["config", "c", None,
-         f"The file with the settings, in TOML; or set {CONFIG_VARIABLE}."],
-        ["uri", None, None, f"The broker: amqp:// or amqps://; or set {URI_VARIABLE}."],
-        ["queue", None, None, "The queue to consume from, without a file."],
-        ["handler", None, None, "The function, as package.module:function."],
+         f"File with the settings, in TOML; or set {CONFIG_VARIABLE}."],
+        ["uri", None, None,
+         f"URI of the broker, amqp:// or amqps://; or set {URI_VARIABLE}."],
+        ["queue", None, None, "Queue to consume from, without a file."],
+        ["handler", None, None, "Function to call, as package.module:function."],
         ["prefetch", None, None,
-         ("How many messages of a queue may be here at a time; 0 is no limit.  "
-          f"By default {DEFAULT_PREFETCH}.")],
+         ("Maximum number of unacknowledged messages per consumer; 0 means "
+          f"unlimited.  Default: {DEFAULT_PREFETCH}.")],
         ["shutdown-timeout", None, None,
-         ("How many seconds running handlers have to finish after a SIGTERM.  "
-          "By default 30.")],
+         "Seconds that running handlers have to finish after a SIGTERM.  Default: 30."],
         ["give-up-after", None, None,
-         "After how many seconds without a connection to end.  By default never."],
+         ("Seconds without a connection after which the daemon ends.  Default: it "
+          "never gives up.")],
         ["admin", None, None,
-         ("Where /live, /ready and /metrics are, as an endpoint such as "
+         ("Endpoint that serves /live, /ready and /metrics, such as "
           "tcp:9419:interface=127.0.0.1.")],
         ["log-format", None, None, "text or json."],
         ["log-level", None, None, "debug, info, warn, error or critical."],
         ["password-file", None, None,
-         (f"A file with the password; or set {PASSWORD_VARIABLE}.  What is on the "
-         "command line, every user of the machine can read.")],
+         (f"File with the password; or set {PASSWORD_VARIABLE}.  Every user of the "
+          "machine can read the command line.")],
     ]  # fmt: skip
 
     optFlags: ClassVar[list[list[object]]] = [
-        ["declare", None, "Make the queue, durable, if it is not there."],
-        ["check", None, "See whether the settings are right, and end."],
+        ["declare", None, "Declare the queue, durable, if it does not exist."],
+        ["check", None, "Check the settings, and end."],
         ["diff", None, "Compare what would be declared with the broker, and end."],
     ]
 
@@ -132,7 +139,7 @@ class Options(usage.Options):
         :param environ: the environment; by default the process's own.
         """
         super().__init__()  # type: ignore[no-untyped-call]
-        # Not the variables themselves: this object must not have the password on it.
+        # A function, as this object must not refer to a password.
         self._environ: Callable[[], Mapping[str, str]] = lambda: (
             os.environ if environ is None else environ
         )
@@ -140,7 +147,9 @@ class Options(usage.Options):
         self.settings: Settings
         self.logins: Logins
         self.handlers: dict[str, Handler]
-        self.strange: list[str] = []
+        self.unknown: list[str] = []
+        # twistd may change to another folder before a path is used.
+        self._start = os.getcwd()
 
     def getUsage(self, width: int | None = None) -> str:
         """
@@ -150,10 +159,20 @@ class Options(usage.Options):
         text: str = super().getUsage(width)
         return f"{text}\nExit status:\n{indent(statuses, '  ')}\n"
 
+    def opt_version(self) -> NoReturn:
+        """
+        Display the version, and exit.
+        """
+        sys.stdout.write(
+            f"txamqp091 {__version__} (Twisted {twisted.__version__}, "
+            f"Python {platform.python_version()})\n"
+        )
+        raise SystemExit(0)
+
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """
-        Twisted: understand the command line, or end with a line that says what is
-        wrong with it.  (``twistd`` would print all of the help, and exit with 1.)
+        Twisted: parse the command line, or end with one line that names the error.
+        (``twistd`` would print all of the help, and exit with 1.)
         """
         status = ExitStatus.USAGE
         try:
@@ -170,22 +189,75 @@ class Options(usage.Options):
             problem, status = str(error), ExitStatus.NO_HANDLER
         else:
             if self["check"]:
-                self._say_all_is_well()
+                self._check()
             return
-        # Neither the stack nor this object has the password on it now.
+        # From here on neither the stack nor this object has the password.
         self.pop("uri", None)
         sys.stderr.write(f"amqp-consumer: {printable(problem, 1000)}\n")
         raise SystemExit(int(status))
 
-    def _say_all_is_well(self) -> None:
-        sys.stdout.write(f"amqp-consumer: {self.logins.parameters[0].display}\n")
+    def _check(self) -> NoReturn:
+        """
+        Print the outcome of ``--check``.
+        """
+        lines = [f"amqp-consumer: {self.logins.parameters[0].display}"]
         for each in self.settings.consumers:
-            sys.stdout.write(f"  {each.label}: {each.queue} -> {each.handler}\n")
+            lines.append(f"  {each.label}: {each.queue} -> {each.handler}")
+        for line in lines:
+            sys.stdout.write(f"{printable(line, 1000)}\n")
         raise SystemExit(0)
 
     def postOptions(self) -> None:
         """
         Twisted: check what was parsed, and find the handlers.
+        """
+        self._check_text()
+        self._find_settings()
+        self["uri"] = self.logins.parameters[0].display
+        # The twistd command does not look into the current folder, where people write
+        # their first handler.  Last, so that nothing that is installed is shadowed.
+        if self._start not in sys.path:
+            sys.path.append(self._start)
+        try:
+            self.handlers = load_handlers(self.settings)
+        except HandlerNotFound as error:
+            raise HandlerNotFound(self._named(str(error))) from None
+        except Problem as problem:
+            if self["config"] is None:
+                raise _Problem(self._named(str(problem))) from None
+            raise self._in_file(problem) from None
+        self._check_parts()
+        runner = self.parent
+        choose_observer(runner, self.settings.log, to_stderr=bool(self["diff"]))
+        if (
+            runner is not None
+            and runner.get("nodaemon")
+            and (runner.get("pidfile") == _PID_FILE)
+        ):
+            # In the foreground a supervisor knows the process.  In a container, a file
+            # that was left behind names the PID of every later start: 1.
+            runner["pidfile"] = ""
+
+    def _check_text(self) -> None:
+        """
+        Refuse text that is not UTF-8.
+        """
+        flags = {f"--{name}": value for name, value in self.items()}
+        environ = self._environ()
+        variables = {each: environ[each] for each in environ if each.startswith(PREFIX)}
+        wrong = [
+            name
+            for name, value in (flags | variables).items()
+            if isinstance(value, str) and not _is_unicode(name + value)
+        ]
+        if wrong:
+            self["uri"] = None
+            raise _Problem(f"{wrong[0]}: is not UTF-8", ExitStatus.CONFIG)
+
+    @without_frames
+    def _find_settings(self) -> None:
+        """
+        Read the settings, and find the broker.
         """
         login_flags, self["uri"] = {"uri": self["uri"]}, None
         if self["password-file"] is not None:
@@ -196,37 +268,18 @@ class Options(usage.Options):
             for name, value in environ.items()
             if name.startswith(PREFIX) and name not in LOGIN_VARIABLES
         }
-        if self["config"] is None:
-            self["config"] = environ.get(CONFIG_VARIABLE)
+        path = self["config"] or environ.get(CONFIG_VARIABLE)
+        self["config"] = os.path.join(self._start, path) if path else None
         settings = self._load()
         self.settings = self._cleared(settings)
-        self.strange = unknown_variables(environ, settings)
-        path = self["config"]
-        if path is None and not login_flags["uri"] and not _has_uri(environ):
+        self.unknown = unknown_variables(environ, settings)
+        if not path and not login_flags["uri"] and not _has_uri(environ):
             raise _Problem(f"--uri is missing, and {URI_VARIABLE} is not set")
-        try:
-            self.logins = self._connections(settings, login_flags)
-            if not self.logins.password_in_argv:
-                self._login_flags = login_flags
-        finally:
-            del settings, login_flags, environ
-        self["uri"] = self.logins.parameters[0].display
-        # The twistd command does not look there, and it is where people write their
-        # first handler.  Last, so that nothing that is installed can be shadowed.
-        folder = os.getcwd()
-        if folder not in sys.path:
-            sys.path.append(folder)
-        try:
-            self.handlers = load_handlers(self.settings)
-        except HandlerNotFound as error:
-            raise HandlerNotFound(self._named(str(error))) from None
-        except Problem as problem:
-            if path is None:
-                raise _Problem(self._named(str(problem))) from None
-            raise Problem(f"{path}: {problem.path}", problem.text) from None
-        self._check_parts()
-        choose_observer(self.parent, self.settings.log)
+        self.logins = self._connections(settings, login_flags)
+        if not self.logins.password_in_argv:
+            self._login_flags = login_flags
 
+    @without_frames
     def _connections(self, settings: Settings, flags: Mapping[str, str]) -> Logins:
         names = ", ".join(printable(each.queue) for each in settings.consumers)
         file = {
@@ -235,34 +288,40 @@ class Options(usage.Options):
             "password_file": settings.password_file,
         }
         name = settings.name or f"amqp-consumer {names}"
-        del settings
+        environ = self._environ()
         try:
-            return connections(flags, self._environ(), file, self._folder, name)
+            return connections(flags, environ, file, self._folder, name, self._start)
         except Problem as problem:
             if problem.path not in file:
                 raise
-            raise Problem(f"{self['config']}: {problem.path}", problem.text) from None
-        finally:
-            del flags, file
+            raise self._in_file(problem) from None
+
+    def _in_file(self, problem: Problem) -> Problem:
+        """
+        A problem with the file, with the name of the file.
+        """
+        return Problem(f"{self['config']}: {problem.path}", problem.text)
 
     @property
     def _folder(self) -> str:
         """
-        Where the paths of the file begin.
+        The folder in which relative paths of the file begin.
         """
         path = self["config"]
-        return "" if path is None else os.path.dirname(os.path.abspath(path))
+        return self._start if path is None else os.path.dirname(path)
 
     def _cleared(self, settings: Settings) -> Settings:
         """
-        The same without the secrets, and with the place of the token.
+        The same settings without secrets, and with absolute paths.
         """
+        environ = self._environ()
         token = settings.token
         if token is not None and token.file:
-            path = located(token.file, self._folder, self._environ())
-            token = replace(token, file=path)
+            token = replace(token, file=located(token.file, self._folder, environ))
+        # systemd's folder for what a service keeps.
+        state = environ.get("STATE_DIRECTORY", "").partition(":")[0] or self._folder
         consumers = tuple(
-            replace(each, offset_file=os.path.join(self._folder, each.offset_file))
+            replace(each, offset_file=os.path.join(state, each.offset_file))
             if each.offset_file
             else each
             for each in settings.consumers
@@ -278,30 +337,33 @@ class Options(usage.Options):
         except Problem as problem:
             if self["config"] is None:
                 raise
-            raise Problem(f"{self['config']}: {problem.path}", problem.text) from None
+            raise self._in_file(problem) from None
 
     def _named(self, problem: str) -> str:
         """
-        A problem with a handler, by the name of what it came from.
+        A problem with a handler, with the name of its source.
         """
         if self["config"] is None:
             return problem.replace("consumers[0].handler", "--handler", 1)
         return f"{self['config']}: {problem}"
 
+    @without_frames
     def load(self) -> Settings:
         """
         Read the settings again.
+
+        :raises Problem: they are wrong.
         """
         return self._cleared(self._load())
 
+    @without_frames
     def log_in(self) -> Sequence[ConnectionParameters]:
         """
-        Find the broker again, with the passwords that count now: files may have
-        changed.
+        Find the broker again, with the passwords that are valid now.
 
-        :raises Problem: there is something wrong.
+        :raises Problem: something is wrong with them.
         """
-        if self._login_flags is None:  # it was on the command line
+        if self._login_flags is None:  # the password was on the command line
             return self.logins.parameters
         return self._connections(self._load(), self._login_flags).parameters
 
@@ -315,7 +377,7 @@ class Options(usage.Options):
                         "--help lists the options"
                     )
             consumer = {name: self[name] for name in _CONSUMER}
-            # As the first one of a user's life may not be a quorum queue.
+            # The virtual host's own type: a first broker may have no quorum queues.
             consumer |= {"declare": bool(self["declare"]), "queue_type": "default"}
         else:
             for name in (*_CONSUMER, "declare"):
@@ -329,13 +391,17 @@ class Options(usage.Options):
         return load(path, self._settings_variables, flags, consumer)
 
 
-#: The flags that are wrong as a setting is, not as a command line is.
+#: The flags whose values are settings: what is wrong with them is no wrong usage.
 _LOGIN_FLAGS = ("--uri:", "--password-file:")
 
 
 def _has_uri(environ: Mapping[str, str]) -> bool:
     names = (URI_VARIABLE, URI_FILE_VARIABLE, CREDENTIALS_VARIABLE)
     return any(environ.get(name) for name in names)
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= each <= "\udfff" for each in text)
 
 
 def makeService(options: Options) -> Daemon:
@@ -346,18 +412,16 @@ def makeService(options: Options) -> Daemon:
 
     if options.logins.password_in_argv:
         _log.warn(
-            "The password is on the command line, where every user of this machine "
-            "can read it: use {variable} or --password-file instead",
+            "The password is on the command line, which every user of this machine can "
+            "read: use {variable} or --password-file instead",
             variable=PASSWORD_VARIABLE,
         )
-    for name in options.strange:
-        _log.warn("There is no such variable: {name}", name=name)
+    for name in options.unknown:
+        _log.warn("This environment variable sets nothing: {name}", name=name)
     if options["diff"]:
+        from txamqp091.daemon.topology_diff import make_comparison
+
         return make_comparison(reactor, options.settings, options.logins.parameters)
-    return _make_daemon(options, reactor)
-
-
-def _make_daemon(options: Options, reactor: Any) -> Daemon:
     return make_daemon(
         reactor,
         options.settings,

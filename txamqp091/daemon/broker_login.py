@@ -1,30 +1,44 @@
 # -*- test-case-name: txamqp091.test.unit.daemon.test_broker_login -*-
 """
-Where the broker is, and as whom to log in: as flags say, or the environment, or the
-file, or the credentials that systemd passes on, in this order of strength.
+The broker's URI and the password: from the command line, the environment, the file of
+settings, or systemd's credentials.  The first of these places that has a URI decides
+where to connect.
 
-Here are secrets.  Nothing here keeps one, shows one, or puts one into an error; and
-where an error is raised, none is left in a variable.
+This module handles secrets.  It keeps none, and no error has one, neither in its text
+nor in the variables of its traceback: see `without_frames`.
 """
 
 from __future__ import annotations
 
-__all__ = ["LOGIN_VARIABLES", "Logins", "RenewedLogins", "connections", "located"]
+__all__ = [
+    "LOGIN_VARIABLES",
+    "LogIn",
+    "Logins",
+    "RenewedLogins",
+    "connections",
+    "located",
+    "without_frames",
+]
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from txamqp091 import _uri
 from txamqp091.credentials import AMQPlainCredentials, PlainCredentials
 from txamqp091.daemon.settings_schema import Problem
-from txamqp091.errors import InvalidURI
+from txamqp091.errors import InvalidURI, printable
 from txamqp091.interfaces import ICredentials
 from txamqp091.parameters import ConnectionParameters
+
+_log = Logger(namespace="txamqp091.daemon")
 
 URI_VARIABLE = "TXAMQP091_URI"
 URI_FILE_VARIABLE = "TXAMQP091_URI_FILE"
@@ -39,18 +53,44 @@ LOGIN_VARIABLES = (
     PASSWORD_FILE_VARIABLE,
 )
 
-#: Where systemd puts the credentials of a service, and what ours are called there.
+#: The folder of systemd's credentials, and the names of ours in it.
 CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
 URI_CREDENTIAL = "amqp-uri"
 PASSWORD_CREDENTIAL = "amqp-password"
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def without_frames(function: Callable[P, R]) -> Callable[P, R]:
+    """
+    Decorate a function that has secrets in its variables: its exceptions lose the
+    traceback and the context, which would show these variables to debuggers and error
+    trackers.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            failed = error
+        del args, kwargs
+        failed.__cause__ = failed.__context__ = None
+        try:
+            raise failed.with_traceback(None)
+        finally:
+            del failed
+
+    return call
 
 
 @dataclass(frozen=True)
 class Logins:
     """
-    What was found.
+    Where and how to log in.
 
-    :ivar parameters: one connection's for each node of the broker.
+    :ivar parameters: the parameters of each node of the broker.
     :ivar password_in_argv: whether the password is on the command line.
     """
 
@@ -58,14 +98,19 @@ class Logins:
     password_in_argv: bool
 
 
+#: Finds the nodes, with the passwords that are valid now.
+LogIn = Callable[[], Sequence[ConnectionParameters]]
+
+
 @implementer(ICredentials)
 class _Renewed:
     """
-    Credentials that can become others, for the next connection.
+    Credentials that are read again for each login.
     """
 
-    def __init__(self, present: ICredentials) -> None:
+    def __init__(self, present: ICredentials, logins: RenewedLogins) -> None:
         self.present = present
+        self._logins = logins
 
     def __repr__(self) -> str:
         return repr(self.present)
@@ -80,7 +125,7 @@ class _Renewed:
     @property
     def username(self) -> str | None:
         """
-        The user name, if there is any.
+        The user name, if there is one.
         """
         return getattr(self.present, "username", None)
 
@@ -88,34 +133,47 @@ class _Renewed:
         """
         See `ICredentials.respond`.
         """
+        if challenge is None:
+            self._logins.read_again()
         return self.present.respond(challenge)
 
 
 class RenewedLogins:
     """
-    Connections whose user names and passwords can be changed.
+    Connections whose user names and passwords are read again for each login, as
+    passwords in files may have been rotated.
 
-    :ivar parameters: those to connect with.
+    :ivar parameters: the parameters to connect with.
     """
 
-    def __init__(self, parameters: Sequence[ConnectionParameters]) -> None:
+    def __init__(
+        self, parameters: Sequence[ConnectionParameters], log_in: LogIn | None = None
+    ) -> None:
+        """
+        :param log_in: finds the parameters again; None if they cannot change.
+        """
+        self._log_in = log_in
         self.parameters = tuple(
-            replace(each, credentials=tuple(map(_Renewed, each.credentials)))
+            replace(
+                each,
+                credentials=tuple(_Renewed(one, self) for one in each.credentials),
+            )
             for each in parameters
         )
 
-    def leads_to(self, found: Sequence[ConnectionParameters]) -> bool:
+    def read(self) -> bool | None:
         """
-        Whether these are the same places, and the same ways to log in.
-        """
-        return [*map(_place, self.parameters)] == [*map(_place, found)]
+        Find the parameters again, and use their credentials from the next login on.
 
-    def renew(self, found: Sequence[ConnectionParameters]) -> bool:
+        :returns: whether the credentials have changed; None if they lead to another
+            broker, virtual host or mechanism, so that nothing was changed.
+        :raises Problem: something is wrong with them.
         """
-        Log in as these do, the next time.
-
-        :returns: whether that is another way.
-        """
+        if self._log_in is None:
+            return False
+        found = self._log_in()
+        if [*map(_place, self.parameters)] != [*map(_place, found)]:
+            return None
         changed = False
         for mine, theirs in zip(self.parameters, found, strict=True):
             for old, new in zip(mine.credentials, theirs.credentials, strict=True):
@@ -123,6 +181,19 @@ class RenewedLogins:
                 changed = changed or old.present != new
                 old.present = new
         return changed
+
+    def read_again(self) -> None:
+        """
+        Do that for a login: with the last credentials if it fails, as a file that is
+        being replaced may be missing for a moment.
+        """
+        try:
+            self.read()
+        except ValueError as problem:
+            _log.warn(
+                "Logging in with the password that was read before: {problem}",
+                problem=printable(str(problem), 500),
+            )
 
 
 def _place(parameters: ConnectionParameters) -> tuple[object, ...]:
@@ -135,108 +206,100 @@ def _place(parameters: ConnectionParameters) -> tuple[object, ...]:
     )
 
 
+# -- the places ------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True, repr=False)
 class _Source:
     """
-    One of the places, and what it calls its settings.
+    One of the places, and what its URI, its file with a URI and its password are
+    called there.
     """
 
-    def __init__(
-        self,
-        names: tuple[str, str, str],
-        *,
-        uris: Sequence[str] = (),
-        uri_path: str | None = None,
-        password: str | None = None,
-        password_path: str | None = None,
-    ) -> None:
-        self.uri_name, self.uri_file_name, self.password_name = names
-        self._uris = list(uris)
-        self._uri_path = uri_path
-        self._password = password
-        self._password_path = password_path
+    names: tuple[str, str, str]
+    uris: Sequence[str] = ()
+    uri_path: str | None = None
+    password: str | None = None
+    password_path: str | None = None
 
     @property
     def has_uri(self) -> bool:
-        return bool(self._uris or self._uri_path)
+        return bool(self.uris or self.uri_path)
 
     @property
     def has_password(self) -> bool:
-        return bool(self._password or self._password_path)
+        return bool(self.password or self.password_path)
 
-    def take_uris(self) -> tuple[str, list[str]]:
+    def find_uris(self) -> tuple[str, Sequence[str]]:
         """
-        What they are called, and what they are; once.
+        What the URIs are called, and the URIs.
         """
-        uris, self._uris = self._uris, []
-        if not self._uri_path:
-            return self.uri_name, uris
-        if uris:
-            del uris
-            raise Problem(self.uri_file_name, f"there is {self.uri_name} too")
-        text = _read(self._uri_path, self.uri_file_name)
-        return self.uri_file_name, text.split()
+        uri, uri_file, _ = self.names
+        if not self.uri_path:
+            return uri, self.uris
+        if self.uris:
+            raise Problem(uri_file, f"{uri} is given too: leave out one of them")
+        return uri_file, _read(self.uri_path, uri_file).split()
 
-    def take_password(self) -> str:
+    def find_password(self) -> str:
         """
-        The password, once.
+        The password.
         """
-        password, self._password = self._password, None
-        if self._password_path:
-            return _read(self._password_path, self.password_name)
-        return password or ""
+        if self.password_path:
+            return _read(self.password_path, self.names[2])
+        return self.password or ""
 
 
+@without_frames
 def connections(
     flags: Mapping[str, str],
     environ: Mapping[str, str],
     file: Mapping[str, object],
     folder: str,
     name: str,
+    start: str = "",
 ) -> Logins:
     """
-    How to connect.
+    Find out where and how to log in.
 
     :param flags: ``uri`` and ``password_file``, as far as they were given.
     :param file: ``uri`` (a sequence), ``uri_file`` and ``password_file``.
-    :param folder: where the file is; its relative paths begin there, unless systemd has
-        a credential of that name.
-    :param name: what RabbitMQ is to call the connection, if the URI does not say.
-    :raises Problem: there is no URI, or something is wrong with what there is.
+    :param folder: the folder of the file: its relative paths begin there, unless
+        systemd has a credential of that name.
+    :param name: the name of the connection, if the URI does not have one.
+    :param start: the folder in which relative paths of flags and variables begin; by
+        default the current one.
+    :raises Problem: there is no URI, or something is wrong with it or the password.
     """
-    sources = _sources(flags, environ, file, folder)
+    sources = _sources(flags, environ, file, folder, start)
     place = next((n for n, each in enumerate(sources) if each.has_uri), None)
     if place is None:
         raise Problem("", f"--uri is missing, and {URI_VARIABLE} is not set")
-    origin, uris = sources[place].take_uris()
-    parameters: list[ConnectionParameters] = []
-    problem = "there is none" if not uris else ""
-    inside = False
-    while uris and not problem:
-        try:
-            parameters.append(_named(ConnectionParameters.from_uri(uris[0]), name))
-            inside = inside or _uri.parse(uris[0]).password is not None
-        except InvalidURI as error:
-            problem = str(error)
-        del uris[0]
-    del uris
-    if problem:
-        raise Problem(origin, problem)
-    strongest = sources[: place + 1] if inside else sources
-    source = next((each for each in strongest if each.has_password), None)
-    if source is not None:
-        if inside and source is sources[place] and origin != URI_VARIABLE:
-            raise Problem(
-                origin, f"the password is in it, and in {source.password_name}"
-            )
-        password = source.take_password()
-        try:
-            parameters = [_with_password(each, password) for each in parameters]
-        except InvalidURI as error:
-            problem = str(error)
-        del password
-        if problem:
-            raise Problem(source.password_name, problem)
-    return Logins(tuple(parameters), inside and origin == "--uri" and source is None)
+    origin, uris = sources[place].find_uris()
+    if not uris:
+        raise Problem(origin, "has no URI")
+    try:
+        parameters = [
+            _named(ConnectionParameters.from_uri(each), name) for each in uris
+        ]
+        inside = any(_uri.parse(each).password is not None for each in uris)
+    except InvalidURI as error:
+        raise Problem(origin, str(error)) from None
+    # A password inside the URI overrides passwords of later places.
+    candidates = sources[: place + 1] if inside else sources
+    source = next((each for each in candidates if each.has_password), None)
+    if source is None:
+        return Logins(tuple(parameters), inside and origin == "--uri")
+    called = source.names[2]
+    if inside and source is sources[place] and origin != URI_VARIABLE:
+        raise Problem(origin, f"has a password, and there is {called} too")
+    password = source.find_password()
+    try:
+        return Logins(
+            tuple(_with_password(each, password) for each in parameters), False
+        )
+    except InvalidURI as error:
+        raise Problem(called, str(error)) from None
 
 
 def _sources(
@@ -244,6 +307,7 @@ def _sources(
     environ: Mapping[str, str],
     file: Mapping[str, object],
     folder: str,
+    start: str,
 ) -> list[_Source]:
     def path_of(name: str) -> str | None:
         path = file.get(name)
@@ -251,15 +315,18 @@ def _sources(
             return None
         return located(path, folder, environ)
 
+    def given(path: str | None) -> str | None:
+        return os.path.join(start, path) if path else None
+
     uris = file.get("uri")
     return [
         _Source(
-            ("--uri", "--uri-file", "--password-file"),
+            names=("--uri", "--uri-file", "--password-file"),
             uris=[flags["uri"]] if flags.get("uri") else [],
-            password_path=flags.get("password_file"),
+            password_path=given(flags.get("password_file")),
         ),
         _Source(
-            (
+            names=(
                 URI_VARIABLE,
                 URI_FILE_VARIABLE,
                 PASSWORD_FILE_VARIABLE
@@ -267,18 +334,18 @@ def _sources(
                 else PASSWORD_VARIABLE,
             ),
             uris=environ.get(URI_VARIABLE, "").split(),
-            uri_path=environ.get(URI_FILE_VARIABLE),
+            uri_path=given(environ.get(URI_FILE_VARIABLE)),
             password=environ.get(PASSWORD_VARIABLE),
-            password_path=environ.get(PASSWORD_FILE_VARIABLE),
+            password_path=given(environ.get(PASSWORD_FILE_VARIABLE)),
         ),
         _Source(
-            ("uri", "uri_file", "password_file"),
+            names=("uri", "uri_file", "password_file"),
             uris=list(uris) if isinstance(uris, list | tuple) else [],
             uri_path=path_of("uri_file"),
             password_path=path_of("password_file"),
         ),
         _Source(
-            (
+            names=(
                 f"the credential {URI_CREDENTIAL}",
                 f"the credential {URI_CREDENTIAL}",
                 f"the credential {PASSWORD_CREDENTIAL}",
@@ -291,7 +358,7 @@ def _sources(
 
 def _credential(name: str, environ: Mapping[str, str]) -> str | None:
     """
-    Where systemd has put a credential, if it has.
+    The path of a credential of systemd, if there is such a credential.
     """
     folder = environ.get(CREDENTIALS_VARIABLE)
     path = Path(folder or "", name)
@@ -300,9 +367,9 @@ def _credential(name: str, environ: Mapping[str, str]) -> str | None:
 
 def located(path: str, folder: str, environ: Mapping[str, str]) -> str:
     """
-    Where a file is that the file of settings names.
+    The path of a file that the file of settings names.
 
-    :param folder: where the file of settings is.
+    :param folder: the folder of the file of settings.
     """
     return _credential(path, environ) or os.path.join(folder, path)
 
@@ -315,9 +382,9 @@ def _with_password(
     parameters: ConnectionParameters, password: str
 ) -> ConnectionParameters:
     """
-    The same, with another password.
+    The same parameters with another password.
 
-    :raises InvalidURI: there is no user who could have one, or it cannot be one.
+    :raises InvalidURI: no mechanism takes a password, or the password is malformed.
     """
     changed: list[ICredentials] = []
     found = False
@@ -333,7 +400,7 @@ def _with_password(
 
 def _read(path: str, name: str) -> str:
     """
-    What is in a file, without the end of its line.
+    The content of a file without the end of its last line.
     """
     try:
         with open(path, encoding="utf-8", newline="") as file:

@@ -1,6 +1,10 @@
 # -*- test-case-name: txamqp091.test.unit.daemon.test_builder -*-
 """
-From settings to a daemon: which parts there are, and how they hang together.
+Builds a `Daemon` and its parts from settings.
+
+`load_handlers` and `check_parts` find what is missing before anything starts, and
+`make_daemon` puts the parts together.  Parts that few daemons have are imported when
+the settings ask for them: start-up is faster without a web server.
 """
 
 from __future__ import annotations
@@ -9,16 +13,16 @@ __all__ = ["check_parts", "load_handlers", "make_daemon", "token_credentials"]
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
-from twisted.internet.endpoints import serverFromString
+from twisted.logger import Logger
 
 from txamqp091._threads import ThreadRunner
 from txamqp091.consumer import Handler
-from txamqp091.daemon.admin import AdminService, admin_site
-from txamqp091.daemon.broker_login import RenewedLogins
-from txamqp091.daemon.consumer_settings import ConsumerSettings, RetryMethod
+from txamqp091.daemon.broker_login import LogIn, RenewedLogins
+from txamqp091.daemon.consumer_settings import ConsumerSettings
 from txamqp091.daemon.exit_status import ExitStatus
 from txamqp091.daemon.handler_loading import HandlerNotFound, load_handler
 from txamqp091.daemon.logs import set_threshold
@@ -30,7 +34,6 @@ from txamqp091.daemon.settings_schema import Problem
 from txamqp091.daemon.systemd import Notifier, Watchdog, watchdog_seconds
 from txamqp091.daemon.tokens import TokenSource, find_token
 from txamqp091.daemon.tracing import Tracing
-from txamqp091.errors import AuthenticationFailed
 from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
@@ -40,7 +43,6 @@ from txamqp091.service import (
     RetryPolicy,
     SecretRefresh,
 )
-from txamqp091.service.retry import is_permanent
 from txamqp091.worker.consumer_service import ConsumerService
 from txamqp091.worker.handler_publisher import (
     HandlerPublisher,
@@ -53,24 +55,23 @@ from txamqp091.worker.health import Health
 from txamqp091.worker.retry_queues import broker_delays
 from txamqp091.worker.stream_offsets import OffsetFile
 
+_log = Logger(namespace="txamqp091.daemon")
+
 #: Reads the settings again.
 Load = Callable[[], Settings]
-
-#: Finds the nodes, with the passwords that count now.
-LogIn = Callable[[], Sequence[ConnectionParameters]]
 
 
 def load_handlers(settings: Settings) -> dict[str, Handler]:
     """
     The handlers, by the labels of their consumers.
 
-    :raises Problem: one has no name that could be a handler's, or would be waited for
-        in vain.
-    :raises HandlerNotFound: one is not there.
+    :raises Problem: the name of a handler is malformed, or a coroutine function is to
+        be called in a thread.
+    :raises HandlerNotFound: a handler does not exist.
     """
     handlers = {}
-    for place, consumer in enumerate(settings.consumers):
-        path = f"consumers[{place}].handler"
+    for number, consumer in enumerate(settings.consumers):
+        path = f"consumers[{number}].handler"
         try:
             handler = load_handler(consumer.handler)
         except HandlerNotFound as error:
@@ -94,26 +95,30 @@ def _is_coroutine_function(handler: Any) -> bool:
 
 def check_parts(settings: Settings, reactor: Any) -> None:
     """
-    See whether all that the settings ask for is here.
+    Check that everything the settings ask for can be had.
 
-    :raises Problem: it is not.
-    :raises HandlerNotFound: the function that is to return tokens is not there.
+    :raises Problem: something cannot.
+    :raises HandlerNotFound: the function that returns tokens does not exist.
     """
     if settings.token is not None:
         find_token(settings.token)
     if settings.admin:
+        from txamqp091.daemon.admin import admin_endpoint
+
         try:
-            serverFromString(reactor, settings.admin)
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise Problem("admin", f"is no endpoint to listen on: {error}") from None
+            admin_endpoint(reactor, settings.admin)
+        except ValueError as error:
+            raise Problem(
+                "admin", f"is not an endpoint to listen on: {error}"
+            ) from None
     elif settings.metrics:
-        raise Problem("metrics", "there is no admin to see them at")
-    for place, consumer in enumerate(settings.consumers):
+        raise Problem("metrics", "is true, and admin, which serves metrics, is not set")
+    for number, consumer in enumerate(settings.consumers):
         try:
             if consumer.offset_file:
                 OffsetFile(consumer.offset_file, consumer.queue).check()
         except ValueError as error:
-            path = f"consumers[{place}].offset_file"
+            path = f"consumers[{number}].offset_file"
             raise Problem(path, str(error)) from None
     try:
         if settings.metrics:
@@ -131,15 +136,37 @@ def token_credentials(
     reactor: Any, settings: Settings, parameters: Sequence[ConnectionParameters]
 ) -> ExpiringCredentials | None:
     """
-    What to log in with in place of the nodes' own credentials, if there is a token.
+    The credentials that fetch tokens, if the settings name a token.
     """
     if settings.token is None:
         return None
     username = getattr(parameters[0].credentials[0], "username", "")
-    # Threads of its own: those of handlers may all be busy.
+    # Threads of its own: handlers may occupy all of theirs.
     threads = ThreadRunner(reactor, 3, "amqp-token")
     source = TokenSource(reactor, settings.token, username, threads)
     return ExpiringCredentials(reactor, source)
+
+
+# -- the parts -------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class _Parts:
+    """
+    Parts that consumers share.
+
+    :ivar republish: publishes messages that are retried or dead-lettered.
+    :ivar publisher: the publisher of handlers, if a handler asks for one.
+    """
+
+    reactor: Any
+    settings: Settings
+    client: AMQPClientService
+    threads: ThreadRunner
+    metrics: Metrics | None = None
+    tracing: Tracing | None = None
+    republish: Republish
+    publisher: HandlerPublisher | None = None
 
 
 def make_daemon(
@@ -155,35 +182,25 @@ def make_daemon(
     The daemon that settings describe.
 
     :param parameters: the nodes of the broker.
-    :param handlers: by the labels of the consumers.
+    :param handlers: by the labels of their consumers.
     :param load: reads the settings again.
-    :param environ: where systemd's variables are; by default in the process's own
-        environment.
-    :param log_in: finds the nodes again, with the passwords that count now.
+    :param environ: the environment that has systemd's variables; by default the
+        process's own.
+    :param log_in: finds the nodes again, with the passwords that are valid now.
     """
-    notifier = Notifier(environ)
-    threads = ThreadRunner(reactor, settings.threads, "amqp-handler")
-    logins = RenewedLogins(parameters)
+    logins = RenewedLogins(parameters, log_in)
     token = token_credentials(reactor, settings, parameters)
-    client = AMQPClientService(
-        reactor,
-        list(logins.parameters),
-        topology=settings.topology(),
-        adapt=settings.adapt,
-        credentials=token,
-        policy=RetryPolicy(
-            permanent="fail" if token is None else "wait",
-            max_seconds=settings.give_up_after or None,
-        ),
-        shutdown_timeout=settings.shutdown_timeout,
-    )
-    reread = None if load is None else _Reread(settings, load, logins, log_in)
+    client = _make_client(reactor, settings, logins, token)
+    threads = ThreadRunner(reactor, settings.threads, "amqp-handler")
+    notifier = Notifier(environ)
+    reread = None if load is None else _Reread(settings, load, logins)
     daemon = Daemon(
         reactor,
         client,
         notifier=notifier,
         reread=reread,
         stopped=threads.stop,
+        logins_expire=token is not None,
     )
     daemon.stalled_after = settings.stalled_after
     if settings.token is not None and token is not None:
@@ -196,87 +213,123 @@ def make_daemon(
             refreshed=lambda lifetime: setattr(daemon, "expired", False),
             expired=lambda reason: setattr(daemon, "expired", True),
         )
-        insistence = _Insistence(daemon)
-        client.observe(
-            ready=insistence.ready,
-            lost=insistence.lost,
-            recovering=insistence.recovering,
-        )
         if reread is not None:
             reread.refresh = refresh
-    metrics = Metrics(daemon.health, reactor.seconds) if settings.metrics else None
-    tracing = Tracing() if settings.tracing else None
-    republisher = Republisher(client)
-    republish: Republish = republisher
-    if tracing is not None:
-        republish = tracing.publishing(republish)
-    publisher = None
-    if any(map(wants_publisher, handlers.values())):
-        publisher = HandlerPublisher(
-            client, around=None if tracing is None else tracing.publishing
-        )
-    if metrics is not None:
-        metrics.add_publisher("retries", republisher)
-        if publisher is not None:
-            metrics.add_publisher("handlers", publisher)
+    parts = _make_parts(reactor, settings, client, threads, handlers, daemon)
     client.observe(ready=partial(_check_retries, daemon, settings))
-    if metrics is not None:
+    for consumer in settings.consumers:
+        daemon.add(_make_consumer(consumer, handlers[consumer.label], parts))
+    if settings.admin:
+        daemon.add_other(_make_admin(reactor, settings, daemon, parts.metrics))
+    daemon.add_other(Watchdog(reactor, notifier, watchdog_seconds(environ)))
+    return daemon
+
+
+def _make_client(
+    reactor: Any,
+    settings: Settings,
+    logins: RenewedLogins,
+    token: ExpiringCredentials | None,
+) -> AMQPClientService:
+    return AMQPClientService(
+        reactor,
+        list(logins.parameters),
+        topology=settings.topology(),
+        credentials=token,
+        # `Daemon` decides which errors are final.
+        policy=RetryPolicy(
+            initial_delay=settings.reconnect.initial_delay,
+            max_delay=settings.reconnect.max_delay,
+            permanent="wait",
+            max_seconds=settings.give_up_after or None,
+        ),
+        shutdown_timeout=settings.shutdown_timeout,
+    )
+
+
+def _make_parts(
+    reactor: Any,
+    settings: Settings,
+    client: AMQPClientService,
+    threads: ThreadRunner,
+    handlers: Mapping[str, Handler],
+    daemon: Daemon,
+) -> _Parts:
+    """
+    Make metrics, tracing and publishers.
+    """
+    tracing = Tracing() if settings.tracing else None
+    around = None if tracing is None else tracing.publishing
+    republisher = Republisher(client)
+    parts = _Parts(
+        reactor=reactor,
+        settings=settings,
+        client=client,
+        threads=threads,
+        tracing=tracing,
+        republish=republisher if around is None else around(republisher),
+    )
+    if any(map(wants_publisher, handlers.values())):
+        parts.publisher = HandlerPublisher(client, around=around)
+    if settings.metrics:
+        metrics = parts.metrics = Metrics(daemon.health, reactor.seconds)
+        metrics.publishers["retries"] = republisher
+        if parts.publisher is not None:
+            metrics.publishers["handlers"] = parts.publisher
         client.observe(
             ready=lambda connection, outcomes: metrics.connected(connection),
             blocked=lambda reason: metrics.set_blocked(True),
             unblocked=lambda: metrics.set_blocked(False),
             lost=lambda reason: metrics.set_blocked(False),
         )
-    for consumer in settings.consumers:
-        handler = handlers[consumer.label]
-        if publisher is not None and wants_publisher(handler):
-            given: Any = publisher
-            if consumer.in_thread:
-                given = ThreadPublisher(reactor, publisher)
-            handler = partial(cast("Callable[..., Any]", handler), publisher=given)
+    return parts
+
+
+def _make_consumer(
+    consumer: ConsumerSettings, handler: Handler, parts: _Parts
+) -> ConsumerService:
+    settings, metrics = parts.settings, parts.metrics
+    if parts.publisher is not None and wants_publisher(handler):
+        given: Any = parts.publisher
         if consumer.in_thread:
-            handler = _in_thread(handler, threads)
-        if tracing is not None:
-            handler = tracing.traced(handler, consumer.queue)
-        offsets = None
-        if consumer.offset_file:
-            offsets = OffsetFile(consumer.offset_file, consumer.queue)
-        histogram = None
-        if metrics is not None:
-            histogram = metrics.histogram(consumer.label)
-        daemon.add(
-            ConsumerService(
-                client,
-                consumer.queue,
-                handler,
-                options=consumer.handler_options(settings.log.messages),
-                prefetch=consumer.prefetch,
-                exclusive=consumer.exclusive,
-                arguments=consumer.arguments(),
-                offsets=offsets,
-                on_refused=consumer.on_refused,
-                leave_to_broker=consumer.may_leave_it_to_the_broker(),
-                shutdown_timeout=settings.shutdown_timeout,
-                republish=republish,
-                cancels=not consumer.in_thread,
-                histogram=histogram,
-            )
-        )
-    if settings.admin:
-        site = admin_site(
-            daemon.health, None if metrics is None else metrics.resource()
-        )
-        daemon.add_other(
-            AdminService(
-                serverFromString(reactor, settings.admin),
-                site,
-                lambda error: daemon.end(
-                    Problem("admin", str(error)), ExitStatus.CONFIG
-                ),
-            )
-        )
-    daemon.add_other(Watchdog(reactor, notifier, watchdog_seconds(environ)))
-    return daemon
+            given = ThreadPublisher(parts.reactor, parts.publisher)
+        handler = partial(cast("Callable[..., Any]", handler), publisher=given)
+    if consumer.in_thread:
+        handler = _in_thread(handler, parts.threads)
+    if parts.tracing is not None:
+        handler = parts.tracing.traced(handler, consumer.queue)
+    offsets = None
+    if consumer.offset_file:
+        offsets = OffsetFile(consumer.offset_file, consumer.queue)
+    return ConsumerService(
+        parts.client,
+        consumer.queue,
+        handler,
+        options=consumer.handler_options(settings.log.messages),
+        prefetch=consumer.prefetch,
+        exclusive=consumer.exclusive,
+        arguments=consumer.arguments(),
+        offsets=offsets,
+        on_refused=consumer.on_refused,
+        leave_to_broker=consumer.broker_delays,
+        shutdown_timeout=settings.shutdown_timeout,
+        republish=parts.republish,
+        cancels=not consumer.in_thread,
+        histogram=None if metrics is None else metrics.histogram(consumer.label),
+    )
+
+
+def _make_admin(
+    reactor: Any, settings: Settings, daemon: Daemon, metrics: Metrics | None
+) -> Any:
+    from txamqp091.daemon.admin import AdminService, admin_endpoint, admin_site
+
+    return AdminService(
+        reactor,
+        admin_endpoint(reactor, settings.admin),
+        admin_site(reactor, daemon.health, None if metrics is None else metrics.text),
+        lambda error: daemon.end(Problem("admin", str(error)), ExitStatus.CONFIG),
+    )
 
 
 def _in_thread(handler: Handler, threads: ThreadRunner) -> Handler:
@@ -300,72 +353,36 @@ def _check_retries(
     daemon: Daemon, settings: Settings, connection: AMQPProtocol, outcomes: object
 ) -> None:
     """
-    End the daemon, if its settings need a broker that delays retries, and this is none.
+    Check that a broker can delay retries, if the settings leave that to the broker.
     """
-    needing = [
-        each.label
-        for each in settings.consumers
-        if each.retry is not None and each.retry.method is RetryMethod.BROKER
-    ]
-    if needing and not broker_delays(connection.server_properties):
-        problem = Problem(
-            f"consumers.{needing[0]}.retry.method",
-            "the broker does not delay retries; RabbitMQ 4.3 and later do",
-        )
+    delayed = [each.label for each in settings.consumers if each.broker_delays]
+    daemon.problem = ""
+    if not delayed or broker_delays(connection.server_properties):
+        return
+    problem = Problem(
+        f"consumers.{delayed[0]}.retry.method",
+        'is "broker", and this broker does not delay retries: RabbitMQ 4.3 and later '
+        "do",
+    )
+    if daemon.has_consumed:
+        daemon.problem = str(problem)
+        _log.error("Not ready: {problem}", problem=daemon.problem)
+    else:
         daemon.end(problem, ExitStatus.CONFIG)
-
-
-class _Insistence:
-    """
-    Gives up as `RetryPolicy` does with ``permanent="fail"``, but for the login: the
-    next one is with another token.
-    """
-
-    def __init__(self, daemon: Daemon) -> None:
-        self._daemon = daemon
-        self._lost: BaseException | None = None
-
-    def ready(self, connection: AMQPProtocol, outcomes: object) -> None:
-        """
-        There is a connection.
-        """
-        self._daemon.expired = False
-
-    def lost(self, reason: BaseException) -> None:
-        """
-        It was lost, which is no reason to give up.
-        """
-        self._lost = reason
-
-    def recovering(self, attempt: int, delay: float, reason: BaseException) -> None:
-        """
-        An attempt to connect has failed, or the connection was lost.
-        """
-        if reason is self._lost or isinstance(reason, AuthenticationFailed):
-            return
-        if is_permanent(reason):
-            self._daemon.gave_up(reason)
 
 
 class _Reread:
     """
-    Reads the settings again, and changes what can be changed.
+    Reads the settings again, and applies those that can change while the daemon runs.
 
-    :ivar refresh: what renews the token, if there is one.
+    :ivar refresh: renews the token, if there is one.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        load: Load,
-        logins: RenewedLogins,
-        log_in: LogIn | None,
-    ) -> None:
+    def __init__(self, settings: Settings, load: Load, logins: RenewedLogins) -> None:
         self.refresh: SecretRefresh | None = None
         self._settings = settings
         self._load = load
         self._logins = logins
-        self._log_in = log_in
 
     def __call__(self, daemon: Daemon) -> str:
         """
@@ -375,25 +392,23 @@ class _Reread:
         new = reloaded(old, found)
         changes = [path for path, _ in differences(old, new)]
         waiting = [path for path, _ in differences(new, found)]
-        nodes = self._logins.parameters if self._log_in is None else self._log_in()
-        # Now nothing can be wrong any more.
-        if not self._logins.leads_to(nodes):
+        renewed = self._logins.read()  # the last step that can fail
+        if renewed is None:
             waiting.append("uri")
-        elif self._log_in is not None and self._logins.renew(nodes):
-            changes.append("the login, for the next connection")
+        elif renewed:
+            changes.append("the login, from the next connection on")
         if self.refresh is not None:
             self.refresh.refresh()
-            changes.append("the token, as soon as there is one")
+            changes.append("the token, as soon as a new one is fetched")
         self._settings = new
         set_threshold(new.log.level)
         daemon.stalled_after = new.stalled_after
-        jobs: dict[str, ConsumerSettings] = {each.label: each for each in new.consumers}
+        consumers = {each.label: each for each in new.consumers}
         for consumer in daemon.consumers:
-            settings = jobs[consumer.label]
-            consumer.change(
-                settings.handler_options(new.log.messages), settings.prefetch
-            )
+            settings = consumers[consumer.label]
+            options = settings.handler_options(new.log.messages)
+            consumer.change(options, settings.prefetch)
         said = f"changed: {', '.join(changes)}" if changes else "nothing has changed"
         if waiting:
-            said += f"; what waits for a restart: {', '.join(waiting)}"
+            said += f"; these settings need a restart: {', '.join(waiting)}"
         return said

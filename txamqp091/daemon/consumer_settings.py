@@ -42,7 +42,6 @@ class RetryMethod(Enum):
     Who delays a message that is to be retried.
     """
 
-    AUTO = "auto"
     QUEUES = "delay-queues"
     BROKER = "broker"
 
@@ -79,11 +78,10 @@ class RetrySettings:
         False,
     )
     method: RetryMethod = setting(
-        "Who delays: ``delay-queues``, which are declared; or the ``broker``, with "
-        "quorum queues of RabbitMQ 4.3 and later that have ``x-delayed-retry-type``.  "
-        "``auto`` leaves it to the broker if it can, and if ``declare`` says that the "
-        "queue is ours; there are no delay queues then.",
-        RetryMethod.AUTO,
+        "Where messages wait.  ``delay-queues``: in queues that the daemon declares.  "
+        "``broker``: in the consumer's own queue, by ``x-delayed-retry-type``; needs "
+        "``declare = true``, a quorum queue, and RabbitMQ 4.3 or later on every node.",
+        RetryMethod.QUEUES,
     )
     queue_type: QueueType = setting(
         "The kind of the delay queues and the parking queue: ``quorum`` or "
@@ -223,16 +221,12 @@ class ConsumerSettings:
             return self.on_error
         return OnError.ONCE_MORE if self.retry is None else OnError.RETRY
 
-    def may_leave_it_to_the_broker(self) -> bool:
+    @property
+    def broker_delays(self) -> bool:
         """
-        Whether the queue is to delay by itself, if the broker can.
+        Whether the queue itself delays retries.
         """
-        return (
-            self.retry is not None
-            and self.retry.method is not RetryMethod.QUEUES
-            and self.declare
-            and self.queue_type is QueueType.QUORUM
-        )
+        return self.retry is not None and self.retry.method is RetryMethod.BROKER
 
     def retry_queues(self) -> RetryQueues:
         """
@@ -309,8 +303,7 @@ class ConsumerSettings:
                 return {f"x-{name.replace('_', '-')}": dead[name] for name in dead}
         if retry is None:
             return quorum_queue(**dead)
-        if self.may_leave_it_to_the_broker():
-            # Older brokers do not heed these.
+        if self.broker_delays:
             dead["delayed_retry_type"] = "failed"
             dead["delayed_retry_min"] = min(retry.delays)
             dead["delayed_retry_max"] = max(retry.delays)

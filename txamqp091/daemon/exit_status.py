@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.unit.daemon.test_process -*-
 """
-The statuses that the daemon exits with, and which one tells of what.
+Exit statuses of the daemon, and the errors that they stand for.
 """
 
 from __future__ import annotations
@@ -28,79 +28,82 @@ from txamqp091.service.retry import is_permanent, is_refusal
 
 class ExitStatus(IntEnum):
     """
-    How the daemon ended, as its exit status: the numbers of BSD's ``sysexits.h`` with
-    meanings that are as near to it as can be, and 79 and 80, which are our own.
+    How the daemon ended: the numbers of BSD's ``sysexits.h`` with meanings close to
+    theirs, and 79 and 80, which are our own.
 
-    :ivar meaning: what it means, in a few words.
+    :ivar meaning: what the status means.
     """
 
     meaning: str
 
     def __new__(cls, number: int, meaning: str) -> ExitStatus:
         """
-        A member: a number that knows what it means.
+        Make a member of a number and its meaning.
         """
         member = int.__new__(cls, number)
         member._value_ = number
         member.meaning = meaning
         return member
 
-    OK = 0, "stopped by a signal; every handler had finished"
-    USAGE = 64, "the command line cannot be understood"
-    DIFFERENT = 65, "what --diff has found is not as the settings declare it"
-    NO_QUEUE = 66, "the queue does not exist, and --declare was not given"
-    NO_VHOST = 68, "the virtual host does not exist, or is not for this user"
-    UNAVAILABLE = 69, "no broker, until --give-up-after had passed"
-    SOFTWARE = 70, "an unexpected error; its traceback is in the log"
-    NO_HANDLER = 72, "the handler is not there, or its module cannot be imported"
-    REFUSED = 73, "the broker refuses to declare the queue, or to consume from it"
-    LOST = 74, "the connection was lost, until --give-up-after had passed"
+    OK = 0, "stopped by a signal; every handler finished"
+    USAGE = 64, "the command line is wrong"
+    DIFFERENT = 65, "--diff found something missing or different"
+    NO_QUEUE = 66, "a queue does not exist, and declare is not set"
+    NO_VHOST = 68, "the virtual host does not exist, or the user may not use it"
+    UNAVAILABLE = 69, "there was no broker until --give-up-after had passed"
+    SOFTWARE = 70, "an unexpected error; the log has its traceback"
+    NO_HANDLER = 72, "a handler does not exist, or its module cannot be imported"
+    REFUSED = 73, "the broker refuses to declare a queue, or to consume from it"
+    LOST = 74, "the connection was lost until --give-up-after had passed"
     PROTOCOL = 76, "the peer does not speak AMQP 0-9-1, or TLS failed"
-    NO_PERMISSION = 77, "the password is wrong, or the user may not use the queue"
+    NO_PERMISSION = 77, "the password is wrong, or the user may not use a queue"
     CONFIG = 78, "the URI, the password file or another setting is wrong"
-    UNFINISHED = 79, "stopped by a signal; handlers ran into the time limit"
-    HALTED = 80, "a handler said Halt, or failed where that ends the daemon"
+    UNFINISHED = 79, "stopped by a signal; handlers exceeded the time limit"
+    HALTED = 80, "a handler raised Halt, or failed with on_error = halt"
 
 
-#: What a service ended with before it consumed; the first that fits counts.
-_BEFORE: tuple[tuple[type[Exception], ExitStatus], ...] = (
+#: What waiting does not correct, whether the daemon has consumed or not.
+_PERMANENT: tuple[tuple[type[Exception], ExitStatus], ...] = (
     (AuthenticationFailed, ExitStatus.NO_PERMISSION),
     (VhostAccessRefused, ExitStatus.NO_VHOST),
     (TLSFailed, ExitStatus.PROTOCOL),
     (RemoteProtocolError, ExitStatus.PROTOCOL),
+    (LocalProtocolError, ExitStatus.CONFIG),
+)
+
+#: Errors of a daemon that never consumed.  The first class that fits counts.
+_BEFORE: tuple[tuple[type[Exception], ExitStatus], ...] = (
     (NotFound, ExitStatus.NO_QUEUE),
     (AccessRefused, ExitStatus.NO_PERMISSION),
     (ChannelClosed, ExitStatus.REFUSED),
     (Closed, ExitStatus.UNAVAILABLE),
-    (LocalProtocolError, ExitStatus.CONFIG),
 )
 
-#: And while it consumed: the broker may change its mind about who we are.
-_WHILE: tuple[tuple[type[Exception], ExitStatus], ...] = (
-    *_BEFORE[:4],
-    (Closed, ExitStatus.LOST),
-)
+#: Errors of a daemon that has consumed.
+_AFTER: tuple[tuple[type[Exception], ExitStatus], ...] = ((Closed, ExitStatus.LOST),)
 
 
-def exit_status(error: BaseException | None, consuming: bool) -> ExitStatus:
+def exit_status(error: BaseException | None, consumed: bool) -> ExitStatus:
     """
-    The exit status for what a consumer ended with.
+    The exit status for an error that ended the daemon.
 
-    :param consuming: whether it had got as far as to consume.
+    :param consumed: whether a consumer was subscribed before.
     """
     if isinstance(error, TopologyFailed):
-        # What is to be said of the first one that will not pass by itself.
+        # The first refusal that waiting does not correct.
         errors = [each for _, each in error.failures]
         error = next((each for each in errors if is_permanent(each)), errors[0])
-        consuming = False
-    if is_refusal(error):
-        consuming = False  # it is as if it never had
+        consumed = False
     if isinstance(error, NotAllowed | NotImplementedByBroker) and error.operation in (
         "basic.consume",
         "queue.declare",
     ):
-        return ExitStatus.REFUSED  # though it has cost the connection
-    for kind, status in _WHILE if consuming else _BEFORE:
-        if isinstance(error, kind):
-            return status
-    return ExitStatus.SOFTWARE
+        return ExitStatus.REFUSED  # though it ended the connection
+    consumed = consumed and not is_refusal(error)
+    rules = _AFTER if consumed else _BEFORE
+    if is_permanent(error):
+        rules = _PERMANENT + rules
+    return next(
+        (status for kind, status in rules if isinstance(error, kind)),
+        ExitStatus.SOFTWARE,
+    )

@@ -1,10 +1,10 @@
 # -*- test-case-name: txamqp091.test.unit.daemon.test_metrics -*-
 """
-Numbers for Prometheus.  They need ``prometheus_client``, which is imported when a
-`Metrics` is made, and not before.
+Metrics of a daemon for Prometheus: `Metrics`.
 
-Labels have as many values as the settings have consumers, and there are outcomes:
-nothing of what is in messages.
+Everything is counted elsewhere and read when Prometheus scrapes.  The module needs
+``prometheus_client``, and imports it when a `Metrics` is made.  Label values come from
+the settings and from the list of outcomes, never from messages.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from __future__ import annotations
 __all__ = ["CONTENT_TYPE", "Metrics", "NotInstalled"]
 
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
-from twisted.web.http import Request
-from twisted.web.resource import Resource
-
-from txamqp091.daemon.connection_metrics import Traffic, buckets
+from txamqp091._version import __version__
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.worker.counts import Histogram, MessageOutcome
 from txamqp091.worker.handler_publisher import PublisherCounts
@@ -30,130 +28,174 @@ if TYPE_CHECKING:
 
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
-#: How long handlers take, by classes, in seconds.
+#: Upper bounds of the histogram of handler durations, in seconds.
 _BOUNDS = (0.001, 0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0)
 
-#: What is told of each consumer, as it is now.
-_GAUGES = {
-    "handlers_running": "How many handlers run.",
-    "last_delivery_timestamp_seconds": "When the last handler began.",
-    "subscribed": "Whether the broker gives the consumer messages.",
-    "refused": "Whether it does not, and will not, unless somebody changes something.",
-    "messages_waiting": "How many messages have come and wait for a handler.",
+#: Gauges of a consumer: name and help.
+_CONSUMER_GAUGES = {
+    "handlers_running": "Number of handlers that are running.",
+    "last_delivery_timestamp_seconds": "Unix time at which the last handler started.",
+    "subscribed": "1 if the broker delivers messages to this consumer.",
+    "refused": "1 if the broker permanently refuses this consumer.",
+    "messages_waiting": "Number of prefetched messages that wait for a handler.",
 }
+
+#: Counters of a publisher: attribute, name and help.
+_PUBLISHER_COUNTERS = (
+    ("confirmed", "confirms", "Messages that the broker confirmed."),
+    ("nacked", "nacks", "Messages that the broker nacked."),
+    ("returned", "returns", "Messages that the broker returned as unroutable."),
+    ("republished", "republished", "Messages that were published again."),
+    ("failures", "publish_failures", "Messages that could not be published."),
+)
 
 
 class NotInstalled(ImportError):
     """
-    Something is asked for that an extra of the package brings.
+    A setting needs an optional dependency that is not installed.
     """
 
 
 class Metrics:
     """
-    All numbers of a daemon.
+    A collector of all metrics of a daemon.
 
-    :ivar registry: where they are.
+    :ivar registry: the Prometheus registry that holds the collector.
+    :ivar publishers: the publishers that are measured, by name.
     """
 
     def __init__(
         self, health: Callable[[], Health], seconds: Callable[[], float] = monotonic
     ) -> None:
         """
-        :param health: how the daemon is, now.
+        :param health: returns the present health of the daemon.
         :param seconds: the reactor's clock.
-        :raises NotInstalled: ``prometheus_client`` is not here.
+        :raises NotInstalled: ``prometheus_client`` is not installed.
         """
         try:
-            from prometheus_client import CollectorRegistry, Counter, Gauge
+            from prometheus_client import CollectorRegistry
         except ImportError:
             raise NotInstalled(
                 "metrics need prometheus_client: install txamqp091[metrics]"
             ) from None
+        self.registry: CollectorRegistry = CollectorRegistry()
+        self.publishers: dict[str, PublisherCounts] = {}
         self._health = health
-        registry: CollectorRegistry = CollectorRegistry()
-        self.registry = registry
-        self._connected = Gauge(
-            "txamqp091_connected", "Whether AMQP is open.", registry=registry
-        )
-        self._blocked = Gauge(
-            "txamqp091_blocked",
-            "Whether the broker lets nobody publish.",
-            registry=registry,
-        )
-        self._ready = Gauge(
-            "txamqp091_ready",
-            "Whether every consumer is subscribed and gets on.",
-            registry=registry,
-        )
-        self._connections = Counter(
-            "txamqp091_connections",
-            "How often AMQP has been opened.",
-            registry=registry,
-        )
-
-        self._consumers = _Consumers(health)
-        registry.register(self._consumers)
-        self._traffic = Traffic(seconds)
-        registry.register(self._traffic)
+        self._seconds = seconds
+        self._histograms: dict[str, Histogram] = {}
+        self._connection: AMQPProtocol | None = None
+        self._connections = 0
+        # Totals of the connections before the present one.
+        self._received = 0
+        self._sent = 0
+        self._blocked = 0.0
+        self._blocked_since: float | None = None
+        self.registry.register(self)
 
     def connected(self, connection: AMQPProtocol) -> None:
         """
-        A connection was opened.
+        Count a new connection.
         """
-        self._connections.inc()
-        self._traffic.follow(connection)
+        self._received, self._sent = self._bytes()
+        self._connections += 1
+        self._connection = connection
 
     def set_blocked(self, blocked: bool) -> None:
         """
-        The broker lets nobody publish, or does again.
+        Count the time during which the broker blocks publishers.
         """
-        self._traffic.set_blocked(blocked)
-
-    def add_publisher(self, name: str, counts: PublisherCounts) -> None:
-        """
-        Tell of a publisher, too.
-        """
-        self._traffic.publishers[name] = counts
+        self._blocked = self._blocked_seconds()
+        self._blocked_since = self._seconds() if blocked else None
 
     def histogram(self, consumer: str) -> Histogram:
         """
-        What measures how long a consumer's handlers take.
+        The histogram of handler durations of a consumer.
         """
-        return self._consumers.histogram.setdefault(consumer, Histogram(_BOUNDS))
+        return self._histograms.setdefault(consumer, Histogram(_BOUNDS))
 
     def text(self) -> bytes:
         """
-        All numbers, as Prometheus reads them.
+        All metrics in the text format of Prometheus.
         """
         from prometheus_client import generate_latest
 
-        now = self._health()
-        self._connected.set(now.connected)
-        self._blocked.set(bool(now.blocked))
-        self._ready.set(now.ready)
         return generate_latest(self.registry)
 
-    def resource(self) -> Resource:
-        """
-        The page ``/metrics``.
-        """
-        return _MetricsPage(self)
+    def _bytes(self) -> tuple[int, int]:
+        connection = self._connection
+        if connection is None:
+            return self._received, self._sent
+        return (
+            self._received + connection.bytes_received,
+            self._sent + connection.bytes_sent,
+        )
 
+    def _blocked_seconds(self) -> float:
+        if self._blocked_since is None:
+            return self._blocked
+        return self._blocked + self._seconds() - self._blocked_since
 
-class _Consumers:
-    """
-    A collector of Prometheus: all consumers, as they are when somebody looks.
-    """
-
-    def __init__(self, health: Callable[[], Health]) -> None:
-        self.histogram: dict[str, Histogram] = {}
-        self._health = health
+    # -- the collector ---------------------------------------------------------------
 
     def collect(self) -> Iterator[Metric]:
         """
-        ``prometheus_client``: somebody looks.
+        ``prometheus_client``: the metrics as they are now.
         """
+        health = self._health()
+        yield from self._daemon_metrics(health)
+        yield from self._connection_metrics()
+        yield from self._consumer_metrics(health)
+        yield from self._publisher_metrics()
+
+    def _daemon_metrics(self, health: Health) -> Iterator[Metric]:
+        from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily
+
+        yield InfoMetricFamily(
+            "txamqp091", "The version of txamqp091.", {"version": __version__}
+        )
+        yield GaugeMetricFamily(
+            "txamqp091_connected", "1 if the AMQP connection is open.", health.connected
+        )
+        yield GaugeMetricFamily(
+            "txamqp091_blocked",
+            "1 if the broker blocks publishers.",
+            bool(health.blocked),
+        )
+        yield GaugeMetricFamily(
+            "txamqp091_ready",
+            "1 if every consumer is subscribed and making progress.",
+            health.ready,
+        )
+
+    def _connection_metrics(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        received, sent = self._bytes()
+        yield CounterMetricFamily(
+            "txamqp091_connections",
+            "AMQP connections that were opened.",
+            self._connections,
+        )
+        yield CounterMetricFamily(
+            "txamqp091_received_bytes", "Bytes of AMQP that were received.", received
+        )
+        yield CounterMetricFamily(
+            "txamqp091_sent_bytes", "Bytes of AMQP that were sent.", sent
+        )
+        yield CounterMetricFamily(
+            "txamqp091_blocked_seconds",
+            "Time during which the broker blocked publishers.",
+            self._blocked_seconds(),
+        )
+        connection = self._connection
+        if connection is not None and connection.heard_at is not None:
+            yield GaugeMetricFamily(
+                "txamqp091_silence_seconds",
+                "Time since the last frame of the broker; heartbeats count.",
+                max(self._seconds() - connection.heard_at, 0.0),
+            )
+
+    def _consumer_metrics(self, health: Health) -> Iterator[Metric]:
         from prometheus_client.core import (
             CounterMetricFamily,
             GaugeMetricFamily,
@@ -163,26 +205,26 @@ class _Consumers:
         labels = ["consumer", "queue"]
         deliveries = CounterMetricFamily(
             "txamqp091_deliveries",
-            "Messages that were worked on, by what became of them.",
+            "Messages that were handled, by outcome.",
             labels=[*labels, "outcome"],
         )
         seconds = HistogramMetricFamily(
             "txamqp091_handler_seconds",
-            "How long handlers take, with the answer.",
+            "Time from the start of a handler until its message is settled.",
             labels=labels,
         )
         gauges = {
             name: GaugeMetricFamily(f"txamqp091_{name}", words, labels=labels)
-            for name, words in _GAUGES.items()
+            for name, words in _CONSUMER_GAUGES.items()
         }
-        for each in self._health().consumers:
+        for each in health.consumers:
             names = [each.name, each.queue]
             for outcome in MessageOutcome:
                 count = getattr(each.counts, outcome.name.lower())
                 deliveries.add_metric([*names, outcome.value], count)
-            if each.name in self.histogram:
-                histogram = self.histogram[each.name]
-                seconds.add_metric(names, buckets(histogram), histogram.total)
+            if each.name in self._histograms:
+                histogram = self._histograms[each.name]
+                seconds.add_metric(names, _buckets(histogram), histogram.total)
             values: dict[str, float] = {
                 "handlers_running": each.running,
                 "subscribed": each.subscribed,
@@ -197,17 +239,40 @@ class _Consumers:
         yield seconds
         yield from gauges.values()
 
+    def _publisher_metrics(self) -> Iterator[Metric]:
+        from prometheus_client.core import (
+            CounterMetricFamily,
+            GaugeMetricFamily,
+            HistogramMetricFamily,
+        )
 
-class _MetricsPage(Resource):
-    isLeaf = True
+        labels = ["publisher"]
+        for attribute, name, words in _PUBLISHER_COUNTERS:
+            counter = CounterMetricFamily(f"txamqp091_{name}", words, labels=labels)
+            for label, counts in self.publishers.items():
+                counter.add_metric([label], getattr(counts, attribute))
+            yield counter
+        unconfirmed = GaugeMetricFamily(
+            "txamqp091_unconfirmed",
+            "Messages that wait for the broker's confirm.",
+            labels=labels,
+        )
+        latencies = HistogramMetricFamily(
+            "txamqp091_confirm_seconds",
+            "Time until the broker's confirm, of a sample of the messages.",
+            labels=labels,
+        )
+        for label, counts in self.publishers.items():
+            latency = counts.latency
+            unconfirmed.add_metric([label], counts.unconfirmed)
+            latencies.add_metric([label], _buckets(latency), latency.total)
+        yield unconfirmed
+        yield latencies
 
-    def __init__(self, metrics: Metrics) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._metrics = metrics
 
-    def render_GET(self, request: Request) -> bytes:
-        """
-        Twisted: answer.
-        """
-        request.setHeader(b"content-type", CONTENT_TYPE)
-        return self._metrics.text()
+def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+    """
+    The cumulative buckets of a Prometheus histogram.
+    """
+    bounds = [*map(str, histogram.bounds), "+Inf"]
+    return list(zip(bounds, accumulate(histogram.counts), strict=True))

@@ -1,12 +1,14 @@
 # -*- test-case-name: txamqp091.test.unit.daemon.test_process -*-
 """
-A process around consumers: what a signal does to it, what it tells others, and which
-status it exits with.
+The process around consumers: signals, health, systemd and the exit status.
 
 ``twistd`` and ``twist`` exit with 0 when a service stops the reactor, whatever the
-reason; and after a SIGTERM they die of it, however orderly the end was.  `Daemon`
-takes the signals and the exit status into its own hands, so that a supervisor can
-tell how it ended.
+reason, and die of a SIGTERM, however orderly they stopped.  `Daemon` handles the
+signals and the exit status itself, so that a supervisor knows how the process ended.
+
+Before the first connection is ready, an error that only a person can correct ends the
+process with a status that names the cause.  After it, no error of the connection is
+final: the service tries again until `Settings.give_up_after` says otherwise.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import atexit
 import contextlib
 import logging
 import os
+import platform
 import signal
 import sys
 from collections.abc import Callable
@@ -29,10 +32,19 @@ from twisted.internet.interfaces import IReactorCore, IReactorFromThreads
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
+import twisted
+from txamqp091._version import __version__
+from txamqp091.daemon import logs
 from txamqp091.daemon.exit_status import ExitStatus, exit_status
 from txamqp091.daemon.systemd import Notifier
-from txamqp091.errors import TopologyFailed, printable
+from txamqp091.errors import (
+    AuthenticationFailed,
+    TopologyFailed,
+    VhostAccessRefused,
+    printable,
+)
 from txamqp091.service import AMQPClientService
+from txamqp091.service.retry import is_permanent
 from txamqp091.worker.consumer_service import ConsumerService
 from txamqp091.worker.failure_policy import Halt
 from txamqp091.worker.health import Health
@@ -42,15 +54,15 @@ _log = Logger(namespace="txamqp091.daemon")
 
 class Rereader(Protocol):
     """
-    Who reads the settings again.
+    Reads the settings again.
     """
 
     def __call__(self, daemon: Daemon) -> str:
         """
-        Do it, and change the daemon.
+        Read the settings, and change the daemon.
 
-        :returns: what there is to say about it.
-        :raises ValueError: they are wrong; nothing was changed.
+        :returns: what has changed, for the log.
+        :raises ValueError: the settings are wrong; nothing was changed.
         """
 
 
@@ -58,16 +70,17 @@ class Daemon(MultiService):
     """
     A connection and consumers that make up a process.
 
-    SIGTERM and SIGINT stop the reactor, and with it, in order, the consumers; the
-    second signal has them wait no longer for their handlers.  SIGHUP has the settings
-    read again.  When one of the consumers ends by itself, or there will be no more
-    connections, the daemon says why in one line, and all stop.
+    SIGTERM and SIGINT stop the reactor, and with it the consumers; a second signal
+    stops the waiting for running handlers.  SIGHUP reads the settings again.  SIGUSR1
+    opens the log file again.  When a consumer ends by itself, or the connection is
+    given up, the daemon logs the reason and stops.
 
-    :ivar status: what the process will exit with, as far as is known.
+    :ivar status: the exit status, as far as it is known.
     :ivar consumers: the consumers.
     :ivar client: the connection.
     :ivar stalled_after: see `ConsumerService.health`.
     :ivar expired: whether the token has expired, and there is no new one.
+    :ivar problem: another reason why the daemon is not ready; "" for none.
     """
 
     def __init__(
@@ -78,11 +91,14 @@ class Daemon(MultiService):
         notifier: Notifier | None = None,
         reread: Rereader | None = None,
         stopped: Callable[[], object] | None = None,
+        logins_expire: bool = False,
     ) -> None:
         """
-        :param notifier: the way to systemd.
+        :param notifier: the connection to systemd.
         :param reread: reads the settings again.
-        :param stopped: called when all has stopped.
+        :param stopped: called when everything has stopped.
+        :param logins_expire: whether each login has credentials of its own, such as a
+            token, so that a refused login is never final.
         """
         MultiService.__init__(self)
         self.status: int = ExitStatus.OK
@@ -90,45 +106,69 @@ class Daemon(MultiService):
         self.consumers: list[ConsumerService] = []
         self.stalled_after = 0.0
         self.expired = False
+        self.problem = ""
         self._reactor = reactor
         self._notifier = Notifier({}) if notifier is None else notifier
         self._reread = reread
         self._on_stopped = stopped
+        self._logins_expire = logins_expire
+        self._was_connected = False
         self._others: list[IService] = []
         self._cause = ""
         self._blocked = ""
+        self._summary = ""
         self._stopping: Deferred[None] | None = None
         client.observe(
-            ready=lambda connection, outcomes: self.set_blocked(""),
-            blocked=self.set_blocked,
-            unblocked=lambda: self.set_blocked(""),
+            ready=lambda connection, outcomes: self._connected(),
+            blocked=self._set_blocked,
+            unblocked=lambda: self._set_blocked(""),
+            lost=lambda reason: self._set_blocked(""),
+            recovering=lambda attempt, delay, reason: self._not_connected(reason),
             failed=self.gave_up,
+        )
+        client.observe(
+            ready=self._tell,
+            lost=self._tell,
+            recovering=self._tell,
+            subscribed=self._tell,
+            unsubscribed=self._tell,
+            refused=self._tell,
         )
 
     def add(self, consumer: ConsumerService) -> None:
         """
-        Have one more consumer.
+        Add a consumer.
         """
         self.consumers.append(consumer)
         consumer.setServiceParent(self)  # type: ignore[no-untyped-call]
 
     def add_other(self, service: IService) -> None:
         """
-        Have a service that runs for as long as the consumers do, and a little longer.
+        Add a service that stops after the consumers have stopped.
         """
         self._others.append(service)
         service.setServiceParent(self)
 
+    @property
+    def has_consumed(self) -> bool:
+        """
+        Whether a consumer has been subscribed since the start.
+        """
+        return any(each.consumed for each in self.consumers)
+
     def health(self) -> Health:
         """
-        How it is, now.
+        The health of the daemon, now.
         """
+        error = self.client.error
         return Health(
             consumers=[each.health(self.stalled_after) for each in self.consumers],
             connected=self.client.connection is not None,
+            error="" if error is None else printable(str(error), 500),
             blocked=self._blocked,
             stopping=bool(self._cause) or self._stopping is not None,
             expired=self.expired,
+            problem=self.problem,
             undeclared=[
                 printable(str(each), 500)
                 for each in self.client.outcomes
@@ -142,8 +182,14 @@ class Daemon(MultiService):
         """
         Twisted: start the consumers, and take over signals and exit status.
         """
+        _log.info(
+            "txamqp091 {version} (Twisted {twisted}, Python {python})",
+            version=__version__,
+            twisted=twisted.__version__,
+            python=platform.python_version(),
+        )
         atexit.register(self._exit)
-        # When it runs: the reactor's own handlers would come later, and stay.
+        # Later than the reactor, which installs handlers of its own when it starts.
         self._reactor.callWhenRunning(self._take_signals)
         MultiService.startService(self)
         for consumer in self.consumers:
@@ -156,21 +202,36 @@ class Daemon(MultiService):
         self.client.when_ready().addErrback(self._topology_failed)
 
     def _is_ready(self, _: object) -> None:
-        self._notifier.ready(self._summary())
+        self._summary = self._summarize()
+        self._notifier.ready(self._summary)
 
-    def _summary(self) -> str:
+    def _tell(self, *_: object) -> None:
+        """
+        Tell systemd how the daemon is, if that has changed.
+        """
+        if self._stopping is not None:
+            return
+        summary = self._summarize()
+        if summary != self._summary:
+            self._summary = summary
+            self._notifier.status(summary)
+
+    def _summarize(self) -> str:
+        health = self.health()
+        if health.problems:
+            return f"Not ready: {'; '.join(health.problems)}"
         return "Consuming from " + ", ".join(each.queue for each in self.consumers)
 
     def stopService(self) -> Deferred[None]:
         """
-        Twisted: stop the consumers, in order, then the connection, then the rest.
+        Twisted: stop the consumers, then the connection, then the other services.
 
-        :returns: fires when all that is done.
+        :returns: fires when everything has stopped; does not fail.
         """
         if self._stopping is None:
             self._notifier.stopping(f"Stopping: {self._cause or 'the reactor stops'}")
             self._stopping = Deferred.fromCoroutine(self._stop())
-        # Each has a Deferred of their own.
+        # Each caller gets a Deferred of its own.
         result: Deferred[None] = Deferred()
         self._stopping.addCallback(lambda _: result.callback(None))
         return result
@@ -184,7 +245,7 @@ class Daemon(MultiService):
             stopping = cast("Deferred[Any]", MultiService.stopService(self))
             await stopping
         except Exception:
-            _log.failure("The daemon was not stopped in order")
+            _log.failure("An unexpected error interrupted the stop")
         self._stopped()
 
     def _stopped(self) -> None:
@@ -210,12 +271,11 @@ class Daemon(MultiService):
         self, error: BaseException | None, status: int, failure: Failure | None = None
     ) -> None:
         """
-        End the process.
+        End the process because of an error.
 
-        :param error: why.
-        :param failure: the same, if its traceback is to be logged.
+        :param failure: the error with its traceback, which is logged then.
         """
-        if self._cause:  # it ends already
+        if self._cause:  # the process ends already
             return
         self.status = status
         self._cause = f"exit status {status}"
@@ -233,7 +293,7 @@ class Daemon(MultiService):
 
     def finish(self, cause: str, status: int) -> None:
         """
-        End the process, since it has done what it was for.
+        End the process, as its work is done.
         """
         if not self._cause:
             self._cause, self.status = cause, status
@@ -241,48 +301,71 @@ class Daemon(MultiService):
 
     def _consumer_ended(self, failure: Failure, consumer: ConsumerService) -> None:
         """
-        A consumer has ended by itself.
+        End the process, as a consumer has ended.
         """
         error = failure.value
         if isinstance(error, Halt):
             status: int = ExitStatus.HALTED if error.status is None else error.status
             said = f"Halt: {error}" if str(error) else "Halt"
-            self.end(Exception(f"the consumer {consumer.label} said {said}"), status)
+            self.end(Exception(f"the consumer {consumer.label} raised {said}"), status)
             return
         self._failed(error, consumer.consumed, failure)
 
     def _topology_failed(self, failure: Failure) -> None:
         """
-        The broker refuses what is to be declared; or there is no connection, which is
-        told to the observer.
+        End the process if the broker refuses to declare the topology at the start.
+        (That there is no connection is told to the observer.)
         """
-        if failure.check(TopologyFailed) and not self._has_consumed():
-            self._failed(failure.value, False, failure)
+        error = failure.value
+        if self.has_consumed or not isinstance(error, TopologyFailed):
+            return
+        if any(is_permanent(each) for _, each in error.failures):
+            self._failed(error, False, failure)
 
     def _failed(
-        self, error: BaseException | None, consuming: bool, failure: Failure | None
+        self,
+        error: BaseException | None,
+        consuming: bool,
+        failure: Failure | None = None,
     ) -> None:
         status = exit_status(error, consuming)
-        shown = failure if status is ExitStatus.SOFTWARE else None
-        self.end(error, status, shown)
+        if status is ExitStatus.SOFTWARE:
+            self.end(error, status, failure or Failure(error or Exception()))
+        else:
+            self.end(error, status)
 
-    def _has_consumed(self) -> bool:
-        return any(each.consumed for each in self.consumers)
+    def _connected(self) -> None:
+        """
+        There is a connection.
+        """
+        self._was_connected = True
+        self.expired = False
+        self._set_blocked("")
+
+    def _not_connected(self, reason: BaseException) -> None:
+        """
+        An attempt to connect has failed, and there will be another one.  End the
+        process if there never was a connection, and waiting does not help.
+        """
+        if self._was_connected or not is_permanent(reason):
+            return
+        if not (self._logins_expire and _is_for_other_credentials(reason)):
+            self.gave_up(reason)
 
     def gave_up(self, reason: BaseException) -> None:
         """
-        There will be no more connections.
+        End the process, as there will be no further attempts to connect.
         """
-        self._failed(reason, self._has_consumed(), None)
+        self._failed(reason, self.has_consumed)
 
-    def set_blocked(self, reason: str) -> None:
+    def _set_blocked(self, reason: str) -> None:
         """
-        The broker lets nobody publish, or does again.
+        The broker blocks publishers, or, with "", does so no longer.
         """
         self._blocked = reason
 
     def _stop_reactor(self) -> None:
-        with contextlib.suppress(ReactorNotRunning):  # it stops already
+        with contextlib.suppress(ReactorNotRunning):  # it is stopping already
             self._reactor.stop()
 
     # -- signals and the exit --------------------------------------------------------
@@ -292,43 +375,48 @@ class Daemon(MultiService):
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._on_signal)
             if hasattr(signal, "SIGHUP"):
-                signal.signal(signal.SIGHUP, self._on_hangup)
+                signal.signal(signal.SIGHUP, self._on_signal)
+                signal.signal(signal.SIGUSR1, self._on_signal)
 
     def _on_signal(self, number: int, frame: object) -> None:
-        # Here anything may be in the middle of anything.
+        # A signal interrupts the reactor anywhere.
         threads = cast(IReactorFromThreads, self._reactor)
-        threads.callFromThread(self._signalled, signal.Signals(number).name)
-
-    def _on_hangup(self, number: int, frame: object) -> None:
-        threads = cast(IReactorFromThreads, self._reactor)
-        threads.callFromThread(self.reread)
+        match signal.Signals(number).name:
+            case "SIGHUP":
+                threads.callFromThread(self.reread)
+            case "SIGUSR1":
+                threads.callFromThread(logs.reopen)
+            case name:
+                threads.callFromThread(self._signalled, name)
 
     def reread(self) -> None:
         """
-        Read the settings again.  When they are wrong, nothing changes.
+        Read the settings again.  If they are wrong, nothing changes.
         """
         if self._reread is None or self._cause:
-            _log.info("SIGHUP: there is nothing to read again")
+            _log.info("SIGHUP: nothing to read")
             return
         self._notifier.reloading()
         try:
             said = self._reread(self)
         except ValueError as error:
             _log.error(
-                "SIGHUP: nothing was changed: {error}",
+                "SIGHUP: nothing has changed: {error}",
                 error=printable(str(error), 500),
             )
         except Exception:
-            _log.failure("SIGHUP: the settings could not be read")
+            _log.failure("SIGHUP: an unexpected error interrupted the reading")
         else:
             _log.info("SIGHUP: {said}", said=said)
-        self._notifier.ready(self._summary())
+        self._is_ready(None)
 
     def _signalled(self, name: str) -> None:
         running = sum(each.running_handlers for each in self.consumers)
         if self._cause:
             _log.info(
-                "{name}: giving up {running} handlers", name=name, running=running
+                "{name}: no longer waiting for {running} running handlers",
+                name=name,
+                running=running,
             )
             for consumer in self.consumers:
                 consumer.skip_grace_period()
@@ -336,7 +424,7 @@ class Daemon(MultiService):
             return
         self._cause = name
         _log.info(
-            "{name}: taking no more messages, {running} handlers are running",
+            "{name}: stopping, with {running} handlers running",
             name=name,
             running=running,
         )
@@ -344,8 +432,8 @@ class Daemon(MultiService):
 
     def _exit(self) -> None:
         """
-        Called when the interpreter ends, after the reactor, ``twistd`` and all that
-        was registered later: the one place left that the status can be set at.
+        Exit with the status: called when the interpreter ends, which is the last
+        opportunity to set it.
         """
         if self.status == ExitStatus.OK:
             return
@@ -354,3 +442,12 @@ class Daemon(MultiService):
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()
         os._exit(self.status)
+
+
+def _is_for_other_credentials(reason: BaseException) -> bool:
+    """
+    Whether the broker may accept other credentials.
+    """
+    if isinstance(reason, VhostAccessRefused):
+        return "not found" not in reason.reply_text
+    return isinstance(reason, AuthenticationFailed)

@@ -1,27 +1,37 @@
 # -*- test-case-name: txamqp091.test.unit.daemon.test_settings -*-
 """
-The settings of the daemon: what there is, and what it means.
+The settings of the daemon: `Settings`, and the rules that settings follow together.
 
-Those of a consumer are in `txamqp091.daemon.consumer_settings`, and what goes together
-in `txamqp091.daemon.validation`.  Where settings come from is in
-`txamqp091.daemon.settings_loading`; who the broker is, with passwords, in
-`txamqp091.daemon.broker_login`.
+The settings of a consumer are in `txamqp091.daemon.consumer_settings`.
+`txamqp091.daemon.settings_loading` reads settings, and
+`txamqp091.daemon.broker_login` finds the broker's URI and password.
 """
 
 from __future__ import annotations
 
-__all__ = ["LogFormat", "LogSettings", "LogThreshold", "Settings"]
+__all__ = [
+    "LogFormat",
+    "LogSettings",
+    "LogThreshold",
+    "ReconnectSettings",
+    "Settings",
+]
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
-from txamqp091.daemon.consumer_settings import ConsumerSettings
-from txamqp091.daemon.settings_schema import setting
-from txamqp091.daemon.tokens import TokenSettings
-from txamqp091.protocol import AMQPProtocol
-from txamqp091.service import Entity, Topology
-from txamqp091.worker.retry_queues import broker_delays
+from txamqp091.daemon.consumer_settings import (
+    ConsumerSettings,
+    QueueType,
+    RetryMethod,
+    RetrySettings,
+)
+from txamqp091.daemon.settings_schema import Problem, setting
+from txamqp091.daemon.tokens import TokenSettings, check_token
+from txamqp091.service import Queue, Topology
+from txamqp091.worker.failure_policy import OnError
 
 
 class LogFormat(Enum):
@@ -61,6 +71,24 @@ class LogSettings:
         "Log each message that was worked on, not only those that failed.",
         False,
         reload=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReconnectSettings:
+    """
+    ``[reconnect]``
+    """
+
+    initial_delay: float = setting(
+        "Delay in seconds before the first attempt to connect again.  Each delay is "
+        "twice the one before, and shortened at random by up to a half.",
+        0.5,
+        least=0.01,
+        most=3600,
+    )
+    max_delay: float = setting(
+        "Longest delay in seconds between two attempts.", 10.0, least=0.01, most=3600
     )
 
 
@@ -131,6 +159,7 @@ class Settings:
         most=31_536_000,
         reload=True,
     )
+    reconnect: ReconnectSettings = setting("See ``[reconnect]``.", ReconnectSettings())
     log: LogSettings = setting("See ``[log]``.", LogSettings())
     consumers: tuple[ConsumerSettings, ...] = setting("See ``[[consumers]]``.", ())
     exchanges: tuple[dict[str, Any], ...] = setting(
@@ -154,27 +183,232 @@ class Settings:
 
     def topology(self) -> Topology:
         """
-        All that is to be declared.
+        All exchanges, queues and bindings to declare.
+
+        :raises ValueError: the settings contradict each other.
         """
-        topology = Topology.from_dict(
+        topology = self._listed()
+        for consumer in self.consumers:
+            topology = topology.with_(*consumer.entities())
+        return topology
+
+    def _listed(self) -> Topology:
+        """
+        What the lists of exchanges, queues and bindings declare.
+        """
+        return Topology.from_dict(
             {
                 "exchanges": list(self.exchanges),
                 "queues": list(self.queues),
                 "bindings": list(self.bindings),
             }
         )
-        for consumer in self.consumers:
-            topology = topology.with_(*consumer.entities())
-        return topology
 
-    def adapt(self, connection: AMQPProtocol, topology: Topology) -> Topology:
+    def validate(self) -> None:
         """
-        Leave out the delay queues that a broker has no need of.
+        Check that the settings agree with each other.
+
+        :raises Problem: they do not.
         """
-        needless: list[Entity] = []
-        for consumer in self.consumers:
-            if consumer.may_leave_it_to_the_broker():
-                needless += consumer.retry_queues().delaying()
-        if broker_delays(connection.server_properties):
-            return topology.without(*needless)
-        return topology.with_(*needless)
+        if not self.consumers:
+            raise Problem("consumers", "there are none")
+        if self.token is not None:
+            if self.password_file:
+                raise Problem("password_file", "there is a token too")
+            check_token(self.token)
+        if self.reconnect.initial_delay > self.reconnect.max_delay:
+            raise Problem(
+                "reconnect.max_delay",
+                f"is {self.reconnect.max_delay:g}, less than initial_delay, which is "
+                f"{self.reconnect.initial_delay:g}",
+            )
+        try:
+            listed = self._listed()
+        except (ValueError, TypeError) as error:
+            path, _, text = str(error).partition(": ")
+            raise Problem(path, text or "is not understood") from None
+        labels: set[str] = set()
+        for number, consumer in enumerate(self.consumers):
+            path = f"consumers[{number}]"
+            if consumer.label in labels:
+                raise Problem(
+                    f"{path}.name",
+                    f"{consumer.label!r} is the name of another consumer too: give "
+                    "the consumers different names",
+                )
+            labels.add(consumer.label)
+            case = _Case(consumer, listed.queue(consumer.queue))
+            for rule in _RULES:
+                if rule.is_broken(case):
+                    raise Problem(f"{path}.{rule.path}", rule.text.format(case=case))
+        try:
+            self.topology()
+        except ValueError as error:
+            raise Problem("consumers", str(error)) from None
+
+
+# -- rules for the settings of a consumer ------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Case:
+    """
+    A consumer under validation.
+
+    :ivar queue: its queue, if that is in the list of queues.
+    """
+
+    consumer: ConsumerSettings
+    queue: Queue | None
+
+    @property
+    def retry(self) -> RetrySettings:
+        """
+        The consumer's table ``retry``; without one, a table that breaks no rule.
+        """
+        return self.consumer.retry or RetrySettings(dead_letters=True)
+
+    @property
+    def is_stream(self) -> bool:
+        """
+        Whether the consumer says that its queue is a stream.
+        """
+        return self.consumer.stream_offset is not None
+
+    @property
+    def order(self) -> str:
+        """
+        ``order_by``.
+        """
+        return self.consumer.order_by
+
+    @property
+    def has_dead_letters(self) -> bool:
+        """
+        Whether messages that failed for the last time have a place to go to.
+        """
+        retry, queue = self.retry, self.queue
+        listed = queue is not None and "x-dead-letter-exchange" in queue.arguments
+        return bool(retry.parking) or retry.dead_letters or listed
+
+
+class _Rule(NamedTuple):
+    """
+    A rule for the settings of a consumer.
+
+    :ivar path: the setting to name when the rule is broken.
+    :ivar text: what is wrong then; may have fields of the case.
+    """
+
+    path: str
+    is_broken: Callable[[_Case], object]
+    text: str
+
+
+_RULES = (
+    _Rule(
+        "concurrency",
+        lambda case: (
+            (case.consumer.concurrency or 0) > (case.consumer.prefetch or 0xFFFF)
+        ),
+        "is {case.consumer.concurrency}, more than prefetch, which is "
+        "{case.consumer.prefetch}: the rest would never have a message",
+    ),
+    _Rule(
+        "order_by",
+        lambda case: case.order == "header:",
+        "lacks the name of the header",
+    ),
+    _Rule(
+        "order_by",
+        lambda case: (
+            case.order not in ("", "routing-key")
+            and not case.order.startswith("header:")
+        ),
+        "is {case.order!r}, neither routing-key nor header:NAME",
+    ),
+    _Rule(
+        "declare",
+        lambda case: case.consumer.declare and case.queue is not None,
+        "is true, and the queue {case.consumer.queue!r} is in the list of queues too",
+    ),
+    _Rule(
+        "stream_offset",
+        lambda case: (
+            not case.is_stream and case.queue is not None and case.queue.is_stream
+        ),
+        "is missing: the queue {case.consumer.queue!r} is a stream",
+    ),
+    _Rule(
+        "offset_file",
+        lambda case: not case.is_stream and case.consumer.offset_file,
+        "is for streams: see stream_offset",
+    ),
+    _Rule(
+        "declare",
+        lambda case: case.is_stream and case.consumer.declare,
+        "is not for streams: put the stream into the list of queues, with its "
+        "retention",
+    ),
+    _Rule(
+        "stream_offset",
+        lambda case: (
+            case.is_stream and case.queue is not None and not case.queue.is_stream
+        ),
+        "is for streams, and the queue {case.consumer.queue!r} is not a stream",
+    ),
+    _Rule(
+        "prefetch",
+        lambda case: case.is_stream and not case.consumer.prefetch,
+        "is 0, and a stream needs a limit",
+    ),
+    _Rule(
+        "retry",
+        lambda case: case.is_stream and case.consumer.retry is not None,
+        "is not for streams: a stream does not take messages back",
+    ),
+    _Rule(
+        "on_error",
+        lambda case: (
+            case.is_stream
+            and case.consumer.on_error not in (OnError.REJECT, OnError.HALT)
+        ),
+        'has to be "reject", which skips the message, or "halt", for a stream: a '
+        "stream does not take messages back",
+    ),
+    _Rule(
+        "on_error",
+        lambda case: (
+            case.consumer.on_error is OnError.RETRY and case.consumer.retry is None
+        ),
+        'is "retry", and there is no table retry that says where dead messages go',
+    ),
+    _Rule("retry.delays", lambda case: not case.retry.delays, "is empty"),
+    _Rule(
+        "retry.queue_type",
+        lambda case: case.retry.queue_type is QueueType.DEFAULT,
+        "is neither quorum nor classic",
+    ),
+    _Rule(
+        "retry.parking",
+        lambda case: case.retry.parking == case.consumer.queue,
+        "is the consumer's own queue",
+    ),
+    _Rule(
+        "retry.parking",
+        lambda case: not case.has_dead_letters,
+        "is missing: a message that failed for the last time would be lost.  Name a "
+        "queue for such messages; or set dead_letters = true if the queue has a "
+        "dead-letter exchange by a policy of the broker",
+    ),
+    _Rule(
+        "retry.method",
+        lambda case: (
+            case.retry.method is RetryMethod.BROKER
+            and not (
+                case.consumer.declare and case.consumer.queue_type is QueueType.QUORUM
+            )
+        ),
+        'is "broker", which needs declare = true and a quorum queue',
+    ),
+)

@@ -28,7 +28,6 @@ from txamqp091.daemon.broker_login import LOGIN_VARIABLES
 from txamqp091.daemon.consumer_settings import ConsumerSettings
 from txamqp091.daemon.settings import LogSettings, Settings
 from txamqp091.daemon.settings_schema import Problem, build, from_text, settings_of
-from txamqp091.daemon.validation import check
 
 #: What the names of our environment variables begin with.
 PREFIX = "TXAMQP091_"
@@ -63,7 +62,7 @@ def load(
         for name, text in flags.items():
             _merge_flag(data, name, text)
         settings = build(Settings, data)
-        check(settings)
+        settings.validate()
     except Problem as problem:
         if path is None or problem.path.startswith((PREFIX, "--")):
             raise
@@ -248,7 +247,7 @@ def reloaded(old: Settings, new: Settings) -> Settings:
         _changed(each, found.get(each.label, each)) for each in old.consumers
     )
     settings = dataclasses.replace(settings, consumers=consumers)
-    check(settings)
+    settings.validate()
     return settings
 
 

@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.unit.daemon.test_tokens -*-
 """
-Where a daemon's token comes from: a file, a variable, a command, or a function; and how
+Where a daemon's token comes from: a file, a command, or a function; and how
 long it is good for.  What is done with it then is in
 `txamqp091.service`.
 
@@ -14,7 +14,6 @@ __all__ = ["TokenSettings", "TokenSource", "check_token", "find_token"]
 import base64
 import binascii
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +34,7 @@ from txamqp091.service import Secret, SecretUnavailable
 #: How much a command may say, in bytes: more is no token.
 _MOST = 1 << 20
 
-_SOURCES = ("file", "variable", "command", "function")
+_SOURCES = ("file", "command", "function")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +48,6 @@ class TokenSettings:
         "``uri_file``.",
         "",
     )
-    variable: str = setting("The environment variable with the token.", "")
     command: tuple[str, ...] = setting(
         "A program that prints the token, and its arguments; no shell is involved.", ()
     )
@@ -104,8 +102,6 @@ def find_token(settings: TokenSettings) -> None:
     """
     if settings.command and shutil.which(settings.command[0]) is None:
         raise Problem("token.command", f"there is no program {settings.command[0]!r}")
-    if settings.variable and not os.environ.get(settings.variable):
-        raise Problem("token.variable", f"{settings.variable} is not set")
     if settings.function:
         _load(settings.function)
 
@@ -178,8 +174,6 @@ class TokenSource:
             return self._function()
         if settings.command:
             return _run(self._reactor, settings.command)
-        if settings.variable:
-            return os.environ.get(settings.variable, "")
         return _read(settings.file)
 
     def _secret(self, found: object) -> Secret:

@@ -1,7 +1,7 @@
 # -*- test-case-name: txamqp091.test.unit.daemon.test_topology_diff -*-
 """
-What would the daemon find?  A process that compares what its settings declare with what
-the broker has, says so, changes nothing, and ends.
+``--diff``: a process that compares the topology of its settings with the broker's,
+prints the differences, and ends without changing anything.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class _Comparison:
         comparing.addErrback(self._failed)
 
     async def _compare(self, connection: AMQPProtocol) -> None:
-        declared = self._settings.adapt(connection, self._settings.topology())
+        declared = self._settings.topology()
         # What others have to declare is to be there, whatever it is like.
         needed = Topology.of(
             *(

@@ -73,7 +73,6 @@ class AMQPClientService(Service):
         where: Where,
         *,
         topology: Topology | None = None,
-        adapt: Callable[[AMQPProtocol, Topology], Topology] | None = None,
         credentials: ICredentials | Sequence[ICredentials] | None = None,
         parameters: ConnectionParameters | None = None,
         policy: RetryPolicy | None = None,
@@ -87,8 +86,6 @@ class AMQPClientService(Service):
             `txamqp091.service.addresses.Address` or
             `txamqp091.service.addresses.SRVRecords`; or a sequence of these.
         :param topology: what should be there.
-        :param adapt: called with each new connection and the topology before that is
-            declared; returns what should be there on a broker such as this one.
         :param credentials: as whom to log in, instead of what the first says.
         :param parameters: everything else, where ``where`` is an endpoint.
         :param name: the name that RabbitMQ shows for the connection.
@@ -113,7 +110,6 @@ class AMQPClientService(Service):
             adapt=lambda each: replace(each, **changes),
         )
         self._recovery = TopologyRecovery(reactor, self.policy, topology or Topology())
-        self._recovery.adapt = adapt
         self._recovery.changed = self._topology_changed
         self._observers = ServiceObservers()
         self._consumer_observers = ConsumerObservers()

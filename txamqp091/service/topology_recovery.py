@@ -59,7 +59,6 @@ class TopologyRecovery:
     The topology of a service.
 
     :ivar topology: what should be there.
-    :ivar adapt: makes it fit a new connection, if that is needed.
     :ivar changed: told when it is known whether all of it stands: with None if it
         does, or the error if a part is refused; and with the keys of the queues that
         were declared again.
@@ -69,7 +68,6 @@ class TopologyRecovery:
         self, reactor: IReactorTime, policy: RetryPolicy, topology: Topology
     ) -> None:
         self.topology = topology
-        self.adapt: Callable[[AMQPProtocol, Topology], Topology] | None = None
         self.changed: Callable[[BaseException | None, set[str]], object]
         self._reactor = reactor
         self._policy = policy
@@ -110,8 +108,6 @@ class TopologyRecovery:
         seconds = connection.parameters.heartbeat or _NO_HEARTBEAT
         self._locked_until = self._reactor.seconds() + 2 * seconds + 5
         self._lock = DeferredLock()
-        if self.adapt is not None:
-            self.topology = self.adapt(connection, self.topology)
         declared = self.topology
         try:
             await self._declare(connection, declared)

@@ -62,17 +62,21 @@ class Health:
     How the daemon is.
 
     :ivar connected: whether AMQP is open.
+    :ivar error: why it is not, or why the last connection ended; "" if unknown.
     :ivar blocked: why the broker lets nobody publish; "" if it does.
     :ivar stopping: whether the daemon is about to end.
     :ivar expired: whether the token has expired, and there is no new one.
+    :ivar problem: another reason why the daemon is not ready; "" for none.
     :ivar undeclared: what is to be declared, and could not be, and why.
     """
 
     consumers: Sequence[ConsumerHealth] = ()
     connected: bool = True
+    error: str = ""
     blocked: str = ""
     stopping: bool = False
     expired: bool = False
+    problem: str = ""
     undeclared: Sequence[str] = ()
 
     @property
@@ -82,9 +86,13 @@ class Health:
         """
         problems = ["stopping"] if self.stopping else []
         if not self.connected:
-            problems.append("not connected")
+            problems.append(
+                f"not connected: {self.error}" if self.error else "not connected"
+            )
         if self.expired:
             problems.append("the token has expired")
+        if self.problem:
+            problems.append(self.problem)
         problems += [f"not declared: {each}" for each in self.undeclared]
         for each in self.consumers:
             if each.problem:

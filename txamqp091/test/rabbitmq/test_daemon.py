@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.task import deferLater
 
+from txamqp091._version import __version__
 from txamqp091.channel import Channel
 from txamqp091.daemon.exit_status import ExitStatus
 from txamqp091.message import Message
@@ -26,6 +28,8 @@ from txamqp091.worker.counts import Counts
 DRAINS = 20 if os.environ.get("TXAMQP091_NIGHTLY") else 3
 
 CANARY = "canary-password"
+
+HANDLER = "txamqp091.test.support.daemon_handlers:plain"
 
 
 def reactor_in_use() -> Any:
@@ -372,7 +376,7 @@ class EndTests(DaemonTestCase):
         await self.publish(queue, "a")
         daemon = self.daemon(queue, "halting")
         line = await self.assert_ends(daemon, ExitStatus.HALTED)
-        self.assertIn(f"the consumer {queue} said Halt: the disk is full", line)
+        self.assertIn(f"the consumer {queue} raised Halt: the disk is full", line)
         self.assertEqual(await self.left(queue), ["a"])
 
 
@@ -455,3 +459,61 @@ class CommandLineTests(DaemonTestCase):
         daemon = self.daemon("work", "plain", "--give-up-after=0.5", uri=uri)
         self.assertEqual(await daemon.when_ended(), ExitStatus.UNAVAILABLE)
         self.assertNotIn(CANARY, daemon.output + daemon.errors)
+
+    async def test_container(self) -> None:
+        """
+        A pid file that was left behind, with the number that the process has again,
+        stops no daemon in the foreground.
+        """
+        [port] = free_ports(1)
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        (folder / "twistd.pid").write_text(f"{os.getpid()}")
+        daemon = DaemonProcess(
+            *("--queue", "work", "--handler", HANDLER, "--give-up-after=0.5"),
+            runner="twistd -n",
+            environment={"TXAMQP091_URI": f"amqp://127.0.0.1:{port}"},
+            directory=folder,
+        )
+        self.addCleanup(daemon.end)
+        self.assertEqual(await daemon.when_ended(), ExitStatus.UNAVAILABLE)
+        self.assertEqual((folder / "twistd.pid").read_text(), f"{os.getpid()}")
+
+    async def test_not_utf8(self) -> None:
+        """
+        Bytes that are not UTF-8 have a line and a status, wherever they are.
+        """
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        secret = f"amqp://u:{CANARY}\udce4@h"
+        (folder / "uri").write_bytes(secret.encode("utf-8", "surrogateescape"))
+        (folder / "consumer.toml").write_bytes(b"name = 'a\xe4'")
+        needed = ["--queue", "work", "--handler", HANDLER]
+        for name, arguments, variables in (
+            ("--uri", [*needed, "--uri", secret], {}),
+            ("--queue", [*needed[2:], "--queue", "a\udce4"], {}),
+            ("TXAMQP091_URI", needed, {"TXAMQP091_URI": secret}),
+            ("TXAMQP091_PASSWORD", needed, {"TXAMQP091_PASSWORD": f"{CANARY}\udce4"}),
+            ("TXAMQP091_NAME", needed, {"TXAMQP091_NAME": "\udce4"}),
+            (
+                "TXAMQP091_URI_FILE",
+                needed,
+                {"TXAMQP091_URI": "", "TXAMQP091_URI_FILE": str(folder / "uri")},
+            ),
+            ("consumer.toml", ["--config", str(folder / "consumer.toml")], {}),
+        ):
+            environment = {"TXAMQP091_URI": "amqp://h", **variables}
+            daemon = DaemonProcess(*arguments, environment=environment)
+            self.addCleanup(daemon.end)
+            line = await self.assert_refused(daemon, ExitStatus.CONFIG)
+            self.assertIn(name, line)
+            self.assertIn("is not UTF-8", line)
+
+    async def test_version(self) -> None:
+        """
+        ``--version`` prints the version.
+        """
+        daemon = DaemonProcess("--version")
+        self.addCleanup(daemon.end)
+        self.assertEqual(await daemon.when_ended(), 0)
+        self.assertTrue(daemon.output.startswith(f"txamqp091 {__version__} (Twisted "))

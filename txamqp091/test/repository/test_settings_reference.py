@@ -6,6 +6,7 @@ The documents of the daemon's settings, held true.
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import subprocess
 import sys
@@ -17,14 +18,14 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from txamqp091.daemon.exit_status import ExitStatus
 from txamqp091.daemon.metrics import Metrics, NotInstalled
-from txamqp091.daemon.reference import reference
 from txamqp091.daemon.settings_loading import load, variables
 from txamqp091.test.support.checkout import CHECKOUT
 from txamqp091.worker.counts import MessageOutcome
 from txamqp091.worker.health import ConsumerHealth, Health
 
 DOCS = CHECKOUT / "docs"
-COMMAND = "python -m txamqp091.daemon.reference"
+UNITS = ("txamqp091@.service", "orders@.service")
+COMMAND = "python docs/settings_reference.py"
 
 
 class ReferenceTests(SynchronousTestCase):
@@ -40,24 +41,19 @@ class ReferenceTests(SynchronousTestCase):
         """
         ``configuration.rst`` ends with the reference as it is made from the settings.
         """
-        text = (DOCS / "configuration.rst").read_text()
-        self.assertTrue(text.endswith(reference()), f"make it by: {COMMAND}")
-        for each in variables():
-            self.assertIn(f"``{each}``", text)
-
-    def test_command(self) -> None:
-        """
-        A command prints it.
-        """
         done = subprocess.run(
-            [sys.executable, "-m", "txamqp091.daemon.reference"],
-            cwd=DOCS.parent,
+            [sys.executable, *COMMAND.split()[1:]],
+            cwd=CHECKOUT,
+            env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
             capture_output=True,
             text=True,
             check=True,
             timeout=120,
         )
-        self.assertEqual(done.stdout, reference())
+        text = (DOCS / "configuration.rst").read_text()
+        self.assertTrue(text.endswith(done.stdout), f"run {COMMAND} --update")
+        for each in variables():
+            self.assertIn(f"``{each}``", text)
 
     def test_example(self) -> None:
         """
@@ -83,47 +79,79 @@ class ReferenceTests(SynchronousTestCase):
         found = re.findall(
             r"^# TYPE txamqp091_(\w+) (?:counter|gauge|histogram)$", text, re.MULTILINE
         )
-        table = (DOCS / "daemon.rst").read_text().partition("The numbers are these")[2]
+        table = (DOCS / "daemon.rst").read_text().partition("The metrics are these")[2]
         named = set(re.findall(r"``(\w+)``", table.partition("With ``tracing")[0]))
-        named -= {"txamqp091_", "outcome", "publisher", "retries", "handlers"}
+        named -= {
+            "txamqp091_",
+            "outcome",
+            "publisher",
+            "retries",
+            "handlers",
+            "version",
+        }
         named -= {each.value for each in MessageOutcome}
         created = {each for each in found if each.endswith("_created")}
         self.assertEqual({*found} - created, named)
 
-    def test_unit(self) -> None:
+    def unit(self, name: str) -> configparser.SectionProxy:
         """
-        The unit file starts the daemon, gives it more time to stop than it takes, and
-        does not start it again where that is of no use.
+        What a unit file says of its service.
         """
-        path = DOCS / "examples" / "txamqp091@.service"
         unit = configparser.ConfigParser(interpolation=None, strict=False)
         unit.optionxform = str  # type: ignore[assignment, method-assign]
-        unit.read(path)
-        service = unit["Service"]
-        self.assertIn("amqp-consumer --config", service["ExecStart"])
-        self.assertEqual(service["Type"], "notify")
-        self.assertEqual(service["ExecReload"], "/bin/kill -HUP $MAINPID")
-        self.assertGreater(int(service["TimeoutStopSec"]), 30)
-        useless = {int(each) for each in service["RestartPreventExitStatus"].split()}
-        self.assertLessEqual(useless, {int(each) for each in ExitStatus})
-        self.assertIn(ExitStatus.CONFIG, useless)
-        self.assertNotIn(ExitStatus.LOST, useless)
+        unit.read(DOCS / "examples" / name)
+        return unit["Service"]
+
+    def test_unit(self) -> None:
+        """
+        The unit files start the daemon, give it more time to stop than it takes, and do
+        not restart it where only a person can help.
+        """
+        for name in UNITS:
+            service = self.unit(name)
+            self.assertIn("twistd -n amqp-consumer --config", service["ExecStart"])
+            self.assertEqual(service["Type"], "notify")
+            self.assertEqual(service["ExecReload"], "/bin/kill -HUP $MAINPID")
+            self.assertGreater(int(service["TimeoutStopSec"]), 30)
+            self.assertIn("%i", service["StateDirectory"])
+            final = {int(each) for each in service["RestartPreventExitStatus"].split()}
+            self.assertEqual(
+                final,
+                {
+                    ExitStatus.USAGE,
+                    ExitStatus.NO_HANDLER,
+                    ExitStatus.CONFIG,
+                    ExitStatus.HALTED,
+                },
+            )
+
+    def test_several(self) -> None:
+        """
+        Processes of one file have different admin sites and names.
+        """
+        environment = self.unit("orders@.service")["Environment"].split()
+        known = [*variables()]
+        for each in environment:
+            name, _, value = each.partition("=")
+            self.assertIn(name, known)
+            self.assertIn("%i", value)
 
     def test_unit_verified(self) -> None:
         """
-        systemd finds nothing wrong with it.
+        systemd finds nothing wrong with the unit files.
         """
         if which("systemd-analyze") is None:
             raise SkipTest("there is no systemd here")
-        text = (DOCS / "examples" / "txamqp091@.service").read_text()
-        folder = Path(self.mktemp())
-        folder.mkdir()
-        unit = folder / "txamqp091@test.service"
-        unit.write_text(text.replace("/srv/consumers/bin/twistd", "/bin/true"))
-        done = subprocess.run(
-            ["systemd-analyze", "verify", str(unit.absolute())],
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        self.assertNotIn("txamqp091@", done.stderr)
+        for name in UNITS:
+            text = (DOCS / "examples" / name).read_text()
+            folder = Path(self.mktemp())
+            folder.mkdir()
+            unit = folder / name.replace("@", "@1")
+            unit.write_text(text.replace("/srv/consumers/bin/twistd", "/bin/true"))
+            done = subprocess.run(
+                ["systemd-analyze", "verify", str(unit.absolute())],
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+            self.assertNotIn(unit.name, done.stderr)

@@ -30,6 +30,8 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 #: The commands that run a plugin in the foreground.
 RUNNERS = {
     "twistd": ["twistd", "-n", "--pidfile="],
+    # As people write it.
+    "twistd -n": ["twistd", "-n"],
     "twist": ["twist", "--log-format=text"],
 }
 
@@ -71,7 +73,7 @@ class DaemonProcess(ProcessProtocol):
         processes.spawnProcess(
             self,
             str(SCRIPTS / line[0]),
-            line,
+            [os.fsencode(each) for each in line],
             env={
                 "PATH": os.environ.get("PATH", ""),
                 "PYTHONPATH": str(CHECKOUT),

@@ -6,45 +6,56 @@ The pages that say how the daemon is.
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
+from unittest.mock import Mock
 
-from twisted.internet.testing import StringTransport
-from twisted.logger import capturedLogs
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.error import (
+    CannotListenError,
+    ConnectionAborted,
+    ConnectionDone,
+)
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.logger import capturedLogs, formatEvent
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from txamqp091.daemon.admin import admin_site
+from txamqp091.daemon.admin import (
+    CONNECTIONS,
+    AdminService,
+    admin_endpoint,
+    admin_site,
+)
 from txamqp091.worker.health import ConsumerHealth, Health
 
 GOOD = ConsumerHealth(name="shop", queue="orders", subscribed=True)
+
+
+def connect(site: Site) -> tuple[Any, StringTransport]:
+    """
+    Connect to a site: its end of the connection, and what it writes to.
+    """
+    transport = StringTransport()
+    channel: Any = site.buildProtocol(None)
+    channel.makeConnection(transport)
+    return channel, transport
 
 
 def get(site: Site, path: str, method: str = "GET") -> tuple[int, dict[str, str], str]:
     """
     What a site answers, with the bytes of a real request.
     """
-    transport = StringTransport()
-    channel: Any = site.buildProtocol(None)
-    channel.makeConnection(transport)
-    request = f"{method} {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
-    channel.dataReceived(request.encode())
+    channel, transport = connect(site)
+    channel.dataReceived(f"{method} {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
     head, _, body = transport.value().decode().partition("\r\n\r\n")
     status, *lines = head.split("\r\n")
     headers = dict(line.lower().split(": ", 1) for line in lines)
+    channel.connectionLost(Failure(ConnectionDone()))
     return int(status.split()[1]), headers, body
-
-
-class Page(Resource):
-    """
-    A page of somebody else.
-    """
-
-    def render_GET(self, request: object) -> bytes:
-        """
-        Twisted: answer.
-        """
-        return b"some 1\n"
 
 
 class HealthTests(SynchronousTestCase):
@@ -70,6 +81,11 @@ class HealthTests(SynchronousTestCase):
             (Health(), []),
             (Health(consumers=[GOOD], stopping=True), ["stopping"]),
             (Health(consumers=[GOOD], connected=False), ["not connected"]),
+            (
+                Health(consumers=[GOOD], connected=False, error="403 no"),
+                ["not connected: 403 no"],
+            ),
+            (Health(consumers=[GOOD], problem="too old"), ["too old"]),
             (Health(consumers=[GOOD, absent]), ["more: not subscribed"]),
             (Health(consumers=[stalled]), ["slow: no handler has ended for 301 s"]),
             (Health(consumers=[GOOD], expired=True), ["the token has expired"]),
@@ -89,7 +105,21 @@ class PageTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.health = Health(consumers=[GOOD])
-        self.site = admin_site(lambda: self.health, Page())
+        self.clock = Clock()
+        self.site = self.make(lambda: b"some 1\n")
+
+    def make(self, metrics: Callable[[], bytes] | None = None) -> Site:
+        """
+        A site.
+        """
+        reactor = cast(IReactorTime, self.clock)
+        return admin_site(reactor, lambda: self.health, metrics)
+
+    def tearDown(self) -> None:
+        """
+        No connection leaves anything behind.
+        """
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_live(self) -> None:
         """
@@ -109,24 +139,26 @@ class PageTests(SynchronousTestCase):
         self.assertEqual(status, 200)
         self.assertEqual(json.loads(body)["consumers"][0]["name"], "shop")
         self.health = Health(consumers=[GOOD], connected=False)
-        status, _, body = get(self.site, "/ready")
-        self.assertEqual(status, 503)
-        self.assertEqual(json.loads(body)["problems"], ["not connected"])
+        for path in ("/ready", "/health"):
+            status, _, body = get(self.site, path)
+            self.assertEqual(status, 503)
+            self.assertEqual(json.loads(body)["problems"], ["not connected"])
 
     def test_metrics(self) -> None:
         """
-        There are metrics if there are any.
+        The page ``/metrics`` exists if there are metrics.
         """
-        self.assertEqual(get(self.site, "/metrics")[2], "some 1\n")
-        site = admin_site(lambda: self.health)
-        self.assertEqual(get(site, "/metrics")[0], 404)
+        status, headers, body = get(self.site, "/metrics")
+        self.assertEqual((status, body), (200, "some 1\n"))
+        self.assertIn("version=0.0.4", headers["content-type"])
+        self.assertEqual(get(self.make(), "/metrics")[0], 404)
 
     def test_elsewhere(self) -> None:
         """
-        At other places stands which pages there are.
+        Other paths list the pages.
         """
         status, _, body = get(self.site, "/nowhere/at/all")
-        pages = {"pages": ["/live", "/metrics", "/ready"]}
+        pages = {"pages": ["/health", "/live", "/metrics", "/ready"]}
         self.assertEqual((status, json.loads(body)), (404, pages))
         status, _, body = get(self.site, "/")
         self.assertEqual((status, json.loads(body)), (200, pages))
@@ -139,3 +171,201 @@ class PageTests(SynchronousTestCase):
         with capturedLogs() as events:
             get(self.site, "/live")
         self.assertEqual(events, [])
+
+
+class LimitTests(SynchronousTestCase):
+    """
+    What strangers cannot do.
+    """
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.site = admin_site(cast(IReactorTime, self.clock), Health)
+
+    def test_body(self) -> None:
+        """
+        A request that announces a body is refused at once, and its body is not read.
+        """
+        for headers, body in (
+            ("Content-Length: 8388608", b"a&" * 4000),
+            ("Content-Length: 3", b"a&a"),
+            ("Content-Length: 3", b""),
+            ("Transfer-Encoding: chunked", b"3\r\na&a\r\n0\r\n\r\n"),
+            ("Content-Length: 9\r\nExpect: 100-continue", b""),
+            ("Content-Length: 3", b"abcGET /live HTTP/1.1\r\n\r\n"),
+        ):
+            for method in ("POST", "GET"):
+                channel, transport = connect(self.site)
+                request = f"{method} /live HTTP/1.1\r\n{headers}\r\n\r\n"
+                channel.dataReceived(request.encode() + body)
+                channel.dataReceived(body)
+                answer = transport.value()
+                self.assertTrue(answer.startswith(b"HTTP/1.1 413 "), answer)
+                self.assertEqual(answer.count(b"HTTP/1.1"), 1)
+                self.assertTrue(transport.disconnecting)
+                channel.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(get(self.site, "/live")[0], 200)
+
+    def test_other_methods(self) -> None:
+        """
+        A request without a body that is no GET is refused.
+        """
+        for method in ("POST", "PUT", "BREW"):
+            status, headers, body = get(self.site, "/live", method)
+            self.assertEqual((status, headers["allow"]), (405, "get, head"))
+            self.assertEqual(json.loads(body), {"methods": ["GET", "HEAD"]})
+
+    def test_one_request(self) -> None:
+        """
+        There is one answer in a connection.
+        """
+        channel, transport = connect(self.site)
+        channel.dataReceived(b"GET /live HTTP/1.1\r\nHost: h\r\n\r\n" * 3)
+        self.assertEqual(transport.value().count(b"HTTP/1.1 200"), 1)
+        self.assertTrue(transport.disconnecting)
+        channel.connectionLost(Failure(ConnectionDone()))
+
+    def test_slow(self) -> None:
+        """
+        A connection lasts ten seconds, however many bytes come.
+        """
+        channel, transport = connect(self.site)
+        for _ in range(9):
+            channel.dataReceived(b"G")
+            self.clock.advance(1)
+        self.assertFalse(transport.disconnecting or transport.disconnected)
+        self.clock.advance(1)
+        self.assertTrue(transport.disconnected)
+        channel.connectionLost(Failure(ConnectionAborted()))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_many(self) -> None:
+        """
+        Further connections are closed at once while too many are open; that is logged
+        once.
+        """
+        with capturedLogs() as events:
+            channels = [connect(self.site)[0] for _ in range(CONNECTIONS)]
+            for _ in range(3):
+                self.assertIsNone(self.site.buildProtocol(None))
+        [event] = events
+        self.assertIn("refuses connections: 50 are open", formatEvent(event))
+        for each in channels:
+            each.connectionLost(Failure(ConnectionDone()))
+        self.assertEqual(get(self.site, "/live")[0], 200)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class ServiceTests(SynchronousTestCase):
+    """
+    The endpoint.
+    """
+
+    def setUp(self) -> None:
+        self.reactor = MemoryReactorClock()
+        self.failures: list[BaseException] = []
+        self.events = self.enterContext(capturedLogs())
+
+    def start(self, description: str) -> AdminService:
+        """
+        A service that has been started.
+        """
+        reactor = cast(IReactorTime, self.reactor)
+        endpoint = admin_endpoint(self.reactor, description)
+        site = admin_site(reactor, Health)
+        service = AdminService(reactor, endpoint, site, self.failures.append)
+        service.startService()
+        return service
+
+    def said(self) -> list[str]:
+        """
+        The log.
+        """
+        return [formatEvent(each) for each in self.events]
+
+    def taken(self) -> None:
+        """
+        Have the port taken.
+        """
+
+        def refuse(port: int, *_: object, **__: object) -> None:
+            raise CannotListenError("", port, OSError(98, "Address already in use"))
+
+        self.patch(self.reactor, "listenTCP", refuse)
+
+    def test_public(self) -> None:
+        """
+        The log says where the site listens, and warns if other hosts can reach it.
+        """
+        for host, level, words in (
+            (IPv4Address("TCP", "127.0.0.1", 9419), "info", "on 127.0.0.1:9419"),
+            (IPv6Address("TCP", "::1", 9419), "info", "on [::1]:9419"),
+            (IPv4Address("TCP", "0.0.0.0", 9419), "warn", "0.0.0.0:9419: every host"),
+            (IPv6Address("TCP", "fe80::1%eth0", 9419), "warn", "every host"),
+            (UNIXAddress(b"/run/x"), "info", "/run/x"),
+        ):
+            before = len(self.events)
+            port = Mock(getHost=Mock(return_value=host))
+            self.patch(self.reactor, "listenTCP", Mock(return_value=port))
+            self.start("tcp:9419")
+            [event] = self.events[before:]
+            self.assertIn(words, formatEvent(event))
+            self.assertEqual(event["log_level"].name, level)
+
+    def test_unix(self) -> None:
+        """
+        The socket is for its user and group, unless the endpoint names another mode.
+        """
+        self.start("unix:/run/x")
+        self.start("unix:/run/y:mode=666")
+        self.start("unix:mode=600:address=/run/z")
+        modes = [each[3] for each in self.reactor.unixServers]
+        self.assertEqual(modes, [0o660, 0o666, 0o600])
+
+    def test_taken_for_a_moment(self) -> None:
+        """
+        An address that is in use is tried again.
+        """
+        listen = self.reactor.listenTCP
+        self.taken()
+        self.start("tcp:9419:interface=127.0.0.1")
+        self.reactor.advance(1)
+        self.patch(self.reactor, "listenTCP", listen)
+        self.reactor.advance(1)
+        self.assertEqual(len(self.reactor.tcpServers), 1)
+        first, second = self.said()
+        self.assertIn("cannot listen: ", first)
+        self.assertIn("Address already in use.  Trying again for 30 s", first)
+        self.assertIn("listens on", second)
+        self.assertEqual(self.failures, [])
+
+    def test_taken(self) -> None:
+        """
+        If it stays in use, the service fails after half a minute.
+        """
+        self.taken()
+        self.start("tcp:9419")
+        for _ in range(30):
+            self.assertEqual(self.failures, [])
+            self.reactor.advance(1)
+        [error] = self.failures
+        self.assertIn("Address already in use", str(error))
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_stopped(self) -> None:
+        """
+        A service that waits for its address can be stopped.
+        """
+        self.taken()
+        service = self.start("tcp:9419")
+        self.successResultOf(service.stopService())
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+        self.assertEqual(self.failures, [])
+
+    def test_no_endpoint(self) -> None:
+        """
+        What is not an endpoint is refused.
+        """
+        for description in ("tcp:", "tcp", "nowhere:1", "tcp:port=x", "unix"):
+            with self.assertRaises(ValueError):
+                admin_endpoint(self.reactor, description)

@@ -135,7 +135,10 @@ class LoginTests(SynchronousTestCase):
             (({}, {"TXAMQP091_URI": "amqp://h:x"}), "TXAMQP091_URI: "),
             (({}, {}, {"uri": [secret], "password_file": "pw"}), "password_file"),
             (({"uri": secret, "password_file": path},), "--password-file"),
-            (({}, {}, {"uri": [secret], "uri_file": "pw"}), "uri_file: there is uri"),
+            (
+                ({}, {}, {"uri": [secret], "uri_file": "pw"}),
+                "uri is given too",
+            ),
             (({}, {}, {"uri_file": "none"}), "uri_file: "),
             (({"uri": "amqp://h", "password_file": empty},), "is empty"),
             (

@@ -255,14 +255,14 @@ class DaemonTests(AssemblyCase):
         self.assertEqual(
             line,
             "SIGHUP: changed: stalled_after, log.level, consumers.work.prefetch, "
-            "consumers.work.concurrency; what waits for a restart: "
+            "consumers.work.concurrency; these settings need a restart: "
             "consumers.work.in_thread",
         )
         for wrong in ("prefetch = 'x'", "prefetch = 3\nconcurrency = 4"):
             self.path.write_text(self.consumer(wrong))
             with capturedLogs() as events:
                 daemon.reread()
-            self.assertIn("nothing was changed: ", formatEvent(events[0]))
+            self.assertIn("nothing has changed: ", formatEvent(events[0]))
             self.assertEqual(consumer.runner.options.concurrency, 8)
         self.path.write_text(self.consumer())
         daemon.reread()
@@ -284,7 +284,7 @@ class DaemonTests(AssemblyCase):
         with capturedLogs() as events:
             daemon.reread()
         self.assertIn(
-            "nothing was changed: consumers[0].on_error", formatEvent(events[0])
+            "nothing has changed: consumers[0].on_error", formatEvent(events[0])
         )
 
 

@@ -17,7 +17,7 @@ from twisted.internet.error import ReactorNotRunning
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091 import errors
+from txamqp091 import __version__, errors
 from txamqp091.daemon.exit_status import ExitStatus, exit_status
 from txamqp091.daemon.process import Daemon
 from txamqp091.daemon.systemd import Notifier
@@ -169,12 +169,18 @@ class Told(Notifier):
     def __init__(self) -> None:
         super().__init__({})
         self.lines: list[str] = []
+        self.statuses: list[str] = []
 
     def send(self, *lines: str) -> None:
         """
         Write it down.
         """
-        self.lines.append(lines[0])
+        for line in lines:
+            name, _, value = line.partition("=")
+            if name == "STATUS":
+                self.statuses.append(value)
+            elif name != "MONOTONIC_USEC":
+                self.lines.append(line)
 
 
 class DaemonCase(ServiceCase):
@@ -258,13 +264,15 @@ class DaemonCase(ServiceCase):
 
     def log(self) -> list[str]:
         """
-        The daemon's own log.
+        The daemon's own log, after its first line, which tells versions.
         """
-        return [
+        first, *lines = [
             formatEvent(each)
             for each in self.events
             if each["log_namespace"] == "txamqp091.daemon"
         ]
+        self.assertTrue(first.startswith(f"txamqp091 {__version__} (Twisted "), first)
+        return lines
 
 
 class SignalTests(DaemonCase):
@@ -286,7 +294,7 @@ class SignalTests(DaemonCase):
             self.assertEqual(
                 self.log(),
                 [
-                    f"{number.name}: taking no more messages, 0 handlers are running",
+                    f"{number.name}: stopping, with 0 handlers running",
                     f"Stopped ({number.name}): {Counts()}",
                 ],
             )
@@ -355,8 +363,8 @@ class SignalTests(DaemonCase):
             self.log(),
             [
                 "SIGHUP: changed: log.level",
-                "SIGHUP: nothing was changed: wrong",
-                "SIGHUP: the settings could not be read",
+                "SIGHUP: nothing has changed: wrong",
+                "SIGHUP: an unexpected error interrupted the reading",
             ],
         )
         self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
@@ -371,7 +379,7 @@ class SignalTests(DaemonCase):
         """
         self.daemon()
         self.kill(signal.SIGHUP)
-        self.assertEqual(self.log(), ["SIGHUP: there is nothing to read again"])
+        self.assertEqual(self.log(), ["SIGHUP: nothing to read"])
 
 
 class EndTests(DaemonCase):
@@ -455,9 +463,9 @@ class EndTests(DaemonCase):
         A handler may end it, with a status of its own.
         """
         for halt, status, words in (
-            (Halt(), 80, "the consumer work said Halt"),
-            (Halt("disk full", status=3), 3, "said Halt: disk full"),
-            (Halt("all is done", status=0), 0, "said Halt: all is done"),
+            (Halt(), 80, "the consumer work raised Halt"),
+            (Halt("disk full", status=3), 3, "raised Halt: disk full"),
+            (Halt("all is done", status=0), 0, "raised Halt: all is done"),
         ):
             self.setUp()
             daemon = self.daemon()
@@ -543,3 +551,27 @@ class HealthTests(DaemonCase):
         self.passes(10)
         self.assertEqual(self.notifier.lines, ["READY=1"])
         self.assertEqual(len(daemon.health().consumers), 2)
+
+    def test_status(self) -> None:
+        """
+        The status that systemd shows follows the connection and the consumers.
+        """
+        daemon = self.daemon()
+        self.assertEqual(self.notifier.statuses[-1], "Consuming from work")
+        self.endpoint.refusing = True
+        self.cut()
+        self.passes(2)
+        self.assertIn("Not ready: not connected: ", self.notifier.statuses[-1])
+        self.assertIn("nobody listens there", self.notifier.statuses[-1])
+        self.endpoint.refusing = False
+        self.passes(10)
+        self.assertEqual(self.notifier.statuses[-1], "Consuming from work")
+        self.broker.delete_queue("work")
+        self.turn()
+        self.assertIn("Not ready: work: ", self.notifier.statuses[-1])
+        self.broker.declare_queue("work")
+        self.passes(10)
+        self.assertEqual(self.notifier.statuses[-1], "Consuming from work")
+        told = len(self.notifier.statuses)
+        daemon._tell()
+        self.assertEqual(len(self.notifier.statuses), told)

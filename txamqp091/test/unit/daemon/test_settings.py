@@ -149,10 +149,10 @@ class LoadTests(ConfigCase):
 
     def test_declared_queue(self) -> None:
         """
-        A queue that we declare has its dead letters where we park ours, and delays by
-        itself where the broker can.
+        A queue that the daemon declares dead-letters to the dead-letter queue, and
+        delays by itself if the settings say so.
         """
-        settings = self.load(RETRIES)
+        settings = self.load(RETRIES + 'method = "broker"')
         queue = settings.topology().queue("orders")
         assert queue is not None
         self.assertEqual(
@@ -167,17 +167,17 @@ class LoadTests(ConfigCase):
                 "x-delayed-retry-max": 10500,
             },
         )
-        self.assertTrue(settings.consumers[0].may_leave_it_to_the_broker())
+        self.assertTrue(settings.consumers[0].broker_delays)
 
     def test_methods(self) -> None:
         """
-        One may choose who delays.
+        Delay queues delay, unless the settings say that the broker does.
         """
-        settings = self.load(RETRIES + 'method = "delay-queues"')
+        settings = self.load(RETRIES)
         queue = settings.topology().queue("orders")
         assert queue is not None
         self.assertNotIn("x-delayed-retry-type", queue.arguments)
-        self.assertFalse(settings.consumers[0].may_leave_it_to_the_broker())
+        self.assertFalse(settings.consumers[0].broker_delays)
         settings = self.load(RETRIES + 'method = "broker"')
         names = [each.name for each in settings.topology().queues]
         self.assertEqual(names, ["orders", "orders.parked"])
@@ -186,6 +186,9 @@ class LoadTests(ConfigCase):
             self.problem(
                 RETRIES.replace("declare = true", "") + 'method = "broker"',
             ),
+        )
+        self.assertIn(
+            "not one of delay-queues, broker", self.problem(RETRIES + 'method = "auto"')
         )
 
     def test_queue_types(self) -> None:
@@ -239,7 +242,7 @@ class RefusalTests(ConfigCase):
             "reject, halt; did you mean retry?",
             "retry = 3": "retry: is a whole number, not a table",
             'retry = {delays = [1, "a"]}': "retry.delays[1]: is a text, not a number",
-            "retry = {delays = []}": "retry.delays: there are none",
+            "retry = {delays = []}": "retry.delays: is empty",
             "order_by = 2000-01-01": "order_by: is a date, not a text",
             "order_by = {}": "order_by: is a table, not a text",
             'order_by = "header:"': "order_by: lacks the name of the header",
@@ -262,10 +265,12 @@ class RefusalTests(ConfigCase):
             "[[consumers]]\nqueue = ''\nhandler = 'a:b'": "consumers[0].queue: is "
             "empty",
             LEAST + "declare = true\n[[queues]]\nname = 'orders'": "consumers[0]"
-            ".declare: the queue 'orders' is among the queues too",
+            ".declare: is true, and the queue 'orders' is in the list of queues too",
         }.items():
             self.assertEqual(self.problem(text), problem)
-        self.assertIn("consumers[1].name: there is a", self.problem(LEAST + LEAST))
+        self.assertIn(
+            "consumers[1].name: 'orders' is the name of", self.problem(LEAST + LEAST)
+        )
         self.assertIn("queues[0]", self.problem(LEAST + "[[queues]]\nnaem = 'a'"))
 
     def test_no_place_for_the_dead(self) -> None:

@@ -102,7 +102,7 @@ class TapCase(SynchronousTestCase):
         """
         A new file.
         """
-        path = Path(self.mktemp())
+        path = Path(self.mktemp()).absolute()
         path.write_bytes(content)
         return str(path)
 
@@ -269,7 +269,7 @@ class PasswordTests(TapCase):
             self.password_file(b"other"),
         )
         self.assertEqual(
-            problem, "--uri: the password is in it, and in --password-file"
+            problem, "--uri: has a password, and there is --password-file too"
         )
 
     def test_default_user(self) -> None:
@@ -419,7 +419,7 @@ class FileTests(TapCase):
         self.assertEqual(self.parameters(options).host, "other")
         self.assertEqual(options.settings.consumers[0].prefetch, 3)
         self.assertEqual(
-            options.strange, ["TXAMQP091_THREAD (did you mean TXAMQP091_THREADS?)"]
+            options.unknown, ["TXAMQP091_THREAD (did you mean TXAMQP091_THREADS?)"]
         )
         set_threshold(LogThreshold.INFO)
 
@@ -429,9 +429,12 @@ class FileTests(TapCase):
         """
         for more, words in (
             ("prefech = 3", ": prefech: there is no such setting"),
-            ("admin = 'tcp:'", ": admin: is no endpoint"),
-            ("metrics = true", ": metrics: there is no admin"),
-            ("password_file = '/nowhere'", ": uri: the password is in it, and in pass"),
+            ("admin = 'tcp:'", ": admin: is not an endpoint"),
+            ("metrics = true", ": metrics: is true, and admin"),
+            (
+                "password_file = '/nowhere'",
+                ": uri: has a password, and there",
+            ),
         ):
             path = self.config(more)
             problem = self.refused(ExitStatus.CONFIG, "--config", path)

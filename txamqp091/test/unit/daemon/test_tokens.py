@@ -199,21 +199,6 @@ class TextTests(SourceCase):
         self.path.write_bytes(b"\xff\xfe")
         self.assertIn("it is not UTF-8", self.unavailable(file=str(self.path)))
 
-    def test_variable(self) -> None:
-        """
-        An environment variable has it.
-        """
-        self.patch(os, "environ", {"TOKEN": CANARY})
-        self.assertEqual(self.fetched(variable="TOKEN")[1], CANARY)
-        error = self.assertRaises(Problem, self.source, variable="TOKEM")
-        self.assertEqual(str(error), "token.variable: TOKEM is not set")
-
-
-class FunctionTests(SourceCase):
-    """
-    Functions of the user's.
-    """
-
     def test_answers(self) -> None:
         """
         It may return a text, bytes, an answer of a server, or a `Secret`; now, or
@@ -263,8 +248,8 @@ class CheckTests(SynchronousTestCase):
         There has to be one source.
         """
         for settings, words in (
-            ({}, "token: there is nothing: name one of file, variable"),
-            ({"file": "a", "variable": "B"}, "token: there is file and variable: "),
+            ({}, "token: there is nothing: name one of file, command"),
+            ({"file": "a", "function": "b:c"}, "token: there is file and function: "),
             ({"file": "a", "in_thread": True}, "token.in_thread: is for a function"),
         ):
             chosen = TokenSettings(**settings)
@@ -297,9 +282,9 @@ class CheckTests(SynchronousTestCase):
         assert settings.token is not None
         self.assertEqual(settings.token.command, ("token", "--audience", "rabbit"))
         self.assertEqual(settings.token.username, "ann")
-        path.write_text(f"{text}file = 'a'\nvariable = 'B'")
+        path.write_text(f"{text}file = 'a'\nfunction = 'b:c'")
         error = self.assertRaises(Problem, load, str(path), {}, {})
-        self.assertIn(": token: there is file and variable", str(error))
+        self.assertIn(": token: there is file and function", str(error))
         path.write_text(f"password_file = 'p'\n{text}file = 'a'")
         error = self.assertRaises(Problem, load, str(path), {}, {})
         self.assertIn(": password_file: there is a token too", str(error))
@@ -500,7 +485,8 @@ class DaemonTests(ProcessCase):
         daemon = self.by_token()
         self.give("token-2")
         self.assertEqual(
-            self.said(daemon), "SIGHUP: changed: the token, as soon as there is one"
+            self.said(daemon),
+            "SIGHUP: changed: the token, as soon as a new one is fetched",
         )
         self.turn()
         [session] = self.broker.sessions
@@ -544,7 +530,8 @@ class DaemonTests(ProcessCase):
 
     def test_permanent(self) -> None:
         """
-        Other permanent reasons end it, as without a token.
+        Before the first connection, other permanent reasons end it, as without a
+        token.
         """
         self.give("token-1")
         self.logins = [ConnectionParameters(virtual_host="nowhere")]
@@ -553,6 +540,22 @@ class DaemonTests(ProcessCase):
         self.assertIsInstance(daemon.client.error, VhostAccessRefused)
         self.assertTrue(self.process.hasStopped)
         self.assertEqual(daemon.status, ExitStatus.NO_VHOST)
+
+    def test_scope(self) -> None:
+        """
+        A token without permission for the virtual host does not end the daemon: the
+        next one may have it.
+        """
+        self.give("token-1")
+        self.broker.add_vhost("shop")
+        self.broker.clear_permissions("guest", "shop")
+        self.logins = [ConnectionParameters(virtual_host="shop")]
+        daemon = self.by_token()
+        self.passes(60)
+        self.assertIsInstance(daemon.client.error, VhostAccessRefused)
+        self.assertFalse(self.process.hasStopped)
+        [problem] = daemon.health().problems[:1]
+        self.assertIn("not connected: 530 ", problem)
 
     def test_password(self) -> None:
         """
@@ -564,7 +567,9 @@ class DaemonTests(ProcessCase):
         new = PlainCredentials("guest", CANARY)
         self.logins = [ConnectionParameters(credentials=[new])]
         said = self.said(daemon)
-        self.assertEqual(said, "SIGHUP: changed: the login, for the next connection")
+        self.assertEqual(
+            said, "SIGHUP: changed: the login, from the next connection on"
+        )
         self.assertEqual(self.said(daemon), "SIGHUP: nothing has changed")
         self.cut()
         self.passes(3)
@@ -578,11 +583,11 @@ class DaemonTests(ProcessCase):
         self.logins = [ConnectionParameters(host="elsewhere")]
         self.assertEqual(
             self.said(daemon),
-            "SIGHUP: nothing has changed; what waits for a restart: uri",
+            "SIGHUP: nothing has changed; these settings need a restart: uri",
         )
         self.logins = []
         self.assertEqual(
-            self.said(daemon), "SIGHUP: nothing was changed: password_file: is empty"
+            self.said(daemon), "SIGHUP: nothing has changed: password_file: is empty"
         )
         self.cut()
         self.passes(3)

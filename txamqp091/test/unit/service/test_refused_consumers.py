@@ -313,7 +313,7 @@ class RefusedDaemonTests(DaemonCase):
         """
         What ``/ready`` says.
         """
-        status, _, body = get(admin_site(lambda: health), "/ready")
+        status, _, body = get(admin_site(self.reactor, lambda: health), "/ready")
         return status, json.loads(body)
 
     def test_unhealthy(self) -> None:

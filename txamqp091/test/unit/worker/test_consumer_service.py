@@ -6,7 +6,6 @@ by itself, how it changes, and how it is stopped in every state.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from twisted.application.service import IService
@@ -19,13 +18,10 @@ from txamqp091.daemon.consumer_settings import (
     RetryMethod,
     RetrySettings,
 )
-from txamqp091.daemon.settings import Settings
 from txamqp091.errors import NotFound
 from txamqp091.message import Delivery
-from txamqp091.protocol import AMQPProtocol
 from txamqp091.service import AMQPClientService, Topology
 from txamqp091.test.support.service_case import Place, ServiceCase
-from txamqp091.testing._broker.protocol import BrokerFactory
 from txamqp091.testing.memory import MemoryBroker
 from txamqp091.worker.consumer_service import ConsumerService
 from txamqp091.worker.counts import Counts
@@ -212,7 +208,11 @@ class RetryTests(ConsumerServiceCase):
             queue="orders",
             handler="a:b",
             declare=True,
-            retry=RetrySettings(delays=(2, 10), parking="orders.parked"),
+            retry=RetrySettings(
+                delays=(2, 10),
+                parking="orders.parked",
+                method=RetryMethod.BROKER if delays_itself else RetryMethod.QUEUES,
+            ),
         )
         topology = Topology.of(*settings.entities())
         client = self.service(topology=topology)
@@ -222,7 +222,7 @@ class RetryTests(ConsumerServiceCase):
             "orders",
             self.fail_at_first,
             options=settings.handler_options(),
-            leave_to_broker=settings.may_leave_it_to_the_broker(),
+            leave_to_broker=settings.broker_delays,
         )
         consumer.startService()
         # The broker in memory does not call itself RabbitMQ.
@@ -305,46 +305,6 @@ class RetryTests(ConsumerServiceCase):
         self.assertEqual(consumer.counts, Counts(retried=2, dead_lettered=1))
         self.assertEqual(self.broker.queue("orders.parked").ready, 1)
         self.flushLoggedErrors(ValueError)
-
-    def test_no_idle_queues(self) -> None:
-        """
-        There are delay queues only where the broker does not delay by itself, also
-        when it is another one after a reconnect.
-        """
-        own = ["orders", "orders.parked"]
-        delaying = ["orders.retry.10s", "orders.retry.2s"]
-        retry = RetrySettings(delays=(2, 10), parking="orders.parked")
-        consumer = ConsumerSettings(
-            queue="orders", handler="a:b", declare=True, retry=retry
-        )
-        settings = Settings(consumers=(consumer,))
-
-        def adapt(connection: AMQPProtocol, topology: Topology) -> Topology:
-            # The broker in memory does not call itself RabbitMQ.
-            connection.server_properties["product"] = "RabbitMQ"
-            return settings.adapt(connection, topology)
-
-        client = self.service(topology=settings.topology(), adapt=adapt, start=False)
-        for version, queues in (
-            ("4.3.0", own),
-            ("4.2.0", [*own, *delaying]),
-            ("4.3.0", own),
-            ("3.10.8", [*own, *delaying]),
-        ):
-            self.broker = MemoryBroker(self.reactor, version=version)
-            self.endpoint._factory = BrokerFactory(self.broker, self.reactor)
-            if client.running:
-                self.cut()
-            client.startService()
-            self.passes(3)
-            self.assertReady(client)
-            self.assertEqual(sorted(self.broker.queues()), queues)
-        for method in (RetryMethod.QUEUES, RetryMethod.BROKER):
-            retry = replace(retry, method=method)
-            other = Settings(consumers=(replace(consumer, retry=retry),))
-            topology = other.topology()
-            assert client.connection is not None
-            self.assertEqual([*other.adapt(client.connection, topology)], [*topology])
 
 
 class EndTests(ConsumerServiceCase):

@@ -97,7 +97,7 @@ class SettingTests(SynchronousTestCase):
             (stream, "stream_offset: is missing: the queue 'log' is a stream"),
             ("offset_file = 'a'", "offset_file: is for streams"),
             (f"{offset}declare = true", "declare: is not for streams"),
-            (f"{offset}[[queues]]\nname = 'log'", "the queue 'log' is no stream"),
+            (f"{offset}[[queues]]\nname = 'log'", "the queue 'log' is not a stream"),
             (f"{offset}prefetch = 0", "prefetch: is 0, and a stream needs a limit"),
             (f"{offset}retry = {{parking = 'p'}}", "retry: is not for streams"),
         ):

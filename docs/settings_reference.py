@@ -1,8 +1,8 @@
-# -*- test-case-name: txamqp091.test.repository.test_settings_reference -*-
 """
-The reference of the daemon's settings, made from the settings themselves.
-``python -m txamqp091.daemon.reference`` prints what follows the introduction of
-``docs/configuration.rst``.
+The reference of the daemon's settings in reST, made from the settings themselves.
+
+``python docs/settings_reference.py`` prints the part of ``docs/configuration.rst`` that
+follows the introduction; ``--update`` writes it into that file.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import typing
 from collections.abc import Iterator
 from dataclasses import MISSING, Field
 from enum import Enum
+from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 from txamqp091.daemon.consumer_settings import ConsumerSettings, RetrySettings
-from txamqp091.daemon.settings import LogSettings, Settings
+from txamqp091.daemon.settings import LogSettings, ReconnectSettings, Settings
 from txamqp091.daemon.settings_loading import PREFIX
 from txamqp091.daemon.settings_schema import settings_of
 from txamqp091.daemon.tokens import TokenSettings
@@ -37,6 +38,7 @@ _TYPES = {
 _TABLES: tuple[tuple[str, type, str], ...] = (
     ("The top of the file", Settings, PREFIX),
     ("``[token]``", TokenSettings, f"{PREFIX}TOKEN_"),
+    ("``[reconnect]``", ReconnectSettings, f"{PREFIX}RECONNECT_"),
     ("``[log]``", LogSettings, f"{PREFIX}LOG_"),
     ("``[[consumers]]``", ConsumerSettings, f"{PREFIX}CONSUMERS_<NAME>_"),
     ("``[consumers.retry]``", RetrySettings, f"{PREFIX}CONSUMERS_<NAME>_RETRY_"),
@@ -121,8 +123,26 @@ def _type(hint: Any) -> str:
     return f"list of {name}s" if typing.get_origin(hint) is tuple else name
 
 
-_TYPED_TABLES = (ConsumerSettings, LogSettings, RetrySettings, TokenSettings)
+_TYPED_TABLES = (
+    ConsumerSettings,
+    LogSettings,
+    ReconnectSettings,
+    RetrySettings,
+    TokenSettings,
+)
+
+
+def update(path: Path) -> None:
+    """
+    Replace the reference in a page.
+    """
+    introduction, heading, _ = path.read_text().partition(f"\n{_TABLES[0][0]}\n---")
+    assert heading, f"{path} has no reference"
+    path.write_text(f"{introduction}\n{reference()}")
 
 
 if __name__ == "__main__":
-    sys.stdout.write(reference())
+    if sys.argv[1:] == ["--update"]:
+        update(Path(__file__).with_name("configuration.rst"))
+    else:
+        sys.stdout.write(reference())

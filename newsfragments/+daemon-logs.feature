@@ -1,0 +1,1 @@
+The standard library's ``logging`` reaches the daemon's log with level, logger and fields; SIGUSR1 opens the log file again; ``--diff`` prints on stdout and logs to stderr; text logs escape control characters.

@@ -1,0 +1,1 @@
+The table ``[reconnect]`` sets the delays between attempts to connect.
