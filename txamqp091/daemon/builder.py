@@ -12,6 +12,7 @@ from __future__ import annotations
 __all__ = ["check_parts", "load_handlers", "make_daemon", "token_credentials"]
 
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -113,13 +114,7 @@ def check_parts(settings: Settings, reactor: Any) -> None:
             ) from None
     elif settings.metrics:
         raise Problem("metrics", "is true, and admin, which serves metrics, is not set")
-    for number, consumer in enumerate(settings.consumers):
-        try:
-            if consumer.offset_file:
-                OffsetFile(consumer.offset_file, consumer.queue).check()
-        except ValueError as error:
-            path = f"consumers[{number}].offset_file"
-            raise Problem(path, str(error)) from None
+    _check_offset_files(settings)
     try:
         if settings.metrics:
             Metrics(Health)
@@ -130,6 +125,21 @@ def check_parts(settings: Settings, reactor: Any) -> None:
             Tracing()
     except NotInstalled as error:
         raise Problem("tracing", str(error)) from None
+
+
+def _check_offset_files(settings: Settings) -> None:
+    users: dict[str, str] = {}
+    for number, consumer in enumerate(settings.consumers):
+        if not consumer.offset_file:
+            continue
+        path = f"consumers[{number}].offset_file"
+        other = users.setdefault(os.path.realpath(consumer.offset_file), consumer.label)
+        if other != consumer.label:
+            raise Problem(path, f"is the file of the consumer {other!r} too")
+        try:
+            OffsetFile(consumer.offset_file, consumer.queue).check()
+        except ValueError as error:
+            raise Problem(path, str(error)) from None
 
 
 def token_credentials(

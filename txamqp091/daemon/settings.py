@@ -227,6 +227,7 @@ class Settings:
         except (ValueError, TypeError) as error:
             path, _, text = str(error).partition(": ")
             raise Problem(path, text or "is not understood") from None
+        self._check_listed()
         labels: set[str] = set()
         for number, consumer in enumerate(self.consumers):
             path = f"consumers[{number}]"
@@ -245,6 +246,19 @@ class Settings:
             self.topology()
         except ValueError as error:
             raise Problem("consumers", str(error)) from None
+
+    def _check_listed(self) -> None:
+        """
+        Check that names in the lists fit into AMQP's frames.
+        """
+        for kind in ("exchanges", "queues", "bindings"):
+            for number, entry in enumerate(getattr(self, kind)):
+                for key, value in entry.items():
+                    if isinstance(value, str) and _octets(value) > _LONGEST:
+                        raise Problem(
+                            f"{kind}[{number}].{key}",
+                            f"has more than {_LONGEST} octets",
+                        )
 
 
 # -- rules for the settings of a consumer ------------------------------------------
@@ -267,6 +281,16 @@ class _Case:
         The consumer's table ``retry``; without one, a table that breaks no rule.
         """
         return self.consumer.retry or RetrySettings(dead_letters=True)
+
+    @property
+    def longest(self) -> str:
+        """
+        The longest name that AMQP is given for the queue.
+        """
+        names = [
+            each.name for each in self.consumer.entities() if hasattr(each, "name")
+        ]
+        return max([self.consumer.queue, *names], key=_octets)
 
     @property
     def is_stream(self) -> bool:
@@ -292,6 +316,10 @@ class _Case:
         return bool(retry.parking) or retry.dead_letters or listed
 
 
+def _octets(name: str) -> int:
+    return len(name.encode("utf-8", "surrogatepass"))
+
+
 class _Rule(NamedTuple):
     """
     A rule for the settings of a consumer.
@@ -305,7 +333,21 @@ class _Rule(NamedTuple):
     text: str
 
 
+#: How long names can be in AMQP, in octets of UTF-8.
+_LONGEST = 255
+
 _RULES = (
+    _Rule(
+        "queue",
+        lambda case: _octets(case.longest) > _LONGEST,
+        "is too long: AMQP's names have 255 octets at most, and the daemon needs "
+        "{case.longest!r}",
+    ),
+    _Rule(
+        "name",
+        lambda case: _octets(case.consumer.label) > _LONGEST,
+        "is too long for a consumer tag, which has 255 octets at most",
+    ),
     _Rule(
         "concurrency",
         lambda case: (

@@ -1,8 +1,9 @@
 # -*- test-case-name: txamqp091.test.unit.daemon.test_settings -*-
 """
-Settings from a file in TOML, from environment variables, which are stronger, and from
-the command line, which is stronger than both; and how they change while a daemon runs.
-What settings there are is in `txamqp091.daemon.settings`.
+Reads settings from a file in TOML, from environment variables, which override the file,
+and from the command line, which overrides both; and tells which settings have changed.
+
+The settings themselves are in `txamqp091.daemon.settings`.
 """
 
 from __future__ import annotations
@@ -45,14 +46,14 @@ def load(
     consumer: Mapping[str, Any] | None = None,
 ) -> Settings:
     """
-    All settings, checked.
+    Read and check all settings.
 
     :param path: the file, if there is one.
-    :param flags: what the command line says, by the setting that is meant, such as
-        ``log.level``.  What begins with ``consumers.`` is for each consumer.
+    :param flags: values of the command line, by their settings, such as ``log.level``.
+        A setting that begins with ``consumers.`` is for each consumer.
     :param consumer: a consumer to add.
-    :raises Problem: something is wrong; its path begins with the file, or is the name
-        of a variable or a flag.
+    :raises Problem: something is wrong.  The path of the problem begins with the file,
+        or is the name of a variable or a flag.
     """
     data = {} if path is None else _read(path)
     if consumer is not None:
@@ -85,7 +86,7 @@ def _read(path: str) -> dict[str, Any]:
 
 def variables(settings: type = Settings, prefix: str = PREFIX) -> Iterator[str]:
     """
-    The names of the environment variables that are heeded; those of a consumer have
+    The names of the environment variables that set something; those of a consumer have
     ``<NAME>`` in them.
     """
     for each, hint in settings_of(settings):
@@ -101,7 +102,7 @@ def variables(settings: type = Settings, prefix: str = PREFIX) -> Iterator[str]:
 
 def _table(hint: Any) -> type | None:
     """
-    The dataclass in a field's type.
+    The dataclass in the type of a field.
     """
     for each in (hint, *getattr(hint, "__args__", ())):
         if isinstance(each, type) and dataclasses.is_dataclass(each):
@@ -110,15 +111,28 @@ def _table(hint: Any) -> type | None:
 
 
 def _merge_environment(data: dict[str, Any], environ: Mapping[str, str]) -> None:
+    """
+    Put the values of variables into the tables.
+
+    :raises Problem: a value is wrong, or a variable is a setting of two consumers.
+    """
     _merge(Settings, data, environ, PREFIX)
+    users: dict[str, str] = {}
     for entry in _entries(data):
         label = str(entry.get("name") or entry.get("queue"))
-        _merge(ConsumerSettings, entry, environ, _consumer_prefix(label))
+        for name in _merge(ConsumerSettings, entry, environ, _consumer_prefix(label)):
+            other = users.setdefault(name, label)
+            if other != label:
+                raise Problem(
+                    name,
+                    f"sets both the consumers {other!r} and {label!r}: give one of "
+                    "them another name",
+                )
 
 
 def _entries(data: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
-    The consumers' tables, as far as they are any.
+    The tables of the consumers, as far as they are tables.
     """
     entries = data.get("consumers")
     if not isinstance(entries, list):
@@ -132,10 +146,13 @@ def _consumer_prefix(label: str) -> str:
 
 def _merge(
     kind: type, data: dict[str, Any], environ: Mapping[str, str], prefix: str
-) -> None:
+) -> list[str]:
     """
-    Put the values of variables where the settings are that they stand for.
+    Put the values of variables into a table.
+
+    :returns: the variables.
     """
+    used = []
     for each, hint in settings_of(kind):
         table = _table(hint)
         name = f"{prefix}{each.name.upper()}"
@@ -144,16 +161,18 @@ def _merge(
         if table is not None:
             inner = data.get(each.name, {})
             if isinstance(inner, dict):
-                _merge(table, inner, environ, f"{name}_")
+                used += _merge(table, inner, environ, f"{name}_")
                 if inner:
                     data[each.name] = inner
         elif each.metadata["variable"] and environ.get(name):
             data[each.name] = _from_text(kind, each.name, environ[name], name)
+            used.append(name)
+    return used
 
 
 def _merge_flag(data: dict[str, Any], path: str, text: str) -> None:
     """
-    Put the value of a flag where it belongs.
+    Put the value of a flag into its table.
     """
     table, _, key = path.rpartition(".")
     flag = "--" + path.removeprefix("consumers.").replace(".", "-").replace("_", "-")
@@ -171,7 +190,9 @@ def _merge_flag(data: dict[str, Any], path: str, text: str) -> None:
 
 def _from_text(kind: type, key: str, text: str, name: str) -> Any:
     """
-    A value from text; if it is wrong, the error names where the text is from.
+    Convert a text to a value.
+
+    :raises Problem: the text is wrong; it names the variable or the flag.
     """
     [(each, hint)] = [pair for pair in settings_of(kind) if pair[0].name == key]
     value = from_text(each, hint, text, name)
@@ -185,7 +206,7 @@ def _from_text(kind: type, key: str, text: str, name: str) -> Any:
 
 def unknown_variables(environ: Mapping[str, str], settings: Settings) -> list[str]:
     """
-    Variables that look like ours, and are not, each with what may be meant.
+    Variables with our prefix that set nothing, each with a guess at what was meant.
     """
     known = {*LOGIN_VARIABLES, CONFIG_VARIABLE}
     for name in variables():
@@ -200,14 +221,14 @@ def unknown_variables(environ: Mapping[str, str], settings: Settings) -> list[st
     return found
 
 
-# -- what can change -------------------------------------------------------------------
+# -- changes while the daemon runs -----------------------------------------------------
 
 
 def differences(old: object, new: object, path: str = "") -> Iterator[tuple[str, bool]]:
     """
-    The settings that are not the same any more.
+    The settings that differ.
 
-    :returns: for each, its path, and whether it can change while the daemon runs.
+    :returns: the path of each, and whether it can change while the daemon runs.
     """
     for each, _ in settings_of(type(old)):
         before, after = getattr(old, each.name), getattr(new, each.name)
@@ -237,9 +258,10 @@ def _consumer_differences(
 
 def reloaded(old: Settings, new: Settings) -> Settings:
     """
-    The old settings, with all that is new and can change while the daemon runs.
+    The old settings, with the new values of those that can change while the daemon
+    runs.
 
-    :raises Problem: what comes of that does not go together.
+    :raises Problem: these do not agree with each other.
     """
     settings = _changed(old, new)
     found = {each.label: each for each in new.consumers}

@@ -126,6 +126,27 @@ class CheckTests(AssemblyCase):
             problem = self.assertRaises(Problem, check_parts, settings, reactor)
             self.assertEqual(problem.path, "admin")
 
+    def test_offset_files(self) -> None:
+        """
+        Each consumer of a stream has a file of its own.
+        """
+        folder = Path(self.mktemp()).absolute()
+        folder.mkdir()
+        consumers = "".join(
+            self.consumer(
+                f'name = "{name}"\nstream_offset = "first"\non_error = "halt"\n'
+                f'offset_file = "{path}"'
+            )
+            for name, path in (("a", folder / "x"), ("b", folder / ".." / folder / "x"))
+        )
+        settings = self.settings(consumers)
+        problem = self.assertRaises(Problem, check_parts, settings, None)
+        self.assertEqual(
+            str(problem),
+            "consumers[1].offset_file: is the file of the consumer 'a' too",
+        )
+        check_parts(self.settings(consumers.replace("/x", "/y", 1)), None)
+
     def test_extras(self) -> None:
         """
         What an extra brings has to be installed.

@@ -6,17 +6,30 @@ The lines of the log, and how a runner is made to write them.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from twisted.logger import Logger, LogLevel, textFileLogObserver
+from twisted.logger import (
+    Logger,
+    LogLevel,
+    globalLogPublisher,
+    textFileLogObserver,
+)
 from twisted.python.failure import Failure
 from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091.daemon.logs import JSONLines, choose_observer, set_threshold
+from txamqp091.daemon.logs import (
+    JSONLines,
+    TextLines,
+    choose_observer,
+    make_observer,
+    reopen,
+    set_threshold,
+)
 from txamqp091.daemon.settings import LogFormat, LogSettings, LogThreshold
 
 
@@ -95,12 +108,136 @@ class JSONTests(SynchronousTestCase):
         self.assertIn("Strange whose str() fails", line["strange"])
 
 
+class TextTests(SynchronousTestCase):
+    """
+    Events as text.
+    """
+
+    def lines(self, words: str, **fields: Any) -> str:
+        """
+        What is written of an event.
+        """
+        file = StringIO()
+        Logger("shop", observer=TextLines(file)).info(words, **fields)
+        return file.getvalue()
+
+    def test_line(self) -> None:
+        """
+        A line has a time, the logger, the level and the text.
+        """
+        line = self.lines("Größe {size}", size=3)
+        self.assertTrue(line.endswith(" [shop#info] Größe 3\n"), line)
+
+    def test_control_characters(self) -> None:
+        """
+        What could change the terminal, or pass for another line, is escaped.
+        """
+        for raw, escaped in (
+            ("\x1b[31m", "\\x1b[31m"),
+            ("a\rb", "a\\rb"),
+            ("\x00\x07\x7f\x9b", "\\x00\\x07\\x7f\\x9b"),
+            ("\u2028\u202e", "\\u2028\\u202e"),
+            ("\udce4", "\\udce4"),
+            ("a\nb", "a\n\tb"),
+            ("a\tb", "a\tb"),
+        ):
+            line = self.lines("{raw}", raw=raw)
+            self.assertTrue(line.endswith(f"#info] {escaped}\n"), repr(line))
+
+    def test_failure(self) -> None:
+        """
+        The traceback of a failure follows, and the text of its exception is escaped.
+        """
+        file = StringIO()
+        log = Logger("shop", observer=TextLines(file))
+        log.failure("It failed", Failure(ValueError("key \x1b[2J")))
+        self.assertIn("ValueError: key \\x1b[2J", file.getvalue())
+
+
+class StandardLibraryTests(SynchronousTestCase):
+    """
+    What the standard library's ``logging`` is given.
+    """
+
+    def setUp(self) -> None:
+        self.addCleanup(set_threshold, LogThreshold.INFO)
+        self.patch(logging.root, "handlers", [])
+        self.patch(logging.root, "level", logging.WARNING)
+        self.patch(sys, "stdout", StringIO())
+        self.log = logging.getLogger("shop.orders")
+        runner: dict[str, Any] = {"nodaemon": True}
+        choose_observer(runner, LogSettings(format=LogFormat.JSON))
+        observer = namedAny(runner["logger"])()
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """
+        The lines of the log.
+        """
+        stdout: Any = sys.stdout
+        return [json.loads(each) for each in stdout.getvalue().splitlines()]
+
+    def test_levels(self) -> None:
+        """
+        Records have their level and the name of their logger; braces stay.
+        """
+        self.log.debug("a detail")
+        self.log.info("order %d of {x}", 3)
+        self.log.warning("late")
+        self.log.critical("gone")
+        self.assertEqual(
+            [(each["level"], each["logger"], each["msg"]) for each in self.lines()],
+            [
+                ("info", "shop.orders", "order 3 of {x}"),
+                ("warn", "shop.orders", "late"),
+                ("critical", "shop.orders", "gone"),
+            ],
+        )
+
+    def test_threshold(self) -> None:
+        """
+        The level of the settings counts, and can change.
+        """
+        set_threshold(LogThreshold.DEBUG)
+        self.log.debug("a detail")
+        set_threshold(LogThreshold.ERROR)
+        self.log.warning("late")
+        self.assertFalse(self.log.isEnabledFor(logging.WARNING))
+        self.assertEqual([each["msg"] for each in self.lines()], ["a detail"])
+
+    def test_fields(self) -> None:
+        """
+        ``extra`` fields and tracebacks are there.
+        """
+        try:
+            raise KeyError("stock")
+        except KeyError:
+            self.log.exception("failed", extra={"order": 7, "level": "x"})
+        [line] = self.lines()
+        self.assertEqual((line["order"], line["error"]), (7, "KeyError"))
+        self.assertEqual((line["level"], line["msg"]), ("error", "failed"))
+        self.assertIn("in test_fields", line["exc"])
+        # Trial sees the failure, too.
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+
+    def test_own_configuration(self) -> None:
+        """
+        A program that has configured ``logging`` itself keeps its configuration.
+        """
+        handler = logging.NullHandler()
+        self.patch(logging.root, "handlers", [handler])
+        choose_observer({"nodaemon": True}, LogSettings())
+        self.assertEqual(logging.root.handlers, [handler])
+
+
 class RunnerTests(SynchronousTestCase):
     """
     How runners are told.
     """
 
     def setUp(self) -> None:
+        self.patch(logging.root, "handlers", [logging.NullHandler()])
         self.addCleanup(set_threshold, LogThreshold.INFO)
         self.file = StringIO()
         self.patch(sys, "stdout", self.file)
@@ -147,6 +284,44 @@ class RunnerTests(SynchronousTestCase):
         choose_observer(runner, LogSettings())
         self.assertEqual(self.log(namedAny(runner["logger"])()), "")
         self.assertIn("a fact", path.read_text())
+
+    def test_reopened(self) -> None:
+        """
+        A log file that was moved is opened again; a log on stdout has nothing to open.
+        """
+        path = Path(self.mktemp()).absolute()
+        runner: dict[str, Any] = {"nodaemon": True, "logfile": str(path)}
+        choose_observer(runner, LogSettings())
+        observer = namedAny(runner["logger"])()
+        self.addCleanup(setattr, make_observer, "file", None)
+        self.log(observer)
+        moved = path.rename(path.with_suffix(".1"))
+        self.log(observer)
+        self.assertEqual(moved.read_text().count("a fact"), 2)
+        reopen()
+        self.log(observer)
+        self.assertEqual(moved.read_text().count("a fact"), 2)
+        self.assertEqual(path.read_text().count("a fact"), 1)
+        make_observer.file = None
+        reopen()
+
+    def test_stderr(self) -> None:
+        """
+        Where stdout is for something else, the log goes to stderr.
+        """
+        stderr = StringIO()
+        self.patch(sys, "stderr", stderr)
+        runner: dict[str, Any] = {"nodaemon": True}
+        choose_observer(runner, LogSettings(), to_stderr=True)
+        self.log(namedAny(runner["logger"])())
+        self.assertEqual(self.file.getvalue(), "")
+        self.assertIn("a fact", stderr.getvalue())
+        runner = {
+            "fileLogObserverFactory": textFileLogObserver,
+            "logFile": sys.stdout,
+        }
+        choose_observer(runner, LogSettings(), to_stderr=True)
+        self.assertIs(runner["logFile"], stderr)
 
     def test_own_choice(self) -> None:
         """

@@ -298,6 +298,36 @@ class RefusalTests(ConfigCase):
             self.problem(LEAST + 'retry = {parking = "p", queue_type = "default"}'),
         )
 
+    def test_names(self) -> None:
+        """
+        Names that AMQP cannot have are refused, also those of delay queues.
+        """
+        name = "ä" * 120
+        for suffix, more, words in (
+            ("a" * 15, "", ""),
+            ("a" * 16, "", "queue: is too long"),
+            ("", "[consumers.retry]\nparking = 'p'\ndelays = [10]", ""),
+            ("a", "[consumers.retry]\nparking = 'p'\ndelays = [1, 0.001]", ""),
+            ("aaaaa", "[consumers.retry]\nparking = 'p'\ndelays = [1, 10]", ""),
+            (
+                "aaaaaa",
+                "[consumers.retry]\nparking = 'p'\ndelays = [1, 10]",
+                "queue: is",
+            ),
+            ("", "[consumers.retry]\nparking = '" + "p" * 256 + "'", "queue: is"),
+            ("", "name = '" + "n" * 256 + "'", "name: is too long"),
+        ):
+            text = LEAST.replace("orders", name + suffix) + more
+            if words:
+                self.assertIn(f"consumers[0].{words}", self.problem(text))
+            else:
+                self.load(text)
+        long = "x" * 256
+        self.assertEqual(
+            self.problem(f'{LEAST}[[queues]]\nname = "a"\n[[queues]]\nname = "{long}"'),
+            "queues[1].name: has more than 255 octets",
+        )
+
     def test_files(self) -> None:
         """
         A file that is not there, or no TOML, is named.
@@ -374,6 +404,22 @@ class StrengthTests(ConfigCase):
         self.assertEqual(settings.consumers[0].prefetch, 3)
         problem = self.assertRaises(Problem, load, None, {}, {})
         self.assertEqual(str(problem), "consumers: there are none")
+
+    def test_shared_variables(self) -> None:
+        """
+        A variable that would set two consumers is refused.
+        """
+        text = LEAST.replace("orders", "shop.a") + LEAST.replace("orders", "shop-a")
+        self.load(text)
+        name = "TXAMQP091_CONSUMERS_SHOP_A_PREFETCH"
+        self.assertEqual(
+            self.problem(text, {name: "1"}),
+            f"{name}: sets both the consumers 'shop.a' and 'shop-a': give one of them "
+            "another name",
+        )
+        text = LEAST.replace("orders", "a") + LEAST.replace("orders", "a.retry")
+        name = "TXAMQP091_CONSUMERS_A_RETRY_QUEUE_TYPE"
+        self.assertIn("both the consumers", self.problem(text, {name: "classic"}))
 
     def test_unknown_variables(self) -> None:
         """
