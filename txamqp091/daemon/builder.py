@@ -246,11 +246,11 @@ def _make_client(
         list(logins.parameters),
         topology=settings.topology(),
         credentials=token,
-        # `Daemon` decides which errors are final.
         policy=RetryPolicy(
             initial_delay=settings.reconnect.initial_delay,
             max_delay=settings.reconnect.max_delay,
-            permanent="wait",
+            # With a token, `Daemon` decides: the next one may be accepted.
+            permanent="fail-at-start" if token is None else "wait",
             max_seconds=settings.give_up_after or None,
         ),
         shutdown_timeout=settings.shutdown_timeout,

@@ -344,12 +344,16 @@ class Daemon(MultiService):
 
     def _not_connected(self, reason: BaseException) -> None:
         """
-        An attempt to connect has failed, and there will be another one.  End the
-        process if there never was a connection, and waiting does not help.
+        An attempt to connect has failed.  With credentials that expire, the service
+        waits; so end the process here, as the service would, if other credentials do
+        not help.
         """
-        if self._was_connected or not is_permanent(reason):
-            return
-        if not (self._logins_expire and _is_for_other_credentials(reason)):
+        if (
+            self._logins_expire
+            and not self._was_connected
+            and is_permanent(reason)
+            and not _is_for_other_credentials(reason)
+        ):
             self.gave_up(reason)
 
     def gave_up(self, reason: BaseException) -> None:
