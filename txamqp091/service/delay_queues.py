@@ -30,7 +30,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from txamqp091.arguments import quorum_queue
-from txamqp091.service.topology import Binding, Entity, Exchange, Queue
+from txamqp091.service.entities import Binding, Entity, Exchange, Queue
 
 #: How many levels, and so queues, there are.
 LEVELS = 28

@@ -24,6 +24,8 @@ from txamqp091.errors import (
 )
 from txamqp091.message import Body, body_bytes
 from txamqp091.service.client import AMQPClientService
+from txamqp091.service.delay_queues import DelayQueues, delay_seconds
+from txamqp091.service.entities import Binding
 from txamqp091.service.outbox import Outbox, PendingPublish
 from txamqp091.service.retry import RetryPolicy
 from txamqp091.wire.properties import EMPTY, Properties
@@ -92,6 +94,14 @@ class Publisher:
         self._number = 0
         self._routes: set[tuple[str, str]] = set()
         self._stopping: Deferred[None] | None = None
+        self._service = service
+        self._limit = limit
+        self._size_limit = size_limit
+        self._delay_queues: DelayQueues | None = None
+        # Where delayed messages can go already; and those that wait to be declared.
+        self._destinations: set[Binding] = set()
+        self._held = 0
+        self._held_size = 0
         self._outbox = Outbox(
             service,
             limit=limit,
@@ -180,12 +190,20 @@ class Publisher:
         body: Body,
         properties: Properties | None = None,
         mandatory: bool = False,
+        *,
+        delay: float = 0.0,
     ) -> Deferred[None]:
         """
         Publish a message.
 
         :param mandatory: fail if no queue takes it.  If it is not mandatory, the broker
-            confirms it then, too.
+            confirms it then, too.  A delayed message is checked when it is published:
+            its exchange, or for the default exchange its queue, has to exist.
+        :param delay: how many seconds the broker holds the message before it routes it,
+            rounded up to whole seconds; at most
+            `txamqp091.service.delay_queues.MAX_DELAY`, which is eight years.  The
+            message keeps its exchange's routing and its routing key.  A delayed message
+            cannot be taken back.
         :returns: fires with None once the broker has taken the message.  Fails with
 
             - `Returned`, if it is mandatory and there is no queue for it;
@@ -194,12 +212,18 @@ class Publisher:
             - `PublisherFull`, at once, when no more messages are kept;
             - the reason, such as `NotFound`, when the broker closes a channel for it;
             - the reason, when this or the service is stopped, or that has given up;
-            - `EncodeError` or ``TypeError``, when it cannot be sent at all;
+            - `EncodeError`, ``TypeError`` or ``ValueError``, when it cannot be sent at
+              all;
+            - the reason, such as `NotFound`, when a delay queue or the binding to the
+              destination cannot be declared;
             - with ``on_loss="fail"``, the reason, when the channel or the connection
               ends after it has left.
 
             Cancelling it keeps it from being sent, or from being sent again.
         """
+        if delay:
+            delayed = self._delayed(exchange, routing_key, body, properties, delay)
+            return Deferred.fromCoroutine(delayed)
         try:
             self._outbox.check()
             body = body_bytes(body)
@@ -224,6 +248,64 @@ class Publisher:
         self._outbox.add(message)
         return message.deferred
 
+    async def _delayed(
+        self,
+        exchange: str,
+        routing_key: str,
+        body: Body,
+        properties: Properties | None,
+        delay: float,
+    ) -> None:
+        """
+        Publish to the delay queues, after they were declared.
+        """
+        seconds = delay_seconds(delay)
+        self._outbox.check()
+        body = body_bytes(body)
+        self._check_route(exchange, routing_key, True)
+        properties = self._checked(EMPTY if properties is None else properties)
+        if self._delay_queues is None:
+            self._delay_queues = DelayQueues()
+        queues = self._delay_queues
+        headers = queues.headers(
+            properties.headers or {}, exchange, routing_key, seconds
+        )
+        destination = queues.destination(exchange, routing_key)
+        if destination not in self._destinations:
+            await self._hold(queues, destination, len(body))
+        await self.publish(
+            queues.entry(seconds),
+            routing_key,
+            body,
+            properties.replace(headers=headers),
+            mandatory=True,
+        )
+
+    async def _hold(self, queues: DelayQueues, destination: Binding, size: int) -> None:
+        """
+        Declare the delay queues and the binding to a destination.  The messages that
+        wait for that are limited as the outstanding ones are.
+        """
+        if self._held >= self._limit or self._held_size >= self._size_limit:
+            raise PublisherFull(
+                f"{self._held} delayed messages, {self._held_size} bytes, wait for the "
+                "delay queues to be declared"
+            )
+        self._held += 1
+        self._held_size += size
+        try:
+            entities = [*queues.entities(), destination]
+            outcomes = await self._service.declare(*entities)
+        finally:
+            self._held -= 1
+            self._held_size -= size
+        error = next((each.error for each in outcomes if each.error), None)
+        if error is not None:
+            # A missing destination must not keep the service from being ready.
+            self._service.delete(destination).addErrback(lambda _: None)
+            raise error.with_traceback(None)
+        self._destinations.add(destination)
+
     def _check_route(self, exchange: str, routing_key: str, mandatory: bool) -> None:
         route = exchange, routing_key
         if route not in self._routes:
@@ -232,10 +314,14 @@ class Publisher:
                 self._routes.clear()
             self._routes.add(route)
 
-    def _named(self, properties: Properties) -> Properties:
+    def _checked(self, properties: Properties) -> Properties:
         if not isinstance(properties, Properties):
             kind = type(properties).__name__
             raise TypeError(f"message properties are Properties, not {kind}")
+        return properties
+
+    def _named(self, properties: Properties) -> Properties:
+        self._checked(properties)
         if self._adds_ids:
             try:
                 if properties.message_id is None:

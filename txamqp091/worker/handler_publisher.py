@@ -159,10 +159,17 @@ class HandlerPublisher(Publisher):
         body: Body,
         properties: Properties | None = None,
         mandatory: bool = False,
+        *,
+        delay: float = 0.0,
     ) -> Deferred[None]:
         """
         See `Publisher.publish`.
         """
+        if delay:
+            # This comes back here, without a delay, for the delay queues.
+            return super().publish(
+                exchange, routing_key, body, properties, mandatory, delay=delay
+            )
         if self._send is None:
             return self._measured(exchange, routing_key, body, properties, mandatory)
         try:
@@ -217,6 +224,8 @@ class ThreadPublisher:
         body: Body,
         properties: Properties | None = None,
         mandatory: bool = False,
+        *,
+        delay: float = 0.0,
     ) -> None:
         """
         Publish a message, and wait until the broker has taken it.
@@ -225,7 +234,14 @@ class ThreadPublisher:
         """
         publish: Callable[..., Any] = self._publisher.publish
         blockingCallFromThread(
-            self._reactor, publish, exchange, routing_key, body, properties, mandatory
+            self._reactor,
+            publish,
+            exchange,
+            routing_key,
+            body,
+            properties,
+            mandatory,
+            delay=delay,
         )
 
 

@@ -5,12 +5,14 @@ Tests for `txamqp091.service.delay_queues`: the levels, the routes and the heade
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError
 from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091.arguments import quorum_queue
+from txamqp091.errors import NotFound, PublisherFull
 from txamqp091.message import Delivery
 from txamqp091.service.delay_queues import (
     LEVELS,
@@ -18,7 +20,9 @@ from txamqp091.service.delay_queues import (
     DelayQueues,
     delay_seconds,
 )
-from txamqp091.service.topology import Binding, Exchange, Queue, Topology
+from txamqp091.service.entities import Binding, Exchange, Queue
+from txamqp091.service.publisher import Publisher
+from txamqp091.service.topology import Topology
 from txamqp091.test.support.service_case import ServiceCase
 from txamqp091.wire.properties import Properties
 
@@ -93,67 +97,58 @@ class RouteTests(SynchronousTestCase):
             self.assertNotRegex(key[2:], r"[.*#]")
 
 
-class LadderTests(ServiceCase):
+class DelayCase(ServiceCase):
     """
-    Messages on their way, by the clock.
+    A service with a queue, an exchange, and a consumer that notes when messages come.
     """
 
     def setUp(self) -> None:
         super().setUp()
-        self.queues = DelayQueues()
-        topology = Topology.of(
-            Exchange(name="shop.eu", type="topic"),
-            Queue(name="orders", arguments=quorum_queue()),
-            Binding(source="shop.eu", queue="orders", routing_key="order.*"),
-            *self.queues.entities(),
-            self.queues.destination("shop.eu", ""),
-            self.queues.destination("", "orders"),
+        self.client = self.service(
+            topology=Topology.of(
+                Exchange(name="shop.eu", type="topic"),
+                Queue(name="orders", arguments=quorum_queue()),
+                Binding(source="shop.eu", queue="orders", routing_key="order.*"),
+            )
         )
-        self.client = self.service(topology=topology)
         self.assertReady(self.client)
-        self.arrived: list[tuple[float, Delivery]] = []
-
-        def note(delivery: Delivery) -> None:
-            self.arrived.append((self.clock.seconds() - self.began, delivery))
-            delivery.ack()
-
-        self.client.consume("orders", note)
+        self.publisher = Publisher(self.client)
+        self.arrived: list[tuple[int, Delivery]] = []
+        self.client.consume("orders", self.note)
         self.turn()
-        self.began = self.clock.seconds()
 
-    def send(self, exchange: str, routing_key: str, delay: int, **more: Any) -> None:
+    def note(self, delivery: Delivery) -> None:
         """
-        Publish with a delay.
+        Handle a message.
         """
-        connection = self.client.connection
-        assert connection is not None
-        channel = self.successResultOf(self.opened(connection))
-        headers = self.queues.headers(
-            more.pop("headers", {}), exchange, routing_key, delay
-        )
-        sent = channel.basic_publish(
-            self.queues.entry(delay),
+        self.arrived.append((round(self.clock.seconds()), delivery))
+        delivery.ack()
+
+    def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        delay: float,
+        headers: Mapping[str, Any] | None = None,
+    ) -> None:
+        """
+        Publish with a delay, and get the confirm.
+        """
+        sent = self.publisher.publish(
+            exchange,
             routing_key,
             b"body",
-            Properties(headers=headers, **more),
-            mandatory=True,
+            Properties(headers=headers or {}, delivery_mode=2),
+            delay=delay,
         )
-        self.turn()
-        self.successResultOf(sent)
+        self.turn(200)
+        self.assertIsNone(self.successResultOf(sent))
 
-    def opened(self, connection: Any) -> Any:
-        """
-        A channel in confirm mode.
-        """
 
-        async def steps() -> Any:
-            channel = await connection.open_channel()
-            await channel.confirm_select()
-            return channel
-
-        opening = Deferred.fromCoroutine(steps())
-        self.turn()
-        return opening
+class DelayedTests(DelayCase):
+    """
+    Messages on their way, by the clock.
+    """
 
     def test_exact(self) -> None:
         """
@@ -162,9 +157,9 @@ class LadderTests(ServiceCase):
         """
         delays = [1, 2, 3, 5, 8, 21, 63, 64, 100]
         for delay in reversed(delays):
-            self.send("shop.eu", "order.new", delay)
+            self.publish("shop.eu", "order.new", delay)
         self.passes(101)
-        self.assertEqual([round(when) for when, _ in self.arrived], delays)
+        self.assertEqual([when for when, _ in self.arrived], delays)
         for _, delivery in self.arrived:
             self.assertEqual(delivery.routing_key, "order.new")
 
@@ -172,17 +167,17 @@ class LadderTests(ServiceCase):
         """
         The default exchange leads to the queue that the routing key names.
         """
-        self.send("", "orders", 7)
+        self.publish("", "orders", 6.5)
         self.passes(8)
         ((when, delivery),) = self.arrived
-        self.assertEqual((round(when), delivery.routing_key), (7, "orders"))
+        self.assertEqual((when, delivery.routing_key), (7, "orders"))
 
     def test_years(self) -> None:
         """
         A delay of years is exact, too, while no client is there.
         """
         delay = 3 * YEAR + 12345
-        self.send("", "orders", delay)
+        self.publish("", "orders", delay)
         due = self.clock.seconds() + delay
         self.client.stopService()
         self.passes(1)
@@ -199,9 +194,84 @@ class LadderTests(ServiceCase):
         What was delayed before, and is published with the headers that it came with,
         is delayed again.
         """
-        self.send("", "orders", 3)
+        self.publish("", "orders", 3)
         self.passes(4)
         ((_, first),) = self.arrived
-        self.send("", "orders", 3, headers=first.headers)
+        self.publish("", "orders", 3, headers=first.headers)
         self.passes(4)
-        self.assertEqual([round(when) for when, _ in self.arrived], [3, 7])
+        self.assertEqual([when for when, _ in self.arrived], [3, 7])
+
+    def test_not_connected(self) -> None:
+        """
+        What is published while there is no connection waits, and its delay begins when
+        the broker takes it.
+        """
+        self.endpoint.refusing = True
+        self.cut()
+        sent = self.publisher.publish("", "orders", b"later", delay=5)
+        self.passes(3)
+        self.assertNoResult(sent)
+        self.endpoint.refusing = False
+        self.passes(10)
+        self.assertIsNone(self.successResultOf(sent))
+        self.passes(6)
+        self.assertEqual([each.body for _, each in self.arrived], [b"later"])
+
+    def test_reconnected(self) -> None:
+        """
+        After a reconnect the next delayed message goes the same way.
+        """
+        self.publish("", "orders", 1)
+        self.cut()
+        self.passes(10)
+        self.publish("", "orders", 2)
+        self.passes(3)
+        self.assertEqual(len(self.arrived), 2)
+
+    def test_no_destination(self) -> None:
+        """
+        A destination that does not exist is told at once, and the service stays ready.
+        """
+        sent = self.publisher.publish("nowhere", "key", b"", delay=5)
+        self.turn(200)
+        self.failureResultOf(sent, NotFound)
+        self.passes(1)
+        self.assertReady(self.client)
+        self.publish("", "orders", 1)
+        self.passes(2)
+        self.assertEqual(len(self.arrived), 1)
+
+    def test_refused(self) -> None:
+        """
+        A wrong delay, body or header fails the Deferred; nothing is raised.
+        """
+        for arguments, error in (
+            (("", "orders", b"", None), ValueError),
+            (("", "orders", 5, None), TypeError),
+            (("", "orders", b"", "no"), TypeError),
+            (("", "orders", b"", Properties(headers={"CC": "no"})), TypeError),
+        ):
+            delay = -1 if error is ValueError else 1
+            sent = self.publisher.publish(*arguments, delay=delay)
+            self.failureResultOf(sent, error)
+
+    def test_too_many(self) -> None:
+        """
+        Messages that wait for the delay queues are limited, too.
+        """
+        publisher = Publisher(self.client, limit=2)
+        sent = [publisher.publish("", "orders", b"", delay=1) for _ in range(3)]
+        self.failureResultOf(sent[2], PublisherFull)
+        self.turn(200)
+        for each in sent[:2]:
+            self.successResultOf(each)
+
+    def test_cancelled(self) -> None:
+        """
+        A message that is cancelled before the queues are declared is not sent.
+        """
+        sent = self.publisher.publish("", "orders", b"", delay=1)
+        sent.cancel()
+        self.failureResultOf(sent, CancelledError)
+        self.passes(3)
+        self.assertEqual(self.arrived, [])
