@@ -25,7 +25,7 @@ from txamqp091._observer import Observers
 from txamqp091.errors import AMQPError, BatchFailed, Returned
 from txamqp091.message import Body, Message, body_bytes
 from txamqp091.wire.properties import EMPTY, Properties
-from txamqp091.wire.spec import BasicReturn
+from txamqp091.wire.spec import BasicReturn, ChannelFlow
 
 __all__ = ["ChannelPublisher", "DEFAULT_WINDOW", "DEFAULT_WINDOW_SIZE", "Waiting"]
 
@@ -138,7 +138,7 @@ class ChannelPublisher:
                 return deferred
             machine.check()
         except (AMQPError, TypeError) as error:
-            return fail(error)
+            return fail(error.with_traceback(None))
         held = _Held(self, exchange, routing_key, body, encoded, mandatory)
         self.wait(held)
         return held.deferred
@@ -151,10 +151,25 @@ class ChannelPublisher:
             self.machine.check()
             batch = _Batch(self, iter(messages))
         except (AMQPError, TypeError) as error:
-            return fail(error)
+            return fail(error.with_traceback(None))
         if self._waiting or not batch.go():
             self.wait(batch)
         return batch.deferred
+
+    def flush(self) -> Deferred[None]:
+        """
+        See `Channel.flush`.
+        """
+        try:
+            self.machine.check()
+        except AMQPError as error:
+            return fail(error.with_traceback(None))
+        barrier = _Barrier(self)
+        if self._waiting:
+            self.wait(barrier)
+        else:
+            barrier.go()
+        return barrier.deferred
 
     def send(
         self,
@@ -319,17 +334,48 @@ class _Held:
         try:
             self._publisher.send(*self._arguments, self)
         except (AMQPError, TypeError) as error:
-            self.errback(error)
+            self.errback(error.with_traceback(None))
         else:
             del self._arguments  # the confirm may take long, and the body be large
         return True
 
     def fail(self, reason: AMQPError) -> None:
-        self.errback(reason)
+        self.errback(reason.with_traceback(None))
 
     def callback(self, result: None) -> None:
         if not self.deferred.called:
             self.deferred.callback(result)
+
+    def errback(self, fail: BaseException) -> None:
+        if not self.deferred.called:
+            self.deferred.errback(fail)
+
+
+class _Barrier:
+    """
+    Waits until all before it have left, and then for an answer of the broker.
+    """
+
+    __slots__ = ("_publisher", "deferred")
+
+    def __init__(self, publisher: ChannelPublisher) -> None:
+        self._publisher = publisher
+        self.deferred: Deferred[None] = Deferred(lambda _: publisher.forget(self))
+
+    def go(self) -> bool:
+        # Of what the broker answers, this has no other effect.
+        try:
+            self._publisher.machine.call(ChannelFlow(True), self)
+        except AMQPError as error:
+            self.errback(error.with_traceback(None))
+        return True
+
+    def fail(self, reason: AMQPError) -> None:
+        self.errback(reason.with_traceback(None))
+
+    def callback(self, result: object) -> None:
+        if not self.deferred.called:
+            self.deferred.callback(None)
 
     def errback(self, fail: BaseException) -> None:
         if not self.deferred.called:
@@ -384,13 +430,14 @@ class _Batch:
                         self._pending -= 1
                     if isinstance(error, AttributeError):
                         error = _not_a_message(message)
-                    self._failures.append((self._sent - 1, error))
+                    kept = error.with_traceback(None)
+                    self._failures.append((self._sent - 1, kept))
                     if not publisher.is_open:
                         break  # the rest fails when the channel has ended
         except StopIteration:
             self._exhausted = True
-        except Exception as error:  # the user's iterator failed
-            self._failures.append((self._sent, error))
+        except BaseException as error:  # the user's iterator failed
+            self._failures.append((self._sent, error.with_traceback(None)))
             self._exhausted = True
         self.done()
         return self._exhausted or deferred.called

@@ -40,6 +40,13 @@ class OneShot(Generic[Result]):
         self._result: Result | None = None
         self._waiting: list[Deferred[Result]] = []
 
+    @property
+    def awaited(self) -> bool:
+        """
+        Whether a Deferred waits for the event.
+        """
+        return bool(self._waiting)
+
     def when_fired(self) -> Deferred[Result]:
         """
         Make a Deferred for the event.

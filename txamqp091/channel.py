@@ -33,8 +33,20 @@ from txamqp091._channel_publisher import (
 from txamqp091._flow import Flow
 from txamqp091._machine.channel import ChannelMachine, Content
 from txamqp091._observer import OneShot
-from txamqp091.consumer import DEFAULT_PREFETCH, Consumer, Deliveries, Handler
-from txamqp091.errors import AMQPError, ContentTooLarge, LocalProtocolError
+from txamqp091.consumer import (
+    DEFAULT_PREFETCH,
+    Consumer,
+    Deliveries,
+    Handler,
+    OnFailure,
+    check_handler,
+)
+from txamqp091.errors import (
+    AMQPError,
+    ChannelClosed,
+    ContentTooLarge,
+    LocalProtocolError,
+)
 from txamqp091.message import Body, Delivery, Message, Settler, SettlerFactory
 from txamqp091.wire import spec
 from txamqp091.wire.method import Method
@@ -52,6 +64,31 @@ Reply = TypeVar("Reply", bound=Method)
 
 _SHORT_MAX = 65535
 
+# The bits of a basic.nack.
+_MULTIPLE = 1
+_REQUEUE = 2
+
+_log = Logger(namespace="txamqp091.channel")
+
+#: What the broker refuses without an answer that would tell anyone.
+_UNANSWERED = (
+    "basic.publish",
+    "basic.ack",
+    "basic.nack",
+    "basic.reject",
+    "basic.recover-async",
+)
+
+#: Where in a basic.get-ok the exchange and the routing key are.
+_GET_OK_ROUTE = 13
+
+
+def _check_prefetch(prefetch: object) -> None:
+    if isinstance(prefetch, bool) or not isinstance(prefetch, int):
+        raise TypeError(f"a prefetch is an int, not {type(prefetch).__name__}")
+    if not 0 <= prefetch <= _SHORT_MAX:
+        raise LocalProtocolError(f"a prefetch of {prefetch}; 0 to {_SHORT_MAX}")
+
 
 class Channel:
     """
@@ -62,8 +99,6 @@ class Channel:
     :ivar settler: sends the settlements of its deliveries.
     :ivar publisher: sends its messages, when they may be sent.
     """
-
-    _log = Logger()
 
     def __init__(
         self, connection: AMQPProtocol, flow: Flow, make_settler: SettlerFactory
@@ -79,6 +114,8 @@ class Channel:
         self._tags = 0
         # How many deliveries a consumer may have unsettled that does not say.
         self._prefetch = DEFAULT_PREFETCH
+        # Consumers that have ended with the channel, and nobody waited for that.
+        self._untold: list[Consumer] = []
 
     def _attach(self, machine: ChannelMachine) -> None:
         self._machine = machine
@@ -116,7 +153,7 @@ class Channel:
             try:
                 machine.close(reply_code, reply_text, reply)
             except AMQPError as error:
-                return fail(error)
+                return fail(error.with_traceback(None))
             self._flow.release_channel(self._machine)
         return self._closed.when_over()
 
@@ -139,10 +176,39 @@ class Channel:
     def _ended(self, reason: AMQPError) -> None:
         self.connection._channels.discard(self)
         self._flow.release_channel(self._machine)
-        if self._machine.closing and getattr(reason, "by_us", False):
+        told, by_us = self._closed.awaited, getattr(reason, "by_us", False)
+        if self._machine.closing and by_us:
             self._closed.fire(None)
         else:
             self._closed.fail(reason)
+        untold, self._untold = self._untold, []
+        if not (told or by_us):
+            if isinstance(reason, ChannelClosed):
+                self._warn(reason, len(untold))
+            else:
+                self.connection.untold += len(untold)
+
+    def _warn(self, reason: ChannelClosed, consumers: int) -> None:
+        """
+        The broker has closed the channel, and nobody waits for that.
+
+        :param consumers: how many consumers have ended with it, untold.
+        """
+        operation = reason.operation
+        if operation == "basic.publish" and self._machine.confirms is not None:
+            answered = True
+        else:
+            answered = bool(operation) and operation not in _UNANSWERED
+        if consumers or not answered:
+            _log.warn(
+                "The broker closed channel {number}: {reason}.  {consumers} "
+                "consumer(s) on it have ended, and what was published on it since is "
+                "lost.  Wait for when_closed() to open another channel, or use "
+                "AMQPClientService, which does so by itself",
+                number=self.number,
+                reason=reason,
+                consumers=consumers,
+            )
 
     # -- asking ----------------------------------------------------------------
 
@@ -155,7 +221,7 @@ class Channel:
         try:
             self._machine.call(method, deferred)
         except AMQPError as error:
-            deferred.errback(error)
+            deferred.errback(error.with_traceback(None))
         return deferred
 
     def _send(self, method: Method) -> Deferred[None]:
@@ -166,7 +232,7 @@ class Channel:
         try:
             self._machine.send(method)
         except AMQPError as error:
-            return fail(error)
+            return fail(error.with_traceback(None))
         return succeed(None)
 
     # -- exchanges -------------------------------------------------------------
@@ -293,7 +359,7 @@ class Channel:
         if durable is None:
             durable = not exclusive
         if not (durable or exclusive or passive):
-            self._log.warn(
+            _log.warn(
                 "The queue {queue} is neither durable nor exclusive: RabbitMQ 4 "
                 "deprecates that, and may close the connection for it",
                 queue=queue,
@@ -417,6 +483,20 @@ class Channel:
         """
         return self.publisher.publish_many(messages)
 
+    def flush(self) -> Deferred[None]:
+        """
+        Wait until the broker has processed what was sent on this channel before this
+        call: it has settled deliveries, it has routed messages, or it has closed the
+        channel if it refuses one of these.  To know that a message is safe, use
+        confirms.
+
+        :returns: fires when the broker has answered, which is after all messages that
+            still wait have left; fails with the reason when the channel ends first.
+            Cancelling it ends the waiting.
+        """
+        self.settler.catch_up()
+        return self.publisher.flush()
+
     def confirm_select(
         self,
         window: int = DEFAULT_WINDOW,
@@ -442,7 +522,7 @@ class Channel:
                 )
             self.publisher.select_confirms(window, window_size, no_wait, deferred)
         except (AMQPError, TypeError) as error:
-            deferred.errback(error)
+            deferred.errback(error.with_traceback(None))
         return deferred
 
     def observe_returns(
@@ -469,14 +549,15 @@ class Channel:
         *,
         prefetch: int | None = None,
         ack_on_return: bool = False,
+        on_failure: OnFailure = "requeue",
         no_local: bool = False,
         no_wait: bool = False,
     ) -> Deferred[Consumer]:
         """
         Have the messages of a queue given to a function.
 
-        :param handler: called with each `Delivery`; it may return a Deferred or a
-            coroutine.  See `Consumer` for what happens when it fails.
+        :param handler: called with each `Delivery`; it may return a Deferred, a
+            coroutine, or another object to await.
         :param auto_ack: the broker forgets each message as soon as it has sent it.
         :param exclusive: nobody else may consume from the queue.
         :param consumer_tag: a name for the consumer; one is made up if it is "".
@@ -485,13 +566,17 @@ class Channel:
         :param ack_on_return: acknowledge each delivery when its handler has succeeded
             (it returned, or its Deferred or coroutine did) and has not settled it.
             Otherwise the handler settles its deliveries itself.
+        :param on_failure: what happens to a message whose handler has failed and has
+            not settled it; see `Consumer`.  With ``"requeue"`` it goes back to its
+            queue, each time.  With ``"reject"`` it is rejected the second time:
+            dead-lettered, or discarded if the queue has no dead-letter exchange.
         :param no_local: not to get what this connection publishes (RabbitMQ ignores
             it).
         :returns: fires with the `Consumer` once the broker has agreed; deliveries may
             come before that.  Cancelling it cancels the consumer.
         """
         consumer = self._consumer(
-            queue, consumer_tag, handler, auto_ack, prefetch, ack_on_return
+            queue, consumer_tag, handler, auto_ack, prefetch, ack_on_return, on_failure
         )
         method = spec.BasicConsume(
             0,
@@ -523,7 +608,7 @@ class Channel:
         """
         deliveries = Deliveries()
         consumer = self._consumer(
-            queue, consumer_tag, deliveries._received, auto_ack, prefetch, False
+            queue, consumer_tag, deliveries._received, auto_ack, prefetch
         )
         deliveries._attach(consumer)
         method = spec.BasicConsume(
@@ -546,7 +631,8 @@ class Channel:
         handler: Handler,
         auto_ack: bool,
         prefetch: int | None,
-        ack_on_return: bool,
+        ack_on_return: bool = False,
+        on_failure: OnFailure = "requeue",
     ) -> Consumer:
         if not tag:
             self._tags += 1
@@ -561,6 +647,8 @@ class Channel:
             auto_ack,
             self._prefetch if prefetch is None else prefetch,
             ack_on_return,
+            on_failure,
+            self._untold.append,
         )
 
     def _consume(
@@ -580,10 +668,8 @@ class Channel:
         qos_reply.addErrback(lambda _: None)  # the answer to consume tells it too
         reply: Deferred[spec.BasicConsumeOk] = Deferred()
         try:
-            if not callable(consumer.handler):
-                raise TypeError(f"a handler is a function, not {consumer.handler!r}")
-            if not 0 <= prefetch <= _SHORT_MAX:
-                raise LocalProtocolError(f"a prefetch of {prefetch}; 0 to {_SHORT_MAX}")
+            check_handler(consumer.handler)
+            _check_prefetch(prefetch)
             machine.check()
             machine.register(tag, consumer)
             try:
@@ -594,10 +680,11 @@ class Channel:
                 machine.forget(tag)
                 raise
         except (AMQPError, TypeError) as error:
-            started.errback(error)
+            started.errback(error.with_traceback(None))
             return started
 
         def agreed(_: spec.BasicConsumeOk) -> None:
+            consumer.has_begun = True
             if not started.called:
                 started.callback(consumer)
 
@@ -634,8 +721,9 @@ class Channel:
         in order.)
 
         :returns: fires with a `Delivery`, or None if the queue is empty.  Fails with
-            `ContentTooLarge` when its body is over the limit; it is rejected then.
-            When it is cancelled, the message goes back to the queue.
+            `ContentTooLarge` when its body is over the limit; the message goes back to
+            the queue then (with ``auto_ack`` it is lost).  When it is cancelled, the
+            message goes back to the queue, too.
         """
         result: Deferred[Delivery | None] = Deferred(lambda _: None)
         reply: Deferred[Content | spec.BasicGetEmpty] = Deferred()
@@ -646,13 +734,13 @@ class Channel:
                 delivery = self._fetched(answer, auto_ack)
             if not result.called:
                 result.callback(delivery)
-            elif delivery is not None and not auto_ack:
-                delivery.nack()
+            elif delivery is not None:
+                delivery.give_back()
 
         def failed(failure: Any) -> None:
             error = failure.value
             if isinstance(error, ContentTooLarge) and not auto_ack:
-                self._machine.settle(spec.BasicReject, error.delivery_tag, 0)
+                self._machine.settle(spec.BasicNack, error.delivery_tag, _REQUEUE)
             if not result.called:
                 result.errback(failure)
 
@@ -660,24 +748,25 @@ class Channel:
         try:
             self._machine.call(spec.BasicGet(0, queue, auto_ack), reply)
         except AMQPError as error:
-            result.errback(error)
+            result.errback(error.with_traceback(None))
         return result
 
     def _fetched(self, content: Content, auto_ack: bool) -> Delivery:
         method = cast(spec.BasicGetOk, content.method)
-        delivery = Delivery.__new__(Delivery)
-        delivery.settler = self.settler
-        delivery._header = content.header
-        # What `Delivery` reads of a method is its exchange and routing key.
-        delivery._method = method.encode()
-        delivery._route = 13
-        delivery._properties = None
-        delivery._settled = auto_ack
-        delivery.body = content.body
-        delivery.consumer_tag = ""
-        delivery.delivery_tag = method.delivery_tag
-        delivery.redelivered = method.redelivered
-        return delivery
+        if not auto_ack:
+            self.settler.unsettled[method.delivery_tag] = None
+            if self._machine.recovering:  # the broker has it again
+                self.settler.give_back()
+        return Delivery.arrived(
+            self.settler,
+            "",
+            method.delivery_tag,
+            method.redelivered,
+            method.encode(),
+            _GET_OK_ROUTE,
+            content.header,
+            content.body,
+        )
 
     def basic_qos(
         self,
@@ -695,7 +784,7 @@ class Channel:
             keep it.
         """
         if global_qos:
-            self._log.warn(
+            _log.warn(
                 "basic.qos with global: RabbitMQ 4.3 agrees, but keeps no such limit"
             )
         elif isinstance(prefetch_count, int) and 0 <= prefetch_count <= _SHORT_MAX:
@@ -723,19 +812,29 @@ class Channel:
     ) -> Deferred[None]:
         """
         Acknowledge by number.  `Delivery.ack` knows what was settled before; this
-        does not, and RabbitMQ closes the channel for a number that it does not know.
+        sends any number, and RabbitMQ closes the channel for one that it does not know.
 
+        :param multiple: acknowledge all deliveries up to the number; 0 is all that have
+            come.  To settle one of them later does nothing.
         :returns: fires when it was sent: there is no answer.
         """
-        return self._send(spec.BasicAck(delivery_tag, multiple))
+        return self._settle(
+            spec.BasicAck(delivery_tag, multiple),
+            _MULTIPLE if multiple else 0,
+            multiple,
+        )
 
     def basic_nack(
         self, delivery_tag: int = 0, multiple: bool = False, requeue: bool = True
     ) -> Deferred[None]:
         """
-        Refuse by number; as `basic_ack`.
+        Refuse by number; as `basic_ack`.  With ``multiple``, iterators drop those of
+        the deliveries that nobody has taken.
         """
-        return self._send(spec.BasicNack(delivery_tag, multiple, requeue))
+        bits = (_MULTIPLE if multiple else 0) | (_REQUEUE if requeue else 0)
+        return self._settle(
+            spec.BasicNack(delivery_tag, multiple, requeue), bits, multiple
+        )
 
     def basic_reject(
         self, delivery_tag: int = 0, requeue: bool = True
@@ -743,21 +842,63 @@ class Channel:
         """
         Refuse one delivery by number; as `basic_ack`.
         """
-        return self._send(spec.BasicReject(delivery_tag, requeue))
+        return self._settle(
+            spec.BasicReject(delivery_tag, requeue), 1 if requeue else 0, False
+        )
+
+    def _settle(
+        self,
+        method: spec.BasicAck | spec.BasicNack | spec.BasicReject,
+        bits: int,
+        multiple: bool,
+    ) -> Deferred[None]:
+        """
+        Send a settlement that names a number.
+        """
+        try:
+            self._machine.check()
+            method.encode()
+        except AMQPError as error:
+            return fail(error.with_traceback(None))
+        tag = method.delivery_tag
+        self.settler.settle_number(type(method), tag, bits, multiple)
+        return succeed(None)
 
     def basic_recover(self, requeue: bool = True) -> Deferred[spec.BasicRecoverOk]:
         """
-        Have all unacknowledged deliveries delivered again.
+        Have all unacknowledged deliveries delivered again.  Those that came before are
+        stale from now on: to settle one of them does nothing, and iterators drop those
+        that nobody has taken.
 
         :param requeue: to whichever consumer; RabbitMQ knows only that.
         """
-        return self._call(spec.BasicRecover(requeue), spec.BasicRecoverOk)
+        deferred: Deferred[spec.BasicRecoverOk] = Deferred()
+        self.settler.catch_up()
+        try:
+            self._machine.recover(requeue, deferred)
+        except AMQPError as error:
+            deferred.errback(error.with_traceback(None))
+        else:
+            self._given_back()
+        return deferred
+
+    def _given_back(self) -> None:
+        """
+        The broker has all unsettled deliveries again.
+        """
+        self._machine.part_acks()
+        self.settler.give_back()
 
     def basic_recover_async(self, requeue: bool = True) -> Deferred[None]:
         """
-        `basic_recover`, with no answer; AMQP deprecates it.
+        `basic_recover`, with no answer; AMQP deprecates it.  Deliveries that are on
+        their way at that moment cannot be told from later ones, and RabbitMQ closes the
+        channel when one of them is settled: prefer `basic_recover`.
         """
-        return self._send(spec.BasicRecoverAsync(requeue))
+        sent = self._send(spec.BasicRecoverAsync(requeue))
+        if self.is_open:
+            self._given_back()
+        return sent
 
     # -- transactions, flow, and the rest --------------------------------------
 
@@ -766,18 +907,23 @@ class Channel:
         Enter transaction mode: what is published and acknowledged from now on takes
         effect at `tx_commit`.
         """
+        self.settler.commit()
         return self._call(spec.TxSelect(), spec.TxSelectOk)
 
     def tx_commit(self) -> Deferred[spec.TxCommitOk]:
         """
         Have the transaction take effect, and begin the next one.
         """
+        self.settler.commit()
         return self._call(spec.TxCommit(), spec.TxCommitOk)
 
     def tx_rollback(self) -> Deferred[spec.TxRollbackOk]:
         """
-        Forget the transaction, and begin the next one.
+        Forget the transaction, and begin the next one.  Deliveries that were settled in
+        it are not, and can be settled again.
         """
+        self._machine.part_acks()
+        self.settler.roll_back()
         return self._call(spec.TxRollback(), spec.TxRollbackOk)
 
     def flow(self, active: bool) -> Deferred[spec.ChannelFlowOk]:

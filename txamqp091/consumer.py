@@ -3,23 +3,32 @@
 Consumers: from a delivery to the user's handler, or to the user's ``async for``.
 
 Theory.  A `Consumer` is active until one of three things ends it, and the first one
-counts: `Consumer.cancel` (deliveries that still come are handed back, and counted,
-until the broker has agreed), the broker's ``basic.cancel``, or the end of the
-channel.  A handler that fails never ends it.
+counts: `Consumer.cancel`, the broker's ``basic.cancel``, or the end of the channel.
+Deliveries that still come after the first two are given back.  A handler that fails
+never ends it.
 
 What a handler is slow to deal with, or nobody has asked an iterator for, is bounded:
 by the prefetch limit, which the broker keeps; and where that does not hold (with
-``auto_ack``, or a prefetch of 0) by ceasing to read from the connection.
+``auto_ack``, or a prefetch of 0) by ceasing to read from the connection.  A broker that
+exceeds the prefetch limit by far has broken the rules.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine
-from inspect import iscoroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from inspect import (
+    isasyncgen,
+    isasyncgenfunction,
+    iscoroutine,
+    isgenerator,
+    isgeneratorfunction,
+)
+from typing import Any, Literal, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -28,18 +37,31 @@ from txamqp091._machine.channel import ChannelMachine
 from txamqp091._observer import OneShot
 from txamqp091.errors import (
     AMQPError,
+    CommandInvalid,
     ConsumerCancelled,
     ContentTooLarge,
+    LocalProtocolError,
     UndecodableProperty,
     printable,
 )
 from txamqp091.message import Delivery, Settler
-from txamqp091.wire.spec import BasicCancel, BasicCancelOk, BasicNack, BasicReject
+from txamqp091.wire.spec import BasicCancel, BasicCancelOk, BasicDeliver
 
-__all__ = ["DEFAULT_PREFETCH", "Consumer", "Deliveries", "Handler"]
+__all__ = [
+    "DEFAULT_PREFETCH",
+    "HANDLING",
+    "Consumer",
+    "Deliveries",
+    "Handler",
+    "OnFailure",
+    "check_handler",
+]
 
-#: What takes a delivery: a function, which may return a Deferred or a coroutine.
+#: What takes a delivery: a function, which may return a Deferred or something to await.
 Handler = Callable[[Delivery], object]
+
+#: What happens to a message whose handler has failed; see `Consumer`.
+OnFailure = Literal["requeue", "reject"]
 
 #: How many deliveries may be unacknowledged before the broker sends no more.
 DEFAULT_PREFETCH = 100
@@ -47,24 +69,75 @@ DEFAULT_PREFETCH = 100
 #: The bound on what is not dealt with, where there is no prefetch limit.
 _UNLIMITED = 1000
 
-_NACK_REQUEUE = 2
+#: A broker has broken the rules that delivers so many times the prefetch limit, and so
+#: many more.
+_EXCESS = 10
+_SLACK = 100
 
-#: The header of what comes from a stream.
-_STREAM = b"x-stream-offset"
+#: How long a message that has failed before is kept until it goes back, in seconds.
+_PAUSE = 5.0
 
-_new = Delivery.__new__
+#: How long the prefetch window may be full of deliveries that nobody handles and nobody
+#: settles before that is logged, in seconds.
+_FULL_FOR = 60.0
+
+#: How many messages that have failed are recognized when they come again.
+_RECOGNIZED = 10_000
+
+_NEVER = 1 << 62
+
+#: The consumer whose handler is the coroutine that runs now.
+HANDLING: ContextVar[object] = ContextVar("HANDLING", default=None)
+
+_arrived = Delivery.arrived
+
+_log = Logger(namespace="txamqp091.consumer")
+
+
+def check_handler(handler: object) -> None:
+    """
+    :raises TypeError: when something cannot be a handler.
+    """
+    if not callable(handler):
+        raise TypeError(f"a handler is a function, not {handler!r}")
+    for each in (handler, type(handler).__call__):
+        if isgeneratorfunction(each):
+            raise TypeError(
+                f"the handler {handler!r} is a generator function, whose body would "
+                "not run: decorate it with inlineCallbacks, or make it an async def"
+            )
+        if isasyncgenfunction(each):
+            raise TypeError(
+                f"the handler {handler!r} is an async generator function, whose body "
+                "would not run: take out its yield"
+            )
+
+
+async def _awaited(result: Awaitable[object]) -> object:
+    return await result
 
 
 class Consumer:
     """
     One subscription to a queue.
 
-    A handler acknowledges its deliveries itself.  When it fails (it raises, or its
-    Deferred or coroutine does) and has not, the failure is logged, and the delivery
-    goes back to its queue if that was the first time, and is rejected if it was not:
-    it is then dropped, or goes to the queue's dead letters.  A handler that fails
-    with `UndecodableProperty` has its delivery rejected at once: trying again will
-    not help.
+    A handler settles its deliveries itself; or, with ``ack_on_return``, the consumer
+    acknowledges those that the handler has not settled when it succeeds.  A handler
+    that fails (it raises, or its Deferred or coroutine does) is logged, and never ends
+    the consumer.  If it has not settled the message, ``on_failure`` says what happens:
+
+    ``"requeue"``, the default
+        The message goes back to its queue: at once the first time, 5 s later each other
+        time.  No message is lost.
+    ``"reject"``
+        The message goes back to its queue the first time, and is rejected the second
+        time: the broker dead-letters it, or **discards it** where the queue has no
+        dead-letter exchange.  A message whose properties cannot be decoded, or whose
+        body is over the limit, is rejected at once.
+
+    A message has failed before if the broker has counted that
+    (`Delivery.delivery_count`), as quorum queues of RabbitMQ 4.3 do; elsewhere, if it
+    is marked as redelivered and this consumer has seen it fail.
 
     :ivar consumer_tag: its name on its channel.
     :ivar queue: the queue.
@@ -72,10 +145,9 @@ class Consumer:
     :ivar auto_ack: whether the broker forgets a message as soon as it is sent.
     :ivar prefetch: how many deliveries may be unacknowledged; 0 is no limit.
     :ivar is_active: whether deliveries are handed to the handler.
+    :ivar has_begun: whether the broker has agreed to it.
     :ivar running: how many handlers have begun and not ended.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -88,12 +160,19 @@ class Consumer:
         auto_ack: bool,
         prefetch: int,
         ack_on_return: bool,
+        on_failure: OnFailure,
+        untold: Callable[[Consumer], object],
     ) -> None:
+        """
+        :param untold: called when the channel ends, and nobody waits for the end of the
+            consumer.
+        """
         self.queue = queue
         self.consumer_tag = consumer_tag
         self.auto_ack = auto_ack
         self.prefetch = prefetch
         self.is_active = True
+        self.has_begun = False
         self.running = 0
         self._machine = machine
         self._settler = settler
@@ -101,10 +180,22 @@ class Consumer:
         self.handler = handler
         self._limit = prefetch or _UNLIMITED
         self._ack_on_return = ack_on_return
+        self._on_failure = on_failure
+        self._untold = untold
         self._requeued = 0
         self._cancelling = False
         self._ended: OneShot[None] = OneShot()
         self._idle: list[Deferred[None]] = []
+        # The iterator that takes the deliveries, if that is what they are for.
+        self._iterator: Deliveries | None = None
+        # Of messages that have failed: those that are kept for a while, and what the
+        # others are recognized by.
+        self._paused: dict[Delivery, IDelayedCall] = {}
+        self._failed_once: dict[int, None] = {}
+        # With how many unsettled deliveries on the channel the window may be full, or
+        # the broker exceed it.
+        self._full_at = prefetch if prefetch and not auto_ack else _NEVER
+        self._full_call: IDelayedCall | None = None
 
     def __repr__(self) -> str:
         state = "active" if self.is_active else "ended"
@@ -131,7 +222,9 @@ class Consumer:
             try:
                 self._machine.call(BasicCancel(self.consumer_tag), reply)
             except AMQPError as error:
-                return fail(error)
+                return fail(error.with_traceback(None))
+            # After the basic.cancel, or the broker would deliver them to us again.
+            self._stop_timers()
             reply.addCallbacks(self._cancel_agreed, _ignore)
         return self._ended.when_fired().addCallback(lambda _: self._requeued)
 
@@ -151,8 +244,17 @@ class Consumer:
 
     def when_idle(self) -> Deferred[None]:
         """
-        :returns: fires when no handler is running, which may be at once.
+        :returns: fires when no handler is running, which may be at once.  Fails with
+            `LocalProtocolError` when a coroutine that is a handler of this consumer
+            calls it: it would wait for itself.
         """
+        if HANDLING.get() is self:
+            return fail(
+                LocalProtocolError(
+                    "when_idle() was called by a handler of the same consumer, and "
+                    "would wait for that handler for ever: call it elsewhere"
+                )
+            )
         if not self.running:
             return succeed(None)
         waiting: Deferred[None] = Deferred(self._forget)
@@ -173,87 +275,138 @@ class Consumer:
         header: bytes,
         body: bytes,
     ) -> None:
-        if not self.is_active and not self.auto_ack:
-            # A stream takes nothing back, and RabbitMQ 3 closes the connection for it.
-            if _STREAM in header:
-                self._requeued += 1
-            else:
-                self._hand_back(delivery_tag)
-            return
-        delivery = _new(Delivery)
-        delivery.settler = self._settler
-        delivery._header = header
-        delivery._method = method
-        delivery._properties = None
-        delivery._route = route
-        delivery._settled = self.auto_ack
-        delivery.body = body
-        delivery.consumer_tag = self.consumer_tag
-        delivery.delivery_tag = delivery_tag
-        delivery.redelivered = redelivered
+        settler = self._settler
+        delivery = _arrived(
+            settler,
+            self.consumer_tag,
+            delivery_tag,
+            redelivered,
+            method,
+            route,
+            header,
+            body,
+        )
+        if not self.auto_ack:
+            settler.unsettled[delivery_tag] = self
+            if not self.is_active:
+                self._hand_back(delivery)
+                return
         try:
             result = self.handler(delivery)
-        except Exception:
+        except BaseException:  # whatever it is, it is not to end the connection
             self._failed(delivery, Failure())
         else:
             if result is not None:
                 self._await(result, delivery)
             elif self._ack_on_return:
-                self._succeeded(result, delivery)
+                self._succeeded(None, delivery)
+        if len(settler.unsettled) >= self._full_at and not self.auto_ack:
+            self._check_window()
 
-    def oversized(self, delivery_tag: int, size: int) -> None:
-        if not self.is_active and not self.auto_ack:
-            self._hand_back(delivery_tag)
-            return
-        error = ContentTooLarge(size, self._machine.max_body)
-        self._log.error(
-            "Rejected a message of the queue {queue}: {error}",
-            queue=printable(self.queue),
-            error=error,
+    def oversized(
+        self,
+        delivery_tag: int,
+        redelivered: bool,
+        method: bytes,
+        route: int,
+        header: bytes,
+        size: int,
+    ) -> None:
+        settler = self._settler
+        delivery = _arrived(
+            settler,
+            self.consumer_tag,
+            delivery_tag,
+            redelivered,
+            method,
+            route,
+            header,
+            b"",
         )
         if not self.auto_ack:
-            self._machine.settle(BasicReject, delivery_tag, 0)
+            settler.unsettled[delivery_tag] = self
+            if not self.is_active:
+                self._hand_back(delivery)
+                return
+        _log.error(
+            "The consumer {tag} of the queue {queue} cannot take delivery "
+            "{delivery_tag}: {error}; {outcome}",
+            tag=printable(self.consumer_tag),
+            queue=printable(self.queue),
+            delivery_tag=delivery_tag,
+            error=ContentTooLarge(size, self._machine.max_body),
+            outcome="it is lost" if self.auto_ack else self._give_up(delivery, True),
+        )
 
-    def _hand_back(self, delivery_tag: int) -> None:
+    def _hand_back(self, delivery: Delivery) -> None:
         """
-        A delivery came while our basic.cancel was on its way.
+        A delivery came after our basic.cancel, or the broker's.
         """
-        self._machine.settle(BasicNack, delivery_tag, _NACK_REQUEUE)
+        delivery.give_back()
         self._requeued += 1
 
     def cancelled(self) -> None:
         self.is_active = False
-        self._log.warn(
-            "The broker cancelled the consumer {tag} of the queue {queue}",
+        self._stop_timers()
+        error = ConsumerCancelled(self.consumer_tag, self.queue, len(self._unsettled()))
+        _log.warn(
+            "The broker cancelled the consumer {tag} of the queue {queue}: {cause}",
             tag=printable(self.consumer_tag),
             queue=printable(self.queue),
+            cause=error.cause,
+            unsettled=error.unsettled,
         )
-        self._ended.fail(ConsumerCancelled(self.consumer_tag, self.queue))
+        self._ended.fail(error)
 
     def ended(self, reason: AMQPError) -> None:
         self.is_active = False
         self._flow.release(self)
+        self._stop_timers()
+        if self.has_begun and not self._ended.awaited:
+            self._untold(self)
         self._ended.fail(reason)
+
+    def given_back(self) -> None:
+        """
+        See `Holder`.
+        """
+        if self._iterator is not None:
+            self._iterator._drop()
 
     # -- the outcome of handlers -----------------------------------------------
 
-    def _await(
-        self, result: object | Coroutine[Deferred[Any], Any, Any], delivery: Delivery
-    ) -> None:
-        if iscoroutine(result):
-            deferred: Deferred[Any] = Deferred.fromCoroutine(result)
-        elif isinstance(result, Deferred):
-            deferred = result
+    def _await(self, result: object, delivery: Delivery) -> None:
+        if isinstance(result, Deferred):
+            deferred: Deferred[Any] = result
+        elif iscoroutine(result) or hasattr(result, "__await__"):
+            deferred = self._run(result)
+        elif isgenerator(result) or isasyncgen(result):
+            problem = f"the handler returned {result!r}, which nobody can await"
+            self._failed(delivery, Failure(TypeError(problem)))
+            return
         else:
             self._succeeded(result, delivery)
             return
         self.running += 1
         if self.running > self._limit and self.is_active:
             self._flow.hold(self, self._machine)
+            self._check_excess(self.running)
         if self._ack_on_return:
             deferred.addCallback(self._succeeded, delivery)
         deferred.addErrback(lambda failure: self._failed(delivery, failure))
         deferred.addBoth(self._finished)
+
+    def _run(self, result: Any) -> Deferred[Any]:
+        """
+        Await what a handler has returned.
+        """
+        context = HANDLING.set(self)
+        try:
+            return Deferred.fromCoroutine(
+                result if iscoroutine(result) else _awaited(result)
+            )
+        finally:
+            HANDLING.reset(context)
 
     def _succeeded(self, _: object, delivery: Delivery) -> None:
         """
@@ -271,26 +424,172 @@ class Consumer:
                 self._idle.pop(0).callback(None)
 
     def _failed(self, delivery: Delivery, failure: Failure) -> None:
+        reason = self._machine.reason
+        if delivery.is_stale and failure.value is reason and reason is not None:
+            # One traceback for each would be as long as the log of all the rest.
+            _log.warn(
+                "The handler of {consumer} failed with delivery {tag}, as the channel "
+                "has ended: {error}",
+                consumer=printable(repr(self)),
+                tag=delivery.delivery_tag,
+                error=reason,
+            )
+            return
         hopeless = failure.check(UndecodableProperty) is not None
-        requeue = not (delivery.redelivered or hopeless)
-        if delivery.settled:
-            outcome = "it had been settled"
-        else:
-            delivery.reject(requeue)
-            outcome = "requeued" if requeue else "rejected"
-        try:
-            message_id = delivery.properties.message_id
-        except UndecodableProperty:
-            message_id = None
-        self._log.failure(
-            "The handler of {consumer} failed with the message {message_id}, "
-            "delivery {tag}: {outcome}",
+        _log.failure(
+            "The handler of {consumer} failed with delivery {tag} ({name}): {outcome}",
             failure=failure,
             consumer=printable(repr(self)),
-            message_id=printable(repr(message_id)),
             tag=delivery.delivery_tag,
-            outcome=outcome,
+            name=_name(delivery),
+            outcome=self._give_up(delivery, hopeless),
         )
+
+    def _give_up(self, delivery: Delivery, hopeless: bool) -> str:
+        """
+        Settle a delivery that could not be handled.
+
+        :param hopeless: it never can be, here.
+        :returns: what was done, for the log.
+        """
+        if delivery.settled:
+            return "the message had been settled"
+        if delivery.is_stale:
+            return "the broker delivers the message again, as the channel has ended"
+        if delivery.is_from_stream:
+            delivery.refuse(requeue=True)
+            return "the message is acknowledged, and stays in its stream"
+        again = hopeless or self._has_failed_before(delivery)
+        if again and self._on_failure == "reject":
+            delivery.refuse(requeue=False)
+            return (
+                "the message is rejected: dead-lettered, or discarded if the queue has "
+                "no dead-letter exchange"
+            )
+        if again and self.is_active:
+            clock = cast(IReactorTime, self._settler.reactor)
+            self._paused[delivery] = clock.callLater(_PAUSE, self._release, delivery)
+            return f"the message goes back to its queue in {_PAUSE:g} s"
+        delivery.refuse(requeue=True)
+        return "the message goes back to its queue"
+
+    def _has_failed_before(self, delivery: Delivery) -> bool:
+        """
+        Tell whether a message that has failed had failed before; and recognize it when
+        it comes again.
+        """
+        try:
+            if delivery.acquired_count is not None:
+                return bool(delivery.delivery_count)
+        except UndecodableProperty:
+            pass
+        key = hash((delivery.exchange, delivery.routing_key, delivery.body))
+        before = delivery.redelivered and key in self._failed_once
+        self._failed_once.pop(key, None)
+        self._failed_once[key] = None
+        if len(self._failed_once) > _RECOGNIZED:
+            del self._failed_once[next(iter(self._failed_once))]
+        return before
+
+    def _release(self, delivery: Delivery) -> None:
+        del self._paused[delivery]
+        delivery.refuse(requeue=True)
+
+    # -- the prefetch window ---------------------------------------------------
+
+    def _unsettled(self) -> list[int]:
+        """
+        The tags of the deliveries that are not settled.
+        """
+        unsettled = list(self._settler.unsettled.items())
+        return [tag for tag, holder in unsettled if holder is self]
+
+    def _check_window(self) -> None:
+        """
+        There may be as many unsettled deliveries as the prefetch limit allows, or more.
+
+        :raises CommandInvalid: there are far more.
+        """
+        unsettled = self._unsettled()
+        self._check_excess(len(unsettled))
+        if self._iterator is not None:  # whose deliveries may have one tag
+            self._check_excess(self._iterator.buffered)
+        # Other consumers of the channel may have the more.
+        others = len(self._settler.unsettled) - len(unsettled)
+        self._full_at = _EXCESS * self.prefetch + _SLACK + 2 * others
+        if self._full_call is None:
+            self._watch_window(unsettled)
+
+    def _check_excess(self, deliveries: int) -> None:
+        """
+        :raises CommandInvalid: when the broker has exceeded the prefetch limit by far.
+        """
+        limited = self.prefetch and not self.auto_ack
+        if limited and deliveries > _EXCESS * self.prefetch + _SLACK:
+            raise CommandInvalid(
+                f"{deliveries} unsettled deliveries for the consumer "
+                f"{self.consumer_tag!r}, whose prefetch is {self.prefetch}",
+                *BasicDeliver.identity,
+            )
+
+    def _watch_window(self, unsettled: list[int]) -> None:
+        clock = cast(IReactorTime, self._settler.reactor)
+        self._full_call = clock.callLater(_FULL_FOR, self._window_watched, unsettled)
+
+    def _window_watched(self, before: list[int]) -> None:
+        """
+        The window has been full for a while, perhaps.
+
+        :param before: the unsettled deliveries when that began.
+        """
+        self._full_call = None
+        unsettled = self._unsettled()
+        held = self.running + len(self._paused)
+        if self._iterator is not None:
+            held += self._iterator.buffered
+        if len(unsettled) < self.prefetch:
+            self._full_at = self.prefetch
+        elif unsettled != before or held >= len(unsettled):
+            self._watch_window(unsettled)
+        else:
+            _log.warn(
+                "The consumer {tag} of the queue {queue} gets no messages: it has "
+                "{unsettled} unsettled deliveries, all that its prefetch allows, and "
+                "none was settled for {seconds:g} s; no handler runs for {idle} of "
+                "them.  Settle each delivery, as by its ack(), or consume with "
+                "ack_on_return=True",
+                tag=printable(self.consumer_tag),
+                queue=printable(self.queue),
+                unsettled=len(unsettled),
+                seconds=_FULL_FOR,
+                idle=len(unsettled) - held,
+            )
+
+    def _stop_timers(self) -> None:
+        """
+        Nothing is kept, or watched, any more.
+        """
+        if self._full_call is not None:
+            self._full_call.cancel()
+            self._full_call = None
+        self._full_at = _NEVER
+        paused, self._paused = self._paused, {}
+        for delivery, call in paused.items():
+            call.cancel()
+            delivery.refuse(requeue=True)
+
+
+def _name(delivery: Delivery) -> str:
+    """
+    What a message is called in the log.
+    """
+    try:
+        message_id = delivery.properties.message_id
+    except UndecodableProperty:
+        return "its properties cannot be decoded"
+    if message_id is None:
+        return "no message-id"
+    return f"message-id {printable(repr(message_id))}"
 
 
 def _ignore(_: Failure) -> None:
@@ -377,10 +676,13 @@ class Deliveries:
         """
         Give a delivery back that was taken: whoever asks next gets it.
         """
+        consumer = self.consumer
         if self._waiting:
             self._waiting.popleft().callback(delivery)
-        else:
+        elif consumer.auto_ack or not (delivery.is_stale or consumer._cancelling):
             self._buffer.appendleft(delivery)
+        elif not delivery.settled:
+            consumer._hand_back(delivery)
 
     def cancel(self) -> Deferred[int]:
         """
@@ -396,12 +698,12 @@ class Deliveries:
             buffer, self._buffer = self._buffer, deque()
             for delivery in buffer:
                 if not delivery.settled:
-                    delivery.nack()
-                    consumer._requeued += 1
+                    consumer._hand_back(delivery)
         return consumer.cancel()
 
     def _attach(self, consumer: Consumer) -> None:
         self.consumer = consumer
+        consumer._iterator = self
         self._limit = consumer.prefetch or _UNLIMITED
         consumer.when_ended().addCallbacks(
             lambda _: self._finish(_Exhausted("the consumer was cancelled")),
@@ -416,6 +718,15 @@ class Deliveries:
         if len(self._buffer) > self._limit and self.consumer.is_active:
             # In the consumer's name: when that ends, reading has to go on.
             self.consumer._flow.hold(self.consumer, self.consumer._machine)
+            self.consumer._full_at = 0
+
+    def _drop(self) -> None:
+        """
+        Drop the deliveries that the channel has given back.
+        """
+        self._buffer = deque(each for each in self._buffer if not each.settled)
+        if len(self._buffer) <= self._limit // 2:
+            self.consumer._flow.release(self.consumer)
 
     def _finish(self, reason: BaseException) -> None:
         self.ended = reason
@@ -423,7 +734,7 @@ class Deliveries:
         if not consumer.auto_ack and not consumer._machine.is_open:
             self._buffer.clear()  # the broker has them again
         while self._waiting:
-            self._waiting.popleft().errback(reason)
+            self._waiting.popleft().errback(reason.with_traceback(None))
 
 
 class _Exhausted(LookupError):

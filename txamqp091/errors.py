@@ -623,23 +623,41 @@ class CallTimeout(AMQPError, TimeoutError):
 
 class ConsumerCancelled(AMQPError):
     """
-    The broker ended the consumer: its queue was deleted or has failed over.
+    The broker ended the consumer.  It does not say why: the queue was deleted or has
+    failed over; or, for a quorum queue of RabbitMQ 4.3, a delivery was not settled in
+    time.
 
     :ivar consumer_tag: the tag of the consumer.
     :ivar queue: the queue that the consumer consumed from.
+    :ivar unsettled: how many deliveries of the consumer were not settled.  If there are
+        any, and the queue still exists, one of them exceeded ``consumer_timeout``.
     """
 
     retriable = True
 
-    def __init__(self, consumer_tag: str, queue: str):
-        super().__init__(consumer_tag, queue)
+    def __init__(self, consumer_tag: str, queue: str, unsettled: int = 0):
+        super().__init__(consumer_tag, queue, unsettled)
         self.consumer_tag = consumer_tag
         self.queue = queue
+        self.unsettled = unsettled
+
+    @property
+    def cause(self) -> str:
+        """
+        The likely cause, and the remedy where there is one.
+        """
+        if not self.unsettled:
+            return "the queue was deleted, or has failed over"
+        return (
+            "the likely cause, if the queue still exists: a delivery was not settled "
+            f"within consumer_timeout ({self.unsettled} are not settled); settle "
+            "deliveries sooner, or raise the queue's consumer_timeout"
+        )
 
     def __str__(self) -> str:
         return (
             f"the broker cancelled the consumer {printable(self.consumer_tag)} "
-            f"of the queue {printable(self.queue)!r}"
+            f"of the queue {printable(self.queue)!r}: {self.cause}"
         )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from threading import Lock, get_ident
-from typing import Any, cast
+from typing import Any, Final, Protocol, cast
 
 from twisted.internet.interfaces import IReactorFromThreads
 
@@ -21,7 +21,15 @@ from txamqp091.wire.method import Method
 from txamqp091.wire.properties import EMPTY, Properties
 from txamqp091.wire.spec import BasicAck, BasicNack, BasicReject
 
-__all__ = ["Body", "Delivery", "Message", "Settler", "SettlerFactory", "body_bytes"]
+__all__ = [
+    "Body",
+    "Delivery",
+    "Holder",
+    "Message",
+    "Settler",
+    "SettlerFactory",
+    "body_bytes",
+]
 
 #: What may be the body of a message.  Text is sent as UTF-8.
 Body = bytes | str | bytearray | memoryview
@@ -32,6 +40,15 @@ _PROPERTIES = 12
 _MULTIPLE = 1
 _REQUEUE = 1
 _NACK_REQUEUE = 2
+
+#: The header of a message from a stream, as RabbitMQ encodes it.  (A client that sends
+#: such a message on encodes most offsets as shorter integers.)
+_STREAM = b"\x0fx-stream-offsetl"
+
+#: What is there in place of the holder of a delivery that is settled.
+_SETTLED: Final = object()
+
+_new = object.__new__
 
 
 def body_bytes(body: Body) -> bytes:
@@ -88,30 +105,61 @@ class Message:
         )
 
 
+class Holder(Protocol):
+    """
+    Whoever holds deliveries that nobody has taken yet: a consumer.
+    """
+
+    def given_back(self) -> None:
+        """
+        The channel has given deliveries back to the broker: drop those that are held.
+        """
+
+
 class Settler:
     """
-    Sends the settlements of one channel's deliveries, in the order in which they were
-    given, whichever threads gave them.
+    Knows which deliveries of one channel are not settled, and sends their settlements,
+    in the order in which they were given, whichever threads gave them.
 
     A settlement from another thread waits in a queue until the connection's thread
     sends it.  Whatever has to come after it calls `catch_up` first: a settlement with
     ``multiple``, a close, a commit.
 
     :ivar machine: the channel's machine.
-    :ivar reactor: the way in from other threads than the connection's.
+    :ivar thread: the connection's thread, which sends.
+    :ivar reactor: the way in from other threads.
+    :ivar unsettled: the deliveries that are not settled: the holder of each, by
+        delivery tag; None is the holder of one that `Channel.basic_get` has fetched.
+    :ivar transaction: the deliveries that were settled in the present transaction, in
+        the same form; None while the channel is not in transaction mode.
     :ivar up_to: deliveries up to this tag were settled by ``multiple``.
+    :ivar stale_up_to: deliveries up to this tag were settled, or given back, all
+        together by the channel: to settle one of them does nothing.
     """
 
-    __slots__ = ("_lock", "_posted", "_thread", "machine", "reactor", "up_to")
+    __slots__ = (
+        "_lock",
+        "_posted",
+        "machine",
+        "reactor",
+        "stale_up_to",
+        "thread",
+        "transaction",
+        "unsettled",
+        "up_to",
+    )
 
     def __init__(self, machine: ChannelMachine, reactor: object) -> None:
         """
         :param reactor: the way in from other threads than this one.
         """
         self.up_to = 0
+        self.stale_up_to = 0
+        self.unsettled: dict[int, Holder | None] = {}
+        self.transaction: dict[int, Holder | None] | None = None
         self.machine = machine
         self.reactor = reactor
-        self._thread = get_ident()
+        self.thread = get_ident()
         # From other threads; and what keeps them and a "multiple" in their order.
         self._posted: deque[tuple[type[Method], int, int]] = deque()
         self._lock = Lock()
@@ -128,32 +176,103 @@ class Settler:
         """
         Whether the calling thread may send.
         """
-        return get_ident() == self._thread
-
-    def settle(self, method: type[Method], delivery_tag: int, bits: int) -> None:
-        """
-        Take the settlement of one delivery, from whichever thread.
-
-        :raises AlreadySettled: when ``multiple`` has settled it meanwhile.
-        """
-        if get_ident() == self._thread:  # once per message: not `is_own_thread`
-            self.send(method, delivery_tag, bits)
-        else:
-            self.post(method, delivery_tag, bits, self.up_to)
+        return get_ident() == self.thread
 
     def settle_up_to(self, method: type[Method], delivery_tag: int, bits: int) -> None:
         """
         Take the settlement of all deliveries up to one, from whichever thread.
 
-        :raises AlreadySettled: as `settle` does.
+        :raises AlreadySettled: when ``multiple`` has settled it meanwhile.
         """
+        holders = self._take_up_to(delivery_tag)
         if self.is_own_thread:
             with self._lock:  # what is posted after this is refused
                 self.up_to = delivery_tag
             self.catch_up()
             self.send(method, delivery_tag, bits)
+            if method is BasicNack:
+                _tell(holders)
         else:
             self.post(method, delivery_tag, bits, delivery_tag)
+            if method is BasicNack:
+                cast(IReactorFromThreads, self.reactor).callFromThread(_tell, holders)
+
+    def settle_number(
+        self, method: type[Method], delivery_tag: int, bits: int, multiple: bool
+    ) -> None:
+        """
+        Send a settlement that names a number, in the connection's thread.
+
+        :param multiple: for all deliveries up to that number; 0 is all that have come.
+        """
+        self.catch_up()
+        if multiple:
+            # The broker would take 0 for those that are still on their way to us, too.
+            delivery_tag = delivery_tag or self.last
+            holders = self._put_aside(delivery_tag)
+            self.send(method, delivery_tag, bits)
+            if method is BasicNack:
+                _tell(holders)
+        else:
+            self._take(delivery_tag)
+            self.send(method, delivery_tag, bits)
+
+    def give_back(self) -> None:
+        """
+        The broker is to have all unsettled deliveries again.
+        """
+        self.catch_up()
+        transaction, self.transaction = self.transaction, None
+        holders = self._put_aside(self.last)
+        self.transaction = transaction
+        _tell(holders)
+
+    def roll_back(self) -> None:
+        """
+        Nothing was settled in the present transaction.
+        """
+        self.catch_up()
+        if self.transaction is not None:
+            self.unsettled.update(self.transaction)
+            self.transaction = {}
+            with self._lock:
+                self.up_to = 0
+
+    def commit(self) -> None:
+        """
+        A transaction begins, and what was settled in the one before stays settled.
+        """
+        self.catch_up()
+        self.transaction = {}
+
+    @property
+    def last(self) -> int:
+        """
+        The tag of the last delivery that is not settled; 0 if there is none.
+        """
+        # A copy, as other threads settle, too.
+        return max(list(self.unsettled), default=0)
+
+    def _put_aside(self, delivery_tag: int) -> set[Holder]:
+        with self._lock:
+            self.up_to = max(self.up_to, delivery_tag)
+            self.stale_up_to = max(self.stale_up_to, delivery_tag)
+        return self._take_up_to(delivery_tag)
+
+    def _take_up_to(self, delivery_tag: int) -> set[Holder]:
+        tags = [each for each in list(self.unsettled) if each <= delivery_tag]
+        return {holder for each in tags if (holder := self._take(each)) is not None}
+
+    def _take(self, delivery_tag: int) -> Holder | None:
+        """
+        Count a delivery as settled.
+        """
+        holder = self.unsettled.pop(delivery_tag, _SETTLED)
+        if holder is _SETTLED:
+            return None
+        if self.transaction is not None:
+            self.transaction[delivery_tag] = cast(Holder | None, holder)
+        return cast(Holder | None, holder)
 
     def post(
         self, method: type[Method], delivery_tag: int, bits: int, up_to: int
@@ -164,6 +283,8 @@ class Settler:
         :param up_to: `up_to`, from now on.
         """
         with self._lock:
+            if delivery_tag <= self.stale_up_to:
+                return
             if delivery_tag <= self.up_to:
                 raise already_settled(delivery_tag)
             self._posted.append((method, delivery_tag, bits))
@@ -183,6 +304,11 @@ class Settler:
         Send it, in the connection's thread.  For others to add to.
         """
         self.machine.settle(method, delivery_tag, bits)
+
+
+def _tell(holders: set[Holder]) -> None:
+    for holder in holders:
+        holder.given_back()
 
 
 def already_settled(delivery_tag: int) -> AlreadySettled:
@@ -220,7 +346,6 @@ class Delivery:
         "_method",
         "_properties",
         "_route",
-        "_settled",
         "body",
         "consumer_tag",
         "delivery_tag",
@@ -228,18 +353,47 @@ class Delivery:
         "settler",
     )
 
-    # Filled by `Consumer.delivered` and `Channel.basic_get`, slot by slot: half the
-    # cost of a call of __init__, once per message.
     _header: bytes
     _method: bytes
     _properties: Properties | None
     _route: int
-    _settled: bool
     body: bytes
     consumer_tag: str
     delivery_tag: int
     redelivered: bool
     settler: Settler
+
+    @classmethod
+    def arrived(
+        cls,
+        settler: Settler,
+        consumer_tag: str,
+        delivery_tag: int,
+        redelivered: bool,
+        method: bytes,
+        route: int,
+        header: bytes,
+        body: bytes,
+    ) -> Delivery:
+        """
+        Make a delivery of what has come from the broker.
+
+        :param method: the payload of the method frame.
+        :param route: where in it the exchange and the routing key are.
+        :param header: the payload of the header frame.
+        """
+        # Once per message.  To fill the slots costs half of what __init__ does.
+        delivery = _new(cls)
+        delivery.settler = settler
+        delivery._header = header
+        delivery._method = method
+        delivery._properties = None
+        delivery._route = route
+        delivery.body = body
+        delivery.consumer_tag = consumer_tag
+        delivery.delivery_tag = delivery_tag
+        delivery.redelivered = redelivered
+        return delivery
 
     def __repr__(self) -> str:
         return (
@@ -295,19 +449,53 @@ class Delivery:
         return offset if isinstance(offset, int) else None
 
     @property
+    def is_from_stream(self) -> bool:
+        """
+        Whether a stream has delivered the message.
+        """
+        return _STREAM in self._header
+
+    @property
+    def delivery_count(self) -> int | None:
+        """
+        How many deliveries of the message have failed, as the broker counts: the header
+        ``x-delivery-count`` of quorum queues.  RabbitMQ 4.3 counts what was rejected or
+        lost with its channel; earlier ones count what was given back with `nack`, too.
+        None if the queue does not say.
+        """
+        return self._count("x-delivery-count")
+
+    @property
+    def acquired_count(self) -> int | None:
+        """
+        How often the message was delivered before, for whatever reason it came back:
+        the header ``x-acquired-count`` of quorum queues (RabbitMQ 4.3).  None if the
+        queue does not say.
+        """
+        return self._count("x-acquired-count")
+
+    def _count(self, name: str) -> int | None:
+        count = self.headers.get(name)
+        return count if isinstance(count, int) else None
+
+    @property
     def settled(self) -> bool:
         """
-        Whether it has been answered for, or needs no answer.
+        Whether it has been settled, or need not be.
         """
-        return self._settled or self.delivery_tag <= self.settler.up_to
+        return self.delivery_tag not in self.settler.unsettled
 
     @property
     def is_stale(self) -> bool:
         """
-        Whether the channel that it came on has ended: the broker has the message
-        again, and an answer would not be sent.
+        Whether the broker has the message again, as its channel has ended or has given
+        it back (`Channel.basic_recover`, `Channel.basic_nack`): to settle it does
+        nothing.
         """
-        return not self.settler.is_open
+        settler = self.settler
+        return not settler.is_open or (
+            self.delivery_tag <= settler.stale_up_to and self.settled
+        )
 
     def ack(self, multiple: bool = False) -> None:
         """
@@ -340,11 +528,40 @@ class Delivery:
         self._settle(BasicReject, _REQUEUE if requeue else 0)
 
     def _settle(self, method: type[Method], bits: int, multiple: bool = False) -> None:
-        settler = self.settler
-        if self._settled or self.delivery_tag <= settler.up_to:
-            raise already_settled(self.delivery_tag)
-        self._settled = True
+        settler, tag = self.settler, self.delivery_tag
+        holder = settler.unsettled.pop(tag, _SETTLED)
+        if holder is _SETTLED:
+            if tag > settler.stale_up_to:
+                raise already_settled(tag)
+            return
+        if settler.transaction is not None:
+            settler.transaction[tag] = cast(Holder | None, holder)
         if multiple:
-            settler.settle_up_to(method, self.delivery_tag, bits | _MULTIPLE)
+            settler.settle_up_to(method, tag, bits | _MULTIPLE)
+        elif get_ident() == settler.thread:
+            settler.send(method, tag, bits)
         else:
-            settler.settle(method, self.delivery_tag, bits)
+            settler.post(method, tag, bits, settler.up_to)
+
+    def give_back(self) -> None:
+        """
+        Put the message back into its queue, as one that nobody has tried: like `nack`,
+        but nothing happens when it is settled, and a message of a stream is
+        acknowledged, as a stream takes nothing back (RabbitMQ 3 closes the connection).
+        """
+        if not self.settled:
+            if self.is_from_stream:
+                self.ack()
+            else:
+                self.nack()
+
+    def refuse(self, requeue: bool) -> None:
+        """
+        Settle a message that nobody could handle: like `reject`, with what `give_back`
+        says of settled ones and of streams.
+        """
+        if not self.settled:
+            if self.is_from_stream:
+                self.ack()
+            else:
+                self.reject(requeue)

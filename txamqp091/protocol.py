@@ -88,6 +88,8 @@ class AMQPProtocol(Protocol):
     :ivar blocked: why the broker blocks publishing, or None if it does not.
     :ivar bytes_received: how many bytes of AMQP have come.
     :ivar bytes_sent: how many were handed to the transport.
+    :ivar untold: how many consumers have ended with the connection, and nobody waited
+        for that.
     """
 
     _log = Logger()
@@ -99,6 +101,7 @@ class AMQPProtocol(Protocol):
         self.blocked: str | None = None
         self.bytes_received = 0
         self.bytes_sent = 0
+        self.untold = 0
         self._outgoing = Outgoing(reactor, self._write)
         self._machine = ConnectionMachine(
             Role.CLIENT,
@@ -403,6 +406,15 @@ class AMQPProtocol(Protocol):
         self._outgoing.stop()
         ours = self._reason
         assert ours is not None
+        if self.untold and not self._closed.awaited:
+            self._log.warn(
+                "The connection to {host} has ended: {reason}.  {consumers} "
+                "consumer(s) on it have ended.  Wait for when_closed() to connect "
+                "again, or use AMQPClientService, which does so by itself",
+                host=self.parameters.host,
+                reason=ours,
+                consumers=self.untold,
+            )
         if type(ours) is ConnectionClosed and ours.by_us:
             self._closed.fire(None)
         else:

@@ -129,7 +129,7 @@ class Demo:
         )
         self.service.observe(ready=self.ready, lost=self.lost)
         self.publisher = Publisher(self.service)
-        self.service.consume(ORDERS, self.take, prefetch=50)
+        self.service.consume(ORDERS, self.take, prefetch=50, on_failure="reject")
         self.service.consume(DEAD, self.bury)
 
     async def run(self, inspector: AMQPProtocol) -> bool:
@@ -202,8 +202,8 @@ class Demo:
 
     async def take(self, delivery: Delivery) -> None:
         """
-        Take one order.  What is none raises an error, which is all that has to be done
-        about it: the message comes once more, and is rejected then.
+        Take one order.  What is no order raises an error.  Such a message comes once
+        more, and is then rejected, as its consumer says: it goes to the dead letters.
         """
         books = self.books
         books.received += 1

@@ -68,7 +68,8 @@ def make_service(reactor: IReactorTime, uri: str) -> AMQPClientService:
     """
     service = AMQPClientService(reactor, uri, topology=TOPOLOGY)
     clerk = Clerk(Publisher(service))
-    service.consume("orders", clerk.take, prefetch=10)
+    # An order that fails twice goes to the dead letters: see TOPOLOGY.
+    service.consume("orders", clerk.take, prefetch=10, on_failure="reject")
     return service
 
 

@@ -39,7 +39,7 @@ class OrderTests(BrokerTestCase):
 
     def test_unreadable(self) -> None:
         """
-        What is no order is tried twice, and then put aside.
+        What is no order is tried twice, and is then dead-lettered.
         """
         self.order(b"one pizza, please")
         self.assertQueue("orders", ready=0, unacked=0)

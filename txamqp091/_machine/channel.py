@@ -8,6 +8,11 @@ thing that `fail` does.  While ``closing``, our ``channel.close`` is on its way:
 still come and are matched, deliveries are dropped (the broker has them again), calls
 are refused.
 
+A consumer that the broker cancels without waiting for an answer is cancelled by us,
+too: RabbitMQ 4.3 keeps the tag of one whose delivery was not settled in time, and
+delivers to it again once that is settled.  Until the broker agrees, such a consumer is
+in ``_ending``.
+
 What comes per message (deliver, ack) is taken apart by hand here; every other
 method through `txamqp091.wire.method`.
 """
@@ -17,7 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from struct import Struct
 from struct import error as StructError
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from txamqp091._machine.acks import JoinedAcks, settle_frame
 from txamqp091._machine.confirms import Confirms
@@ -74,9 +79,13 @@ class ChannelMachine(Assembler):
     :ivar confirms: the unconfirmed messages, in confirm mode.
     :ivar reason: why the channel has ended, or None while it has not.
     :ivar closing: whether we have asked for its end.
+    :ivar recovering: how many answers to ``basic.recover`` are due.
+    :ivar dropping: whether deliveries are dropped, as the broker has them again: while
+        closing, or recovering.
     """
 
     __slots__ = (
+        "_ending",
         "_joined",
         "_max_payload",
         "_max_properties",
@@ -89,8 +98,10 @@ class ChannelMachine(Assembler):
         "closing",
         "confirms",
         "consumers",
+        "dropping",
         "number",
         "reason",
+        "recovering",
         "sink",
     )
 
@@ -119,6 +130,10 @@ class ChannelMachine(Assembler):
         self.confirms: Confirms | None = None
         self.reason: AMQPError | None = None
         self.closing = False
+        self.dropping = False
+        self.recovering = 0
+        # Who takes the deliveries for a tag that the broker has cancelled.
+        self._ending: dict[bytes, ConsumerSink] = {}
         self._joined: JoinedAcks | None = None
         self._write = write
         self._release = release
@@ -174,7 +189,7 @@ class ChannelMachine(Assembler):
         Ask for the end of the channel.
         """
         self.call(spec.ChannelClose(reply_code, reply_text, 0, 0), handle)
-        self.closing = True
+        self.closing = self.dropping = True
 
     def abandon(self, reason: AMQPError) -> None:
         """
@@ -182,7 +197,7 @@ class ChannelMachine(Assembler):
         the peer has agreed.
         """
         self.send(spec.ChannelClose(200, "", 0, 0))
-        self.closing = True
+        self.closing = self.dropping = True
         self.fail(reason)
         self.expect = self._await_close_ok
 
@@ -272,6 +287,21 @@ class ChannelMachine(Assembler):
         if self._joined is None:
             self._joined = JoinedAcks(self.number, self._write)
 
+    def part_acks(self) -> None:
+        """
+        Join acknowledgements no more: which ones can be joined is not known now.
+        """
+        self._joined = None
+
+    def recover(self, requeue: bool, handle: ReplyHandle) -> None:
+        """
+        Have all unsettled deliveries delivered again, those that are on their way now
+        included: what comes before the answer is dropped.
+        """
+        self.call(spec.BasicRecover(requeue), _Recovering(self, handle))
+        self.recovering += 1
+        self.dropping = True
+
     @property
     def is_open(self) -> bool:
         """
@@ -294,9 +324,9 @@ class ChannelMachine(Assembler):
             raise self._refusal()
 
     def _refusal(self) -> AMQPError:
-        return self.reason or ChannelClosed(
-            "the channel was closed by us", reply_code=200, by_us=True
-        )
+        if self.reason is not None:
+            return self.reason.with_traceback(None)
+        return ChannelClosed("the channel was closed by us", reply_code=200, by_us=True)
 
     # -- what the peer says: messages ------------------------------------------
 
@@ -312,7 +342,7 @@ class ChannelMachine(Assembler):
         method, header, body = message
         if method[:4] == _DELIVER and len(body) <= self.max_body:
             consumer, tag, redelivered, _, route = self._parse_deliver(method)
-            if not self.closing:
+            if not self.dropping:
                 consumer.delivered(tag, redelivered, method, route, header, body)
         else:
             super().receive_message(message)
@@ -341,12 +371,21 @@ class ChannelMachine(Assembler):
             )
         consumer = self.consumers.get(payload[5:place])
         if consumer is None:
-            name = payload[5:place].decode("utf-8", "backslashreplace")
+            consumer = self._cancelled_consumer(payload[5:place])
+        return consumer, tag, bits & 1 != 0, payload, route
+
+    def _cancelled_consumer(self, tag: bytes) -> ConsumerSink:
+        """
+        Who a delivery is for whose consumer the broker has cancelled.
+        """
+        try:
+            return self._ending[tag]
+        except KeyError:
+            name = tag.decode("utf-8", "backslashreplace")
             raise CommandInvalid(
                 f"a delivery for the consumer {name!r}, which does not exist",
                 *spec.BasicDeliver.identity,
-            )
-        return consumer, tag, bits & 1 != 0, payload, route
+            ) from None
 
     def _deliver(
         self,
@@ -355,10 +394,10 @@ class ChannelMachine(Assembler):
         body: bytes | None,
     ) -> None:
         consumer, tag, redelivered, payload, route = content
-        if self.closing:
+        if self.dropping:
             return
         if body is None:
-            consumer.oversized(tag, self._size)
+            consumer.oversized(tag, redelivered, payload, route, header, self._size)
         else:
             consumer.delivered(tag, redelivered, payload, route, header, body)
 
@@ -415,10 +454,15 @@ class ChannelMachine(Assembler):
 
     def _cancel(self, payload: bytes) -> None:
         method = spec.BasicCancel.decode(payload)
-        if not method.no_wait and not self.closing and self.reason is None:
-            self.send(spec.BasicCancelOk(method.consumer_tag))
         tag = method.consumer_tag.encode("utf-8", "surrogateescape")
         consumer = self.consumers.pop(tag, None)
+        if method.no_wait and consumer is not None:
+            self._ending[tag] = consumer
+            if self.is_open:
+                ending = _Ending(self._ending, tag, consumer)
+                self.call(spec.BasicCancel(method.consumer_tag), ending)
+        elif self.is_open and not method.no_wait:
+            self.send(spec.BasicCancelOk(method.consumer_tag))
         if consumer is not None:
             consumer.cancelled()
 
@@ -473,6 +517,7 @@ class ChannelMachine(Assembler):
             return
         self.reason = reason
         self.ignore_all()
+        self._ending.clear()
         consumers, self.consumers = self.consumers, {}
         self._replies.fail(reason)
         if self.confirms is not None:
@@ -498,6 +543,51 @@ class ChannelMachine(Assembler):
         There are no more deliveries for a tag.
         """
         self.consumers.pop(tag.encode("utf-8", "surrogateescape"), None)
+
+
+class _Ending:
+    """
+    Waits until the broker has agreed to the end of a consumer that it has cancelled.
+    """
+
+    __slots__ = ("_consumer", "_ending", "_tag")
+
+    def __init__(
+        self, ending: dict[bytes, ConsumerSink], tag: bytes, consumer: ConsumerSink
+    ) -> None:
+        self._ending = ending
+        self._tag = tag
+        self._consumer = consumer
+
+    def callback(self, result: object) -> None:
+        if self._ending.get(self._tag) is self._consumer:
+            del self._ending[self._tag]
+
+    def errback(self, fail: object) -> None:
+        """
+        The channel has ended, and the consumer with it.
+        """
+
+
+class _Recovering:
+    """
+    Waits for the answer after which deliveries are new ones.
+    """
+
+    __slots__ = ("_handle", "_machine")
+
+    def __init__(self, machine: ChannelMachine, handle: ReplyHandle) -> None:
+        self._machine = machine
+        self._handle = handle
+
+    def callback(self, result: Any) -> None:
+        machine = self._machine
+        machine.recovering -= 1
+        machine.dropping = machine.closing or machine.recovering > 0
+        self._handle.callback(result)
+
+    def errback(self, fail: Any) -> None:
+        self._handle.errback(fail)
 
 
 #: Who takes a method that is not the answer to a call.

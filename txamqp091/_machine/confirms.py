@@ -154,4 +154,4 @@ class Confirms:
         returned, self._returned = self._returned, {}
         self._mandatory.clear()
         for number, handle in outstanding.items():
-            handle.errback(returned.get(number, reason))
+            handle.errback(returned.get(number, reason).with_traceback(None))

@@ -121,14 +121,25 @@ class ConsumerSink(Protocol):
         :param header: the payload of the header frame.
         """
 
-    def oversized(self, delivery_tag: int, size: int) -> None:
+    def oversized(
+        self,
+        delivery_tag: int,
+        redelivered: bool,
+        method: bytes,
+        route: int,
+        header: bytes,
+        size: int,
+    ) -> None:
         """
         A message came whose body was over the limit, and was not kept.
+
+        :param size: the size of that body, in octets.
         """
 
     def cancelled(self) -> None:
         """
-        The broker ended the consumer.
+        The broker ended the consumer.  Deliveries that it sent before it hears our
+        answer still come.
         """
 
     def ended(self, reason: AMQPError) -> None:

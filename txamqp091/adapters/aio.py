@@ -350,6 +350,7 @@ class Channel(_Bound):
     tx_commit = _answered(verbs.Channel.tx_commit)
     tx_rollback = _answered(verbs.Channel.tx_rollback)
     flow = _answered(verbs.Channel.flow)
+    flush = _answered(verbs.Channel.flush)
     access_request = _answered(verbs.Channel.access_request)
 
     def basic_publish(
@@ -408,6 +409,7 @@ class Channel(_Bound):
         *,
         prefetch: int | None = None,
         ack_on_return: bool = False,
+        on_failure: consumers.OnFailure = "requeue",
         no_local: bool = False,
         no_wait: bool = False,
     ) -> Answer[Subscription]:
@@ -427,6 +429,7 @@ class Channel(_Bound):
             arguments,
             prefetch=prefetch,
             ack_on_return=ack_on_return,
+            on_failure=on_failure,
             no_local=no_local,
             no_wait=no_wait,
         )

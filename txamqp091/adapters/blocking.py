@@ -593,6 +593,7 @@ class BlockingChannel:
     tx_commit = _framed(Channel.tx_commit)
     tx_rollback = _framed(Channel.tx_rollback)
     flow = _framed(Channel.flow)
+    flush = _waited(Channel.flush)
     access_request = _framed(Channel.access_request)
 
     def publish_many(self, messages: Iterable[Message]) -> None:

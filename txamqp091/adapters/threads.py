@@ -169,6 +169,7 @@ class ThreadsafeChannel:
     tx_commit = _future(Channel.tx_commit)
     tx_rollback = _future(Channel.tx_rollback)
     flow = _future(Channel.flow)
+    flush = _future(Channel.flush)
     access_request = _future(Channel.access_request)
 
     def publish_many(self, messages: Iterable[Message]) -> Future[None]:

@@ -27,7 +27,7 @@ from twisted.python.failure import Failure
 
 from txamqp091._channel_publisher import DEFAULT_WINDOW
 from txamqp091._observer import OneShot, observe
-from txamqp091.consumer import Handler
+from txamqp091.consumer import Handler, OnFailure, check_handler
 from txamqp091.interfaces import ICredentials
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
@@ -301,6 +301,7 @@ class AMQPClientService(Service):
         prefetch: int | None = None,
         auto_ack: bool = False,
         ack_on_return: bool = False,
+        on_failure: OnFailure = "requeue",
         exclusive: bool = False,
         arguments: Mapping[str, Any] | None = None,
         consumer_tag: str = "",
@@ -320,6 +321,8 @@ class AMQPClientService(Service):
         :param ack_on_return: acknowledge each delivery when its handler has succeeded
             and has not settled it.  Otherwise the handler settles its deliveries
             itself.
+        :param on_failure: what happens to a message whose handler has failed; see
+            `txamqp091.Consumer`.
         :param exclusive: no one else may consume from the queue.
         :param arguments: see `txamqp091.arguments`.  A consumer of a stream goes on
             behind the last settled message if these say where to begin, with
@@ -335,8 +338,7 @@ class AMQPClientService(Service):
         :raises TypeError: the handler is not callable.
         :raises ValueError: the prefetch limit is not from 0 to 65535.
         """
-        if not callable(handler):
-            raise TypeError(f"a handler is a function, not {handler!r}")
+        check_handler(handler)
         if prefetch is not None and not 0 <= prefetch <= _PREFETCH_MAX:
             raise ValueError(f"a prefetch of {prefetch}; 0 to {_PREFETCH_MAX}")
         if isinstance(queue, Queue):
@@ -352,6 +354,7 @@ class AMQPClientService(Service):
             prefetch=prefetch,
             auto_ack=auto_ack,
             ack_on_return=ack_on_return,
+            on_failure=on_failure,
             exclusive=exclusive,
             arguments=arguments,
             owns_channel=channel is None,

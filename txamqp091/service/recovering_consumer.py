@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 
 from txamqp091._observer import Observers, OneShot
 from txamqp091.channel import Channel
-from txamqp091.consumer import Consumer, Handler
+from txamqp091.consumer import Consumer, Handler, OnFailure
 from txamqp091.errors import (
     ChannelClosed,
     Closed,
@@ -98,6 +98,7 @@ class RecoveringConsumer:
         prefetch: int | None,
         auto_ack: bool = False,
         ack_on_return: bool = False,
+        on_failure: OnFailure = "requeue",
         exclusive: bool = False,
         arguments: Mapping[str, Any] | None = None,
         owns_channel: bool = True,
@@ -119,6 +120,7 @@ class RecoveringConsumer:
         self._prefetch = prefetch
         self._auto_ack = auto_ack
         self._ack_on_return = ack_on_return
+        self._on_failure: OnFailure = on_failure
         self._exclusive = exclusive
         self._arguments = dict(arguments or {})
         self._owns_channel = owns_channel
@@ -340,6 +342,7 @@ class RecoveringConsumer:
             arguments,
             prefetch=self._prefetch,
             ack_on_return=self._ack_on_return,
+            on_failure=self._on_failure,
         )
         self._subscribing = None
         self._consumer = consumer

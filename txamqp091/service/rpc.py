@@ -327,8 +327,15 @@ class RPCServer:
 
     async def _asked(self, delivery: Delivery) -> None:
         properties = delivery.properties
-        # If one of these cannot be read, there is nobody to be told.
-        reply_to, correlation_id = properties.reply_to, properties.correlation_id
+        try:
+            reply_to, correlation_id = properties.reply_to, properties.correlation_id
+        except UndecodableProperty:  # so there is nobody to be told
+            self.failures += 1
+            _log.failure(
+                "A request to {queue} is rejected", queue=str(self.consumer.queue)
+            )
+            delivery.refuse(requeue=False)
+            return
         try:
             result = self._handler(delivery)
             if isawaitable(result):

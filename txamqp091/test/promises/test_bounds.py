@@ -282,7 +282,7 @@ class MemoryTests(BoundsCase):
     def test_oversized(self) -> None:
         """
         Criterion 7: a body of 300 MiB is read and not kept: 1 MiB, and one frame, at
-        the most; it is rejected, and the next message delivered.
+        the most; it goes back, and the next message is delivered.
         """
         client = self.peer.client
         getting = self.channel.basic_get("work")
@@ -302,7 +302,7 @@ class MemoryTests(BoundsCase):
 
         self.assertLess(self.measure(run), MIB + len(frame))
         self.assertEqual(self.reason(getting, ContentTooLarge).size, size)
-        self.assertEqual(self.heard()[-1], spec.BasicReject(1, False))
+        self.assertEqual(self.heard()[-1], spec.BasicNack(1, False, True))
         again = self.channel.basic_get("work")
         self.give(2)
         self.successResultOf(again)

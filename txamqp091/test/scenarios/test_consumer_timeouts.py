@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from txamqp091.channel import Channel
 from txamqp091.consumer import Deliveries
-from txamqp091.errors import Closed, DeliveryAckTimeout
+from txamqp091.errors import Closed, ConsumerCancelled, DeliveryAckTimeout
 from txamqp091.test.support.raw_client import RawClient
 from txamqp091.test.support.scenarios import Scenario, every_peer
 from txamqp091.wire import spec
@@ -61,6 +61,37 @@ class AcknowledgeTimeoutScenarios(Scenario):
             await self.cancelled(deliveries)
             self.assertTrue(channel.is_open)
         self.assertTrue((await self.get(other, queue)).redelivered)
+
+    async def test_consumes_again(self) -> None:
+        """
+        A consumer that the broker has ended may come back with its tag, as services do.
+        What timed out can be settled late, and other consumers of the connection do not
+        notice.
+        """
+        if not since_4_3(self):
+            return
+        channel, other = await self.channel(), await self.channel()
+        queue = await self.quorum_queue(channel, consumer_timeout=200)
+        innocent = await other.consume(await self.queue(other))
+        for body in "abc":
+            await channel.basic_publish("", queue, body)
+        for _ in range(2):
+            deliveries = await channel.consume(queue, consumer_tag="tag", prefetch=1)
+            late = await deliveries.get()
+            with self.assertRaises(ConsumerCancelled) as caught:
+                await deliveries.get()
+            self.assertEqual(caught.exception.unsettled, 1)
+            late.ack()
+        await channel.basic_publish("", queue, "d")
+        deliveries = await channel.consume(queue, consumer_tag="tag", prefetch=1)
+        bodies: set[bytes] = set()
+        while bodies != {b"a", b"b", b"c", b"d"}:
+            delivery = await deliveries.get()
+            delivery.ack()
+            bodies.add(delivery.body)
+        await other.basic_publish("", innocent.consumer.queue, "x")
+        self.assertEqual((await innocent.get()).body, b"x")
+        self.assertTrue(channel.is_open)
 
     async def test_asked_for(self) -> None:
         """

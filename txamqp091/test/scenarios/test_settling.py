@@ -5,8 +5,11 @@ Scenarios: fetching messages, acknowledging them, and giving them back.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from txamqp091.channel import Channel
-from txamqp091.message import Delivery
+from txamqp091.errors import AlreadySettled
+from txamqp091.message import Delivery, Message
 from txamqp091.test.support.scenarios import Scenario, every_peer
 from txamqp091.wire import spec
 
@@ -338,3 +341,140 @@ class RequeueScenarios(SettlingScenario):
         channel = await self.channel()
         call = channel.basic_recover(requeue=False)
         await self.connection_refused(call, 540, "basic.recover", "requeue=false")
+
+
+@every_peer
+class StaleScenarios(SettlingScenario):
+    """
+    Deliveries that a channel has given back to the broker all together.
+    """
+
+    async def given_back(
+        self, channel: Channel, give_back: Callable[[], Awaitable[object]]
+    ) -> None:
+        """
+        See that handlers which still have their deliveries do no harm with them.
+        """
+        queue = await self.filled(channel, "abc")
+        seen: list[Delivery] = []
+        consumer = await channel.basic_consume(queue, seen.append)
+
+        async def delivered() -> bool:
+            return len(seen) >= 6
+
+        self.assertEqual(len(await self.until_seen(seen, 3)), 3)
+        await give_back()
+        await self.until(delivered, "three deliveries more")
+        for each in seen[:3]:
+            self.assertTrue(each.is_stale)
+            each.ack()
+        for each in seen[3:]:
+            self.assertTrue(each.redelivered)
+            self.assertFalse(each.is_stale)
+            each.ack()
+        await channel.flush()
+        self.assertTrue(channel.is_open)
+        await consumer.cancel()
+        await channel.basic_recover()
+        self.assertEqual(await self.bodies(channel, queue), [])
+
+    async def until_seen(self, seen: list[Delivery], count: int) -> list[Delivery]:
+        """
+        Wait for deliveries.
+        """
+
+        async def enough() -> bool:
+            return len(seen) >= count
+
+        await self.until(enough, f"{count} deliveries")
+        return seen
+
+    async def test_recover(self) -> None:
+        """
+        ``basic_recover`` has the broker deliver all once more.
+        """
+        channel = await self.channel()
+        await self.given_back(channel, channel.basic_recover)
+
+    async def test_nack_all(self) -> None:
+        """
+        So has ``basic_nack`` of all.
+        """
+        channel = await self.channel()
+        await self.given_back(channel, lambda: channel.basic_nack(0, multiple=True))
+
+    async def test_iterator(self) -> None:
+        """
+        An iterator gives out none of those that had come before.
+        """
+        channel = await self.channel()
+        queue = await self.filled(channel, "abc")
+        deliveries = await channel.consume(queue)
+        first = await deliveries.get()
+
+        async def waiting() -> bool:
+            return deliveries.buffered == 2
+
+        await self.until(waiting, "two deliveries that wait")
+        await channel.basic_recover()
+        again = await self.take(deliveries, 3)
+        self.assertEqual([each.redelivered for each in again], [True] * 3)
+        self.assertEqual(sorted(each.body for each in again), [b"a", b"b", b"c"])
+        for each in (first, *again):
+            each.ack()
+        await channel.flush()
+        self.assertTrue(channel.is_open)
+
+    async def test_on_their_way(self) -> None:
+        """
+        Deliveries that are on their way when the broker is asked are stale, too.
+        """
+        channel = await self.channel()
+        queue = await self.queue(channel)
+        count = 300
+        await channel.publish_many(
+            Message("", queue, b"%d" % number) for number in range(count)
+        )
+        done: set[bytes] = set()
+
+        def handle(delivery: Delivery) -> None:
+            delivery.ack()
+            done.add(delivery.body)
+
+        consuming = channel.basic_consume(queue, handle, prefetch=count)
+        recovering = channel.basic_recover()
+        await consuming
+        await recovering
+        for _ in range(5):
+            await channel.basic_recover()
+
+        async def all_done() -> bool:
+            return len(done) == count
+
+        await self.until(all_done, "all messages")
+        await channel.flush()
+        self.assertTrue(channel.is_open)
+        self.assertEqual(await self.count(channel, queue), 0)
+
+    async def test_rolled_back(self) -> None:
+        """
+        What was settled in a transaction that is rolled back can be settled again.
+        """
+        channel = await self.channel(False)
+        queue = await self.filled(channel, "abc")
+        await channel.tx_select()
+        first, second, third = await self.fetch(channel, queue, 3)
+        second.ack(multiple=True)
+        third.reject(requeue=False)
+        self.assertTrue(first.settled)
+        await channel.tx_rollback()
+        self.assertFalse(any(each.settled for each in (first, second, third)))
+        first.ack()
+        second.reject(requeue=True)
+        await channel.tx_commit()
+        with self.assertRaises(AlreadySettled):
+            first.ack()
+        third.nack(requeue=True)
+        await channel.tx_commit()
+        self.assertTrue(channel.is_open)
+        self.assertEqual(sorted(await self.bodies(channel, queue)), [b"b", b"c"])

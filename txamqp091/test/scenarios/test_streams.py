@@ -5,10 +5,14 @@ Scenarios: streams, which keep what was consumed.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
+
+from twisted.internet.defer import Deferred
 
 from txamqp091.channel import Channel
+from txamqp091.message import Delivery
 from txamqp091.test.support.scenarios import Scenario, every_peer
 
 
@@ -255,6 +259,106 @@ class StreamReadingScenarios(StreamScenario):
             )
         else:
             self.assertEqual((await deliveries.get()).body, b"b")
+
+
+@every_peer
+class StreamSettlingScenarios(StreamScenario):
+    """
+    What the client settles by itself.  A stream takes nothing back, and 3.10 closes the
+    connection for it.
+    """
+
+    first: ClassVar[Mapping[str, Any]] = {"x-stream-offset": "first"}
+
+    async def heard(self, seen: list[bytes], count: int) -> None:
+        """
+        Wait until a handler has had so many messages, and see that all is well.
+        """
+
+        async def enough() -> bool:
+            return len(seen) >= count
+
+        await self.until(enough, f"{count} messages")
+
+    async def well(self, channel: Channel) -> None:
+        """
+        See that neither the channel nor the connection has ended.
+        """
+        await channel.flush()
+        self.assertTrue(channel.is_open)
+
+    async def test_handler_fails(self) -> None:
+        """
+        A handler that fails goes on with the next message.
+        """
+        channel = await self.channel()
+        queue = await self.stream(channel, "abcde")
+        seen: list[bytes] = []
+
+        def handle(delivery: Delivery) -> None:
+            seen.append(delivery.body)
+            raise ZeroDivisionError
+
+        consumer = await channel.basic_consume(
+            queue, handle, arguments=self.first, prefetch=1
+        )
+        await self.heard(seen, 5)
+        await consumer.cancel()
+        await self.well(channel)
+        self.assertEqual(seen, [b"a", b"b", b"c", b"d", b"e"])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 5)
+
+    async def test_iterator_cancelled(self) -> None:
+        """
+        An iterator may be cancelled while messages wait in it.
+        """
+        channel = await self.channel()
+        queue = await self.stream(channel, "abcde")
+        deliveries = await channel.consume(queue, arguments=self.first)
+        await deliveries.get()
+
+        async def waiting() -> bool:
+            return deliveries.buffered == 4
+
+        await self.until(waiting, "four deliveries that wait")
+        self.assertEqual(await deliveries.cancel(), 4)
+        await self.well(channel)
+
+    async def test_cancelled_on_the_way(self) -> None:
+        """
+        A consumer may be cancelled while messages are on their way to it.
+        """
+        channel = await self.channel()
+        queue = await self.stream(channel, "abcde" * 20)
+        seen: list[bytes] = []
+        ends: list[Deferred[Any]] = []
+
+        def handle(delivery: Delivery) -> None:
+            seen.append(delivery.body)
+            delivery.ack()
+            ends.append(channel.basic_cancel("tag"))
+
+        await channel.basic_consume(
+            queue, handle, arguments=self.first, consumer_tag="tag"
+        )
+        await self.heard(seen, 1)
+        await ends[0]
+        await self.well(channel)
+
+    async def test_too_large(self) -> None:
+        """
+        A message over the limit is passed over.
+        """
+        channel = await self.channel()
+        queue = await self.stream(channel)
+        await channel.basic_publish("", queue, b"x" * 2000)
+        await channel.basic_publish("", queue, b"y")
+        connection = await self.connect(max_body_size=1000)
+        other = await connection.open_channel()
+        deliveries = await other.consume(queue, arguments=self.first, prefetch=1)
+        self.assertEqual((await deliveries.get()).body, b"y")
+        await deliveries.cancel()
+        await self.well(other)
 
 
 @every_peer

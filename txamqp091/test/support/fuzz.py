@@ -199,7 +199,15 @@ class Sink:
             if channel.consumers:
                 channel.settle(spec.BasicAck, delivery_tag, 0)
 
-    def oversized(self, delivery_tag: int, size: int) -> None:
+    def oversized(
+        self,
+        delivery_tag: int,
+        redelivered: bool,
+        method: bytes,
+        route: int,
+        header: bytes,
+        size: int,
+    ) -> None:
         self.events.append(("oversized", delivery_tag, size))
 
     def cancelled(self) -> None:

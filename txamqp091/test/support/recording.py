@@ -184,7 +184,15 @@ class RecordingConsumer:
             body,
         )
 
-    def oversized(self, delivery_tag: int, size: int) -> None:
+    def oversized(
+        self,
+        delivery_tag: int,
+        redelivered: bool,
+        method: bytes,
+        route: int,
+        header: bytes,
+        size: int,
+    ) -> None:
         self._recorder.note(self._name, "oversized", delivery_tag, size)
 
     def cancelled(self) -> None:

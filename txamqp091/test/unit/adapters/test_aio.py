@@ -285,7 +285,9 @@ class AioTests(AioTestCase):
             ended = await channel.connection.open_channel()
             with self.assertRaises(NotFound):
                 await ended.queue_declare(queue + "-no", passive=True)
-            subscription = await channel.basic_consume(queue, handle)
+            subscription = await channel.basic_consume(
+                queue, handle, on_failure="reject"
+            )
             await channel.basic_publish("", queue, "work")
             await channel.basic_publish("", queue, "fails")
             logged = 0

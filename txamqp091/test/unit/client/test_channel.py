@@ -225,7 +225,7 @@ WRONG: list[tuple[Call, type[Exception]]] = [
     (lambda c: c.basic_consume("q", print, prefetch=-1), LocalProtocolError),
     (lambda c: c.basic_consume("q", print, prefetch=65536), LocalProtocolError),
     (lambda c: c.basic_consume("q", print, prefetch=_ANY), TypeError),
-    (lambda c: c.basic_consume("q", print, prefetch=1.5), EncodeError),  # type: ignore[arg-type]
+    (lambda c: c.basic_consume("q", print, prefetch=1.5), TypeError),  # type: ignore[arg-type]
     (lambda c: c.basic_consume("q", print, arguments={"a": _ANY}), EncodeError),
     (lambda c: c.consume("q", arguments=_ANY), EncodeError),
     (lambda c: c.flow(_ANY), EncodeError),

@@ -15,12 +15,14 @@ from txamqp091.errors import (
     ChannelClosed,
     ChannelsExhausted,
     ConnectionForced,
+    ConnectionLost,
     DeliveryAckTimeout,
     NotFound,
 )
 from txamqp091.test.support.channel_case import ChannelCase
 from txamqp091.test.support.peer import Peer
 from txamqp091.wire import spec
+from txamqp091.wire.method import Method
 
 
 class EndTests(ChannelCase):
@@ -55,6 +57,113 @@ class EndTests(ChannelCase):
             self.assertFalse(error.by_us)
         self.assertFalse(self.channel.is_open)
         self.assertEqual(self.heard()[-1], spec.ChannelCloseOk())
+
+    def warnings(self, *close: Method) -> list[str]:
+        """
+        What is logged when the broker ends a channel, or the connection.
+        """
+        events = self.catch_log()
+        self.peer.send(1, *close)
+        return events
+
+    def test_nobody_is_told(self) -> None:
+        """
+        A channel that the broker closes is logged, once, with the cause and the remedy,
+        if it had consumers whose end nobody waits for.
+        """
+        for tag in ("one", "two"):
+            self.consumer(print, consumer_tag=tag)
+        calls = [self.channel.queue_declare("work") for _ in range(2)]
+        [event] = self.warnings(spec.ChannelClose(404, "NOT_FOUND - no", 50, 10))
+        for text in ("channel 1", "404 NOT_FOUND", "queue.declare", "2 consumer(s)"):
+            self.assertIn(text, event)
+        self.assertIn("AMQPClientService", event)
+        for each in calls:
+            self.reason(each, NotFound)
+
+    def test_no_answer_tells(self) -> None:
+        """
+        So is one that the broker closes for what has no answer: a message without
+        confirms, a settlement.
+        """
+        for method in (spec.BasicPublish, spec.BasicAck, spec.BasicReject):
+            self.setUp()
+            close = spec.ChannelClose(404, "no", *method.identity)
+            self.assertEqual(len(self.warnings(close)), 1)
+        self.setUp()
+        self.assertEqual(len(self.warnings(spec.ChannelClose(406, "slow", 0, 0))), 1)
+
+    def test_somebody_is_told(self) -> None:
+        """
+        It is not logged where somebody is told: by a call, by a confirm, by
+        ``when_closed``, by a loop.
+        """
+        consume = spec.ChannelClose(404, "no", 60, 20)
+        publish = spec.ChannelClose(404, "no", 60, 40)
+
+        def by_call() -> Deferred[Any]:
+            return self.channel.basic_consume("missing", print)
+
+        def by_confirm() -> Deferred[Any]:
+            self.confirming()
+            return self.channel.basic_publish("missing", "key", b"x")
+
+        def by_when_closed() -> Deferred[Any]:
+            self.consumer(print)
+            return self.channel.when_closed()
+
+        def by_when_ended() -> Deferred[Any]:
+            return self.consumer(print).when_ended()
+
+        def by_loop() -> Deferred[Any]:
+            return self.deliveries().get()
+
+        for ask, close in (
+            (by_call, consume),
+            (by_confirm, publish),
+            (by_when_closed, publish),
+            (by_when_ended, consume),
+            (by_loop, consume),
+        ):
+            self.setUp()
+            told = ask()
+            self.assertEqual(self.warnings(close), [], ask.__name__)
+            self.reason(told, NotFound)
+
+    def test_closed_by_us(self) -> None:
+        """
+        Nor is it logged when we have closed.
+        """
+        self.consumer(print)
+        events = self.catch_log()
+        self.channel.close()
+        self.peer.serve()
+        self.setUp()
+        self.consumer(print)
+        self.peer.client.close()
+        self.peer.drop()
+        self.assertEqual(events, [])
+
+    def test_nobody_is_told_of_the_connection(self) -> None:
+        """
+        The end of a connection with consumers on several channels is logged, once, if
+        nobody waits for it.
+        """
+        self.consumer(print)
+        self.channel = self.peer.open_channel()
+        self.channel.basic_consume("work", print)
+        events = self.catch_log()
+        self.peer.serve()
+        self.peer.drop()
+        [event] = events
+        self.assertIn("2 consumer(s)", event)
+        self.assertIn("AMQPClientService", event)
+        self.setUp()
+        self.consumer(print)
+        closed = self.peer.client.when_closed()
+        self.peer.drop()
+        self.reason(closed, ConnectionLost)
+        self.assertEqual(len(events), 1)
 
     def test_other_channels_are_left_alone(self) -> None:
         """

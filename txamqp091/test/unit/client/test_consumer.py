@@ -7,11 +7,16 @@ Handlers that fail are in ``test_consumer_failures``; how it ends is in
 
 from __future__ import annotations
 
-from twisted.internet.defer import CancelledError, Deferred
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred, succeed
 
 from txamqp091.consumer import Consumer
-from txamqp091.errors import LocalProtocolError, NotFound
+from txamqp091.errors import CommandInvalid, LocalProtocolError, NotFound
 from txamqp091.message import Delivery
+from txamqp091.parameters import ConnectionParameters
 from txamqp091.test.support.channel_case import ChannelCase
 from txamqp091.wire import spec
 
@@ -154,10 +159,184 @@ class StartTests(ChannelCase):
         self.reason(self.channel.when_closed(), NotFound)
 
 
+class RefusedHandlerTests(ChannelCase):
+    """
+    What cannot be a handler is refused, with the reason, and nothing is sent.
+    """
+
+    def refused(self, handler: Any) -> str:
+        """
+        The text of the refusal.
+        """
+        refused = self.channel.basic_consume("work", handler)
+        self.assertEqual(self.heard(), [])
+        return str(self.reason(refused, TypeError))
+
+    def test_generators(self) -> None:
+        """
+        The body of a generator function would never run: functions, methods, partial
+        ones and objects that are called.
+        """
+
+        def generator(delivery: Delivery, more: object = None) -> Iterator[None]:
+            yield
+
+        async def asynchronous(delivery: Delivery) -> AsyncIterator[None]:
+            yield
+
+        class Object:
+            def __call__(self, delivery: Delivery) -> Iterator[None]:
+                yield
+
+        for each in (
+            generator,
+            partial(generator, more=1),
+            Object(),
+            Object().__call__,
+        ):
+            self.assertIn("is a generator function", self.refused(each))
+        self.assertIn("async generator function", self.refused(asynchronous))
+
+    def test_not_callable(self) -> None:
+        """
+        A handler is called.
+        """
+        self.assertIn("a handler is a function, not 5", self.refused(5))
+
+
+class WindowTests(ChannelCase):
+    """
+    The prefetch window, when it is full of deliveries that nobody settles.
+    """
+
+    parameters = ConnectionParameters(heartbeat=0)
+
+    def setUp(self) -> None:
+        """
+        Watch the log.
+        """
+        super().setUp()
+        self.events = self.catch_log()
+
+    def test_forgotten(self) -> None:
+        """
+        When the handlers of all deliveries that the prefetch allows have ended, and
+        none is settled for a minute, that is logged, once, with the remedy.
+        """
+        self.consumer(lambda _: None, prefetch=3)
+        self.deliver(1, 2)
+        self.peer.clock.advance(600)
+        self.assertEqual(self.events, [])
+        self.deliver(3)
+        self.peer.clock.advance(59)
+        self.assertEqual(self.events, [])
+        self.peer.clock.pump([60] * 10)
+        [event] = self.events
+        self.assertIn("the queue work", event)
+        self.assertIn("3 unsettled", event)
+        self.assertIn("ack_on_return", event)
+        self.assertEqual(self.peer.clock.getDelayedCalls(), [])
+
+    def test_forgotten_by_a_loop(self) -> None:
+        """
+        So it is when a loop takes deliveries and does not settle them.
+        """
+        deliveries = self.deliveries(prefetch=2)
+        self.deliver(1, 2)
+        self.peer.clock.pump([60] * 10)
+        self.assertEqual(self.events, [])  # the loop is busy elsewhere
+        self.successResultOf(deliveries.get())
+        self.successResultOf(deliveries.get())
+        self.peer.clock.pump([60] * 10)
+        self.assertEqual(len(self.events), 1)
+
+    def test_at_work(self) -> None:
+        """
+        Handlers that run, however long, and deliveries that are settled in time, are
+        not logged.
+        """
+        gates: list[Deferred[None]] = []
+
+        async def work(delivery: Delivery) -> None:
+            gates.append(Deferred())
+            await gates[-1]
+            delivery.ack()
+
+        self.consumer(work, prefetch=2)
+        self.deliver(1, 2)
+        self.peer.clock.pump([60] * 100)
+        for gate in gates:
+            gate.callback(None)
+        self.peer.clock.pump([60] * 3)
+        kept: list[Delivery] = []
+        self.consumer(kept.append, prefetch=2, consumer_tag="other")
+        tag = 2
+        for _ in range(100):
+            for _ in range(2 - len(kept)):
+                tag += 1
+                self.peer.deliver(1, "other", tag)
+            self.peer.clock.advance(30)
+            kept.pop(0).ack()
+        self.assertEqual(self.events, [])
+
+    def test_ended(self) -> None:
+        """
+        Nothing is watched any more when the consumer has ended.
+        """
+        self.consumer(lambda _: None, prefetch=1)
+        self.deliver(1)
+        self.channel.close()
+        self.peer.serve()
+        self.assertEqual(self.peer.clock.getDelayedCalls(), [])
+
+    def test_exceeded(self) -> None:
+        """
+        Criterion 7: a broker that delivers far more than the prefetch limit, while it
+        owes an answer so that reading cannot stop, has broken the rules.
+        """
+        consumers = {
+            "handler": lambda: self.consumer(lambda _: Deferred(), prefetch=10),
+            "kept": lambda: self.consumer(lambda _: None, prefetch=10),
+            "loop": lambda: self.deliveries(prefetch=10),
+        }
+        for name, start in consumers.items():
+            self.setUp()
+            start()
+            self.channel.queue_declare("other").addErrback(lambda _: None)
+            tag = 0
+            while self.peer.client.is_open and tag < 1000:
+                tag += 1
+                self.peer.deliver(1, "tag", tag)
+            self.assertEqual(tag, 201, name)
+            error = self.peer.client.close_reason
+            self.assertIsInstance(error, CommandInvalid)
+            self.assertIn("prefetch is 10", str(error))
+
+
 class HandlerTests(ChannelCase):
     """
     What a handler may do.
     """
+
+    def test_waiting_for_itself(self) -> None:
+        """
+        A coroutine that is a handler cannot wait until no handler runs.
+        """
+        problems: list[str] = []
+
+        async def handle(delivery: Delivery) -> None:
+            await other.when_idle()
+            await succeed(None)
+            try:
+                await consumer.when_idle()
+            except LocalProtocolError as error:
+                problems.append(str(error))
+
+        other = self.consumer(print, consumer_tag="other")
+        consumer = self.consumer(handle)
+        self.deliver(1)
+        self.assertIn("for ever", problems[0])
+        self.successResultOf(consumer.when_idle())
 
     def test_plain_function(self) -> None:
         """

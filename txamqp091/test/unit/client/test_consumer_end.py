@@ -11,6 +11,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from txamqp091.errors import (
     ChannelClosed,
+    CommandInvalid,
     ConnectionLost,
     ConsumerCancelled,
     NotFound,
@@ -19,6 +20,7 @@ from txamqp091.message import Delivery
 from txamqp091.test.support.channel_case import ChannelCase
 from txamqp091.wire import spec
 from txamqp091.wire.properties import Properties
+from txamqp091.wire.types import Int64
 
 
 class CancelTests(ChannelCase):
@@ -54,15 +56,17 @@ class CancelTests(ChannelCase):
 
     def test_stream(self) -> None:
         """
-        What comes then from a stream is counted, and goes nowhere: a stream takes
+        What comes then from a stream is counted and acknowledged: a stream takes
         nothing back.
         """
         consumer = self.consumer(print)
         cancelling = consumer.cancel()
-        self.deliver(1, properties=Properties(headers={"x-stream-offset": 7}))
+        self.deliver(1, properties=Properties(headers={"x-stream-offset": Int64(7)}))
         self.peer.send(1, spec.BasicCancelOk("tag"))
         self.assertEqual(self.successResultOf(cancelling), 1)
-        self.assertEqual(self.heard(), [spec.BasicCancel("tag")])
+        self.assertEqual(
+            self.heard(), [spec.BasicCancel("tag"), spec.BasicAck(1, False)]
+        )
 
     def test_again(self) -> None:
         """
@@ -149,7 +153,8 @@ class BrokerTests(ChannelCase):
     def test_cancelled_by_the_broker(self) -> None:
         """
         The consumer ends with `ConsumerCancelled`, which names it and its queue; its
-        channel goes on, and its tag is free.
+        channel goes on, and its tag is free: we have cancelled it too, as RabbitMQ 4.3
+        may have kept it.
         """
         consumer = self.consumer(print)
         ended = consumer.when_ended()
@@ -157,11 +162,51 @@ class BrokerTests(ChannelCase):
         error = self.reason(ended, ConsumerCancelled)
         self.assertEqual((error.consumer_tag, error.queue), ("tag", "work"))
         self.assertTrue(error.retriable)
+        self.assertEqual(error.unsettled, 0)
+        self.assertIn("deleted", str(error))
         self.assertFalse(consumer.is_active)
-        self.assertEqual(self.heard(), [])
+        self.assertEqual(self.heard(), [spec.BasicCancel("tag")])
         self.reason(consumer.cancel(), ConsumerCancelled)
         self.assertEqual(self.heard(), [])
+        self.peer.send(1, spec.BasicCancelOk("tag"))
         self.consumer(print)
+
+    def test_not_settled_in_time(self) -> None:
+        """
+        The broker ended the consumer as a delivery was not settled in time: the error
+        and the log say that this is likely.  What still comes for the tag goes back,
+        until a new consumer has the tag; settling late is harmless.
+        """
+        events = self.catch_log()
+        seen: list[Delivery] = []
+        ended = self.consumer(seen.append).when_ended()
+        self.deliver(1, 2)
+        self.peer.send(1, spec.BasicCancel("tag", True))
+        error = self.reason(ended, ConsumerCancelled)
+        self.assertEqual(error.unsettled, 2)
+        for text in (str(error), events[0]):
+            self.assertIn("consumer_timeout", text)
+        self.deliver(3)
+        seen[0].ack()
+        self.assertEqual(
+            self.heard(),
+            [
+                spec.BasicCancel("tag"),
+                spec.BasicNack(3, False, True),
+                spec.BasicAck(1, False),
+            ],
+        )
+        starting = self.channel.basic_consume("work", seen.append, consumer_tag="tag")
+        self.heard()
+        self.deliver(4)
+        self.peer.send(1, spec.BasicCancelOk("tag"))
+        self.deliver(5)
+        self.peer.send(1, spec.BasicQosOk(), spec.BasicConsumeOk("tag"))
+        self.successResultOf(starting)
+        self.assertEqual([each.delivery_tag for each in seen], [1, 2, 4, 5])
+        self.peer.send(1, spec.BasicCancel("tag", True), spec.BasicCancelOk("tag"))
+        self.deliver(6)
+        self.assertIsInstance(self.peer.client.close_reason, CommandInvalid)
 
     def test_answer_wanted(self) -> None:
         """

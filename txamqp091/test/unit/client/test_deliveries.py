@@ -107,7 +107,14 @@ class LoopTests(ChannelCase):
         loop = self.start(self.collect(deliveries, seen))
         self.reason(loop, ConsumerCancelled)
         self.assertEqual(seen, [b"1", b"2"])
-        self.assertEqual(len(self.heard()), 2)
+        self.assertEqual(
+            self.heard(),
+            [
+                spec.BasicCancel("tag"),
+                spec.BasicAck(1, False),
+                spec.BasicAck(2, False),
+            ],
+        )
 
     def test_cancelled_by_the_broker_while_waiting(self) -> None:
         """
@@ -305,7 +312,9 @@ class CancelTests(ChannelCase):
         self.deliver(1)
         self.peer.send(1, spec.BasicCancel("tag", True))
         self.reason(deliveries.cancel(), ConsumerCancelled)
-        self.assertEqual(self.heard(), [spec.BasicNack(1, False, True)])
+        self.assertEqual(
+            self.heard(), [spec.BasicCancel("tag"), spec.BasicNack(1, False, True)]
+        )
 
     def test_auto_ack(self) -> None:
         """

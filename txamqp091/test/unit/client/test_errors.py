@@ -338,7 +338,8 @@ class TextTests(SynchronousTestCase):
             (Returned(None, 312, "NO_ROUTE"), "312 NO_ROUTE"),
             (
                 ConsumerCancelled("tag", "q"),
-                "the broker cancelled the consumer tag of the queue 'q'",
+                "the broker cancelled the consumer tag of the queue 'q': "
+                + ConsumerCancelled("tag", "q").cause,
             ),
             (
                 errors.ConnectionBlocked("low on memory", False),

@@ -92,8 +92,8 @@ class GetTests(ChannelCase):
 
     def test_too_large(self) -> None:
         """
-        Criterion 7: a message over the limit is rejected, and the Deferred tells; it
-        is also rejected when that was cancelled.
+        Criterion 7: a message over the limit goes back, and the Deferred tells; it also
+        goes back when that was cancelled.
         """
         self.channel._machine.max_body = 10
         gets = [
@@ -110,7 +110,8 @@ class GetTests(ChannelCase):
         self.assertEqual((error.size, error.limit, error.delivery_tag), (11, 10, 1))
         self.reason(gets[1], ContentTooLarge)
         self.assertEqual(
-            self.heard(), [spec.BasicReject(1, False), spec.BasicReject(3, False)]
+            self.heard(),
+            [spec.BasicNack(1, False, True), spec.BasicNack(3, False, True)],
         )
         self.assertTrue(self.peer.client.is_open)
 

@@ -292,6 +292,7 @@ class ThreadTests(DeliveryCase):
         clock = ThreadClock()
         settler = Settler(self.channel._machine, clock)
         deliveries = [self.one() for _ in range(3)]
+        settler.unsettled = self.channel.settler.unsettled
         for each in deliveries:
             each.settler = settler
         errors: list[Exception] = []
@@ -328,6 +329,7 @@ class ThreadTests(DeliveryCase):
         """
         clock = ThreadClock()
         settler = Settler(self.channel._machine, clock)
+        settler.unsettled = self.channel.settler.unsettled
         self.channel.settler = settler
         self.each = [self.one() for _ in range(count)]
         for each in self.each:
@@ -405,10 +407,10 @@ class ThreadTests(DeliveryCase):
         verbs: list[Callable[[Channel], Deferred[Any]]] = [
             Channel.tx_commit,
             Channel.tx_rollback,
-            Channel.basic_recover,
             lambda channel: channel.basic_ack(0, True),
             lambda channel: channel.basic_nack(0, True),
             lambda channel: channel.basic_cancel("unknown"),
+            Channel.basic_recover,
         ]
         for verb in verbs:
             said = self.after_thread(verb)
@@ -422,6 +424,7 @@ class ThreadTests(DeliveryCase):
         self.posted(0, lambda each: None)
         consumer = self.consumer(lambda _: None, consumer_tag="other")
         delivery = self.one()
+        self.channel.settler.unsettled = delivery.settler.unsettled
         delivery.settler = self.channel.settler
         thread = Thread(target=delivery.ack)
         thread.start()
@@ -439,6 +442,7 @@ class ThreadTests(DeliveryCase):
         clock = ThreadClock()
         delivery = self.one()
         delivery.settler = Settler(self.channel._machine, clock)
+        delivery.settler.unsettled = self.channel.settler.unsettled
         self.channel.close()
         self.peer.serve()
         thread = Thread(target=delivery.ack)

@@ -17,6 +17,7 @@ from txamqp091.errors import (
     ConnectionForced,
     ConnectionLost,
     EncodeError,
+    NotFound,
     Returned,
 )
 from txamqp091.message import Message
@@ -340,3 +341,56 @@ class WaitingTests(ChannelCase):
         self.peer.drop()
         self.successResultOf(done)
         self.reason(self.channel.basic_publish("", "q", b"x"), ConnectionLost)
+
+
+class FlushTests(ChannelCase):
+    """
+    ``flush``, which waits for the broker.
+    """
+
+    def test_round_trip(self) -> None:
+        """
+        It fires when the broker has processed what was sent before.
+        """
+        self.channel.basic_publish("", "work", b"x")
+        flushed = self.channel.flush()
+        published, asked = self.heard()
+        self.assertIsInstance(published, spec.BasicPublish)
+        self.assertEqual(asked, spec.ChannelFlow(True))
+        self.assertNoResult(flushed)
+        self.peer.send(1, spec.ChannelFlowOk(True))
+        self.assertIsNone(self.successResultOf(flushed))
+
+    def test_after_what_waits(self) -> None:
+        """
+        Messages that still wait are sent before it.
+        """
+        self.confirming(1)
+        self.channel.basic_publish("", "work", b"1")
+        self.channel.basic_publish("", "work", b"2")
+        flushed, given_up = self.channel.flush(), self.channel.flush()
+        given_up.cancel()
+        self.reason(given_up, CancelledError)
+        self.assertEqual(len(self.heard()), 1)
+        self.peer.send(1, spec.BasicAck(1, False))
+        self.assertIsInstance(self.heard()[0], spec.BasicPublish)
+        self.peer.send(1, spec.BasicAck(2, False))
+        self.assertEqual(self.heard(), [spec.ChannelFlow(True)])
+        self.peer.send(1, spec.ChannelFlowOk(True))
+        self.assertIsNone(self.successResultOf(flushed))
+
+    def test_channel_ends(self) -> None:
+        """
+        It fails when the channel ends first, and once it has ended.
+        """
+        self.confirming(1)
+        self.channel.basic_publish("", "work", b"1").addErrback(lambda _: None)
+        self.channel.basic_publish("", "work", b"2").addErrback(lambda _: None)
+        waiting = self.channel.flush()
+        self.peer.send(1, spec.ChannelClose(404, "no", 60, 40))
+        for each in (waiting, self.channel.flush()):
+            self.reason(each, NotFound)
+        self.channel = self.peer.open_channel()
+        sent = self.channel.flush()
+        self.peer.send(2, spec.ChannelClose(404, "no", 60, 40))
+        self.reason(sent, NotFound)

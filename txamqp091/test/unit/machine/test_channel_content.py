@@ -327,15 +327,23 @@ class ContentTests(ChannelCase):
 
     def test_cancelled_by_the_broker(self) -> None:
         """
-        The broker's cancel is agreed to if it asks, and ends the consumer; for a
-        consumer that has ended already it changes nothing.
+        The broker's cancel ends the consumer.  It is agreed to if the broker asks; else
+        we cancel, too, and the tag is unknown once the broker has agreed to that.  For
+        a consumer that has ended already a cancel changes nothing.
         """
         self.say(spec.BasicCancel("tag", True))
-        self.assertEqual(self.recorder.sent(), [])
+        self.assertEqual(self.recorder.sent(), [(1, spec.BasicCancel("tag"))])
         self.assertEqual(self.recorder.take(), [("tag", "cancelled")])
         self.say(spec.BasicCancel("tag", False))
         self.assertEqual(self.recorder.sent(), [(1, spec.BasicCancelOk("tag"))])
+        self.say(spec.BasicCancel("tag", True))
+        self.assertEqual(self.recorder.sent(), [])
         self.assertEqual(self.recorder.take(), [])
+        self.recorder.receive(self.deliver(b"late"))
+        self.assertEqual(self.recorder.kinds(), [("tag", "delivered")])
+        self.say(spec.BasicCancelOk("tag"))
+        self.assertFalse(self.channel.answers_due())
+        self.assertRaises(CommandInvalid, self.recorder.receive, self.deliver(b"odd"))
 
     def test_settle(self) -> None:
         """

@@ -92,11 +92,11 @@ class WorkCase(SynchronousTestCase):
         self.successResultOf(consuming)
         return runner
 
-    def deliver(self, **details: Any) -> None:
+    def deliver(self, delivery_tag: int = 1, **details: Any) -> None:
         """
         Deliver a message.
         """
-        self.peer.deliver(1, "ctag-1.1", 1, b"the secret body", **details)
+        self.peer.deliver(1, "ctag-1.1", delivery_tag, b"the secret body", **details)
 
     def failed(self, kind: type[Exception] = ValueError) -> str:
         """
@@ -304,7 +304,7 @@ class WorkTests(WorkCase):
 
         runner = self.runner(handler)
         self.deliver()
-        self.deliver(redelivered=True)
+        self.deliver(2, redelivered=True)
         runner.abandon()
         self.assertEqual(outcomes, ["cancelled", "cancelled"])
         self.assertEqual(runner.counts, Counts(unfinished=2))
