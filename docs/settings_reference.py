@@ -28,11 +28,11 @@ from txamqp091.daemon.tokens import TokenSettings
 from txamqp091.worker.stream_offsets import StreamOffset
 
 _TYPES = {
-    str: "text",
-    int: "whole number",
+    str: "string",
+    int: "integer",
     float: "number",
     bool: "boolean",
-    StreamOffset: "text, whole number or time",
+    StreamOffset: "string, integer or time",
 }
 
 _TABLES: tuple[tuple[str, type, str], ...] = (
@@ -88,7 +88,7 @@ def _about(each: Field[Any], hint: Any) -> str:
 
 def _default(each: Field[Any]) -> str:
     if each.default is MISSING:
-        return "needed" if each.default_factory is MISSING else ""
+        return "required" if each.default_factory is MISSING else ""
     value = each.default
     if value is None or value == "" or value == ():
         return ""
@@ -100,7 +100,7 @@ def _default(each: Field[Any]) -> str:
         value = f"[{', '.join(f'{one:g}' for one in value)}]"
     if isinstance(value, float):
         value = f"{value:g}"
-    return f"by default {value}"
+    return f"default {value}"
 
 
 def _item(hint: Any) -> Any:

@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.unit.daemon.test_handler_loading -*-
 """
-Handlers, found by their names.  They are run by `txamqp091.worker.handler_runner`.
+Finds handlers by their names, and refuses functions that cannot be handlers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from txamqp091.worker.handler_publisher import wants_publisher
 
 class HandlerNotFound(Exception):
     """
-    There is no such handler, or it cannot be one.
+    A handler does not exist, or cannot be a handler.
     """
 
 
@@ -26,11 +26,11 @@ def load_handler(name: str) -> Handler:
     """
     Import a handler.
 
-    :param name: ``package.module:function``; behind the colon may be the attribute
-        of an attribute too, such as ``shop:orders.take``.
-    :raises ValueError: when the name has another form.
-    :raises HandlerNotFound: when there is no such module or function, when importing
-        the module fails, or when what is found cannot be called with a delivery.
+    :param name: ``package.module:function``; after the colon may be an attribute of an
+        attribute, such as ``shop:orders.take``.
+    :raises ValueError: the name has another form.
+    :raises HandlerNotFound: the module or function does not exist, the module cannot
+        be imported, or the function cannot be called with a delivery.
     """
     found = load_object(name)
     _check(found, name)
@@ -39,7 +39,7 @@ def load_handler(name: str) -> Handler:
 
 def load_object(name: str) -> object:
     """
-    Import whatever has a name: see `load_handler`.
+    Import an object by its name, as `load_handler` does.
     """
     module_name, colon, path = name.partition(":")
     names = [*module_name.split("."), *path.split(".")]
@@ -71,13 +71,13 @@ def _import(name: str) -> object:
     except Exception as error:
         problem = _describe(error)
     except SystemExit as error:
-        problem = f"it ended the program, with {error.code!r}"
+        problem = f"it raises SystemExit({error.code!r})"
     raise HandlerNotFound(f"the module {name} cannot be imported: {problem}")
 
 
 def _describe(error: Exception) -> str:
     """
-    An error in one line, with the place where it was raised.
+    An error in one line, with the file and line that raised it.
     """
     text = printable(traceback.format_exception_only(error)[-1].strip())
     if isinstance(error, SyntaxError):
@@ -89,17 +89,16 @@ def _describe(error: Exception) -> str:
 
 def _check(found: object, name: str) -> None:
     """
-    Refuse what would take no message, or do nothing with it.
+    Refuse what cannot be called with a message, or would do nothing with it.
     """
     if not callable(found):
         raise HandlerNotFound(f"{name} is a {type(found).__name__}, not a function")
     if inspect.isclass(found):
-        raise HandlerNotFound(f"{name} is a class; a handler is a function")
+        raise HandlerNotFound(f"{name} is a class, not a function")
     if inspect.isgeneratorfunction(found) or inspect.isasyncgenfunction(found):
-        # Called, it would do nothing; and the message would be acknowledged.
+        # A call would run nothing, and acknowledge the message.
         raise HandlerNotFound(
-            f"{name} is a generator function: it lacks @inlineCallbacks, "
-            "or has a yield too much"
+            f"{name} is a generator function: add @inlineCallbacks, or remove its yield"
         )
     more = {"publisher": object()} if wants_publisher(found) else {}
     try:
@@ -108,5 +107,5 @@ def _check(found: object, name: str) -> None:
         raise HandlerNotFound(
             f"{name} cannot be called with a delivery as its one argument"
         ) from None
-    except ValueError:  # it is written in C, and does not tell
+    except ValueError:  # a function in C has no signature
         pass

@@ -36,7 +36,7 @@ from txamqp091.worker.failure_policy import OnError
 
 class LogFormat(Enum):
     """
-    What a line of the log looks like.
+    The format of the log.
     """
 
     TEXT = "text"
@@ -45,7 +45,7 @@ class LogFormat(Enum):
 
 class LogThreshold(Enum):
     """
-    How bad an event has to be to be logged.
+    The level below which nothing is logged.
     """
 
     DEBUG = "debug"
@@ -65,10 +65,10 @@ class LogSettings:
         "``text``, or ``json``: one JSON object a line.", LogFormat.TEXT
     )
     level: LogThreshold = setting(
-        "What is less than this is not logged.", LogThreshold.INFO, reload=True
+        "Level below which nothing is logged.", LogThreshold.INFO, reload=True
     )
     messages: bool = setting(
-        "Log each message that was worked on, not only those that failed.",
+        "Log each message that was handled, not only those that failed.",
         False,
         reload=True,
     )
@@ -95,65 +95,65 @@ class ReconnectSettings:
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """
-    The top of the file.
+    All settings: the top of the file.
     """
 
     uri: tuple[str, ...] = setting(
-        "Where the broker is: ``amqp://`` or ``amqps://``; a list of several for "
-        "the nodes of a cluster.",
+        "URI of the broker, ``amqp://`` or ``amqps://``; or a list of URIs, for the "
+        "nodes of a cluster.",
         (),
         secret=True,
         variable=False,
     )
     uri_file: str = setting(
-        "A file with that.  A relative path is that of a credential of systemd, or "
-        "begins where this file is.",
+        "File with the URI.  A relative path names a credential of systemd, or begins "
+        "in the folder of this file.",
         "",
         variable=False,
     )
     password_file: str = setting(
-        "A file with the password; the path is as with ``uri_file``.",
+        "File with the password; the path is as with ``uri_file``.  The daemon reads "
+        "it for each login.",
         "",
         variable=False,
     )
     token: TokenSettings | None = setting("See ``[token]``.", None, variable=False)
     name: str = setting(
-        "What RabbitMQ calls the connection; by default, ``amqp-consumer`` and the "
+        "Name of the connection in RabbitMQ; by default ``amqp-consumer`` and the "
         "queues.",
         "",
     )
     shutdown_timeout: float = setting(
-        "How many seconds running handlers have to finish when the daemon stops.",
+        "Seconds that running handlers have to finish when the daemon stops.",
         30.0,
         least=0,
         most=86_400,
     )
     give_up_after: float = setting(
-        "After how many seconds without a connection the daemon ends; 0 is never.",
+        "Seconds without a connection after which the daemon ends; 0 means never.",
         0.0,
         least=0,
         most=31_536_000,
     )
     threads: int = setting(
-        "How many threads there may be for handlers with ``in_thread``.",
+        "Maximum number of threads for handlers with ``in_thread``.",
         10,
         least=1,
         most=1000,
     )
     admin: str = setting(
-        "Where ``/live``, ``/ready`` and ``/metrics`` are to be had: an endpoint "
-        "such as ``tcp:9419:interface=127.0.0.1``.  By default, nowhere.",
+        "Endpoint that serves ``/live``, ``/ready`` and ``/metrics``, such as "
+        "``tcp:9419:interface=127.0.0.1`` or ``unix:/run/orders/admin.sock``.  By "
+        "default there is none.",
         "",
     )
-    metrics: bool = setting(
-        "Whether ``/metrics`` is there; it needs ``txamqp091[metrics]``.", False
-    )
+    metrics: bool = setting("Serve ``/metrics``; needs ``txamqp091[metrics]``.", False)
     tracing: bool = setting(
-        "Whether there are OpenTelemetry spans; it needs ``txamqp091[otel]``.", False
+        "Make OpenTelemetry spans; needs ``txamqp091[otel]``.", False
     )
     stalled_after: float = setting(
-        "After how many seconds a consumer is not ready any more whose handlers all "
-        "run, and none has ended; 0 is never.",
+        "Seconds after which a consumer counts as stalled, so that the daemon is not "
+        "ready: all its handlers are running, and none has ended.  0 means never.",
         300.0,
         least=0,
         most=31_536_000,

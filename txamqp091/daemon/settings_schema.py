@@ -1,11 +1,11 @@
 # -*- test-case-name: txamqp091.test.unit.daemon.test_settings_schema -*-
 """
-From plain data, as a file or the environment has it, to a frozen dataclass: with every
-key known, and every value of its type and in its bounds, or an error that says where.
+Makes frozen dataclasses from plain data, such as a TOML file: it refuses unknown keys,
+wrong types and values out of bounds, and names the place.
 
-It knows nothing of what the settings mean: those are in `txamqp091.daemon.settings`.  A
-type that has more than one form of value has a class method ``from_setting``, which
-raises ``ValueError``.
+It knows nothing about the meaning of the settings, which are in
+`txamqp091.daemon.settings`.  A type with several forms of values has a class method
+``from_setting``, which raises ``ValueError``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ T = TypeVar("T")
 
 class Problem(ValueError):
     """
-    Something is wrong with a setting.
+    A setting is wrong.
 
-    :ivar path: which one, such as ``consumers[0].prefetch``.
+    :ivar path: the setting, such as ``consumers[0].prefetch``.
     :ivar text: what is wrong.
     """
 
@@ -53,12 +53,12 @@ def setting(
     """
     A field of a dataclass of settings.
 
-    :param doc: what it does, for the documentation: one sentence or two, in reST.
-    :param least: the least that a number, or each number of a list, may be.
-    :param most: and the most.
-    :param reload: whether it can change while the program runs.
+    :param doc: the documentation: one sentence or two, in reST.
+    :param least: the least value of a number, or of each number of a list.
+    :param most: the greatest value.
+    :param reload: whether the setting can change while the program runs.
     :param secret: whether its value must not be shown.
-    :param variable: whether an environment variable may set it.
+    :param variable: whether an environment variable can set it.
     """
     metadata = {
         "doc": doc,
@@ -91,7 +91,7 @@ def build(kind: type[T], data: object, path: str = "") -> T:
     Make an object of settings.
 
     :param data: a dict of plain values, lists and dicts.
-    :raises Problem: something in it is not as it has to be.
+    :raises Problem: something in it is wrong.
     """
     if not isinstance(data, Mapping):
         raise Problem(path, f"is {_what(data)}, not a table")
@@ -117,7 +117,7 @@ def _join(path: str, name: str) -> str:
 
 def _value(each: Field[Any], hint: Any, value: object, path: str) -> Any:
     """
-    A value of a field, checked.
+    Check and convert the value of a field.
     """
     item = _item(hint)
     if item is None:
@@ -128,7 +128,7 @@ def _value(each: Field[Any], hint: Any, value: object, path: str) -> Any:
         return tuple(
             build(item, entry, f"{path}[{place}]") for place, entry in enumerate(value)
         )
-    # One is a list too.
+    # A single item stands for a list.
     entries = value if isinstance(value, list) else [value]
     return tuple(
         _plain(each, item, entry, f"{path}[{place}]" if value is entries else path)
@@ -138,7 +138,7 @@ def _value(each: Field[Any], hint: Any, value: object, path: str) -> Any:
 
 def _item(hint: Any) -> Any:
     """
-    The type of what is in a list; None if it is no list.
+    The type of the items of a list; None for other types.
     """
     return get_args(hint)[0] if get_origin(hint) is tuple else None
 
@@ -194,16 +194,16 @@ def _check_bounds(each: Field[Any], value: Any, path: str) -> None:
 
 
 _NAMES: dict[type, str] = {
-    str: "a text",
-    int: "a whole number",
+    str: "a string",
+    int: "an integer",
     float: "a number",
-    bool: "true or false",
+    bool: "a boolean",
 }
 
 
 def _what(value: object) -> str:
     """
-    What kind of value it is; not the value, which may be a secret.
+    The type of a value, in words; the value may be a secret.
     """
     if isinstance(value, list):
         return "a list"
@@ -217,8 +217,8 @@ def _what(value: object) -> str:
 
 def from_text(each: Field[Any], hint: Any, text: str, name: str) -> Any:
     """
-    The value that a text stands for: of an environment variable or a flag.  What is
-    checked here is its form; `build` checks the rest.
+    Convert the text of an environment variable or a flag to a value.  This checks its
+    form; `build` checks the rest.
 
     :param name: the variable, or the flag.
     """
@@ -236,7 +236,7 @@ def _from_text(kind: Any, text: str, name: str) -> Any:
         return _BOOLEANS[text.lower()]
     if kind is int or kind is float:
         try:
-            # Python takes the digits of all scripts, and underscores.
+            # Python accepts underscores, and the digits of all scripts.
             return kind(text if text.isascii() and "_" not in text else "")
         except ValueError:
             raise Problem(name, f"is {text!r}, not {_NAMES[kind]}") from None

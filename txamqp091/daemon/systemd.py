@@ -1,7 +1,7 @@
 # -*- test-case-name: txamqp091.test.unit.daemon.test_systemd -*-
 """
-What systemd is told: that the daemon is ready, is stopping, reads its settings again,
-and that it lives.  See sd_notify(3).  Without systemd all of it does nothing.
+Notifications to systemd: `Notifier` tells the state of the daemon, and `Watchdog` that
+its reactor runs.  See sd_notify(3).  Without systemd they do nothing.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _log = Logger(namespace="txamqp091.daemon")
 
 class Notifier:
     """
-    The way to systemd.
+    Sends notifications to systemd.
 
-    :ivar address: the socket that it listens on; "" if there is none.
+    :ivar address: the socket of systemd; "" if there is none.
     """
 
     def __init__(self, environ: Mapping[str, str] | None = None) -> None:
@@ -36,60 +36,64 @@ class Notifier:
         """
         environ = os.environ if environ is None else environ
         self.address = environ.get("NOTIFY_SOCKET", "")
+        self._failing = False
 
     def ready(self, status: str) -> None:
         """
-        The daemon does its work.
+        The daemon is ready.
         """
         self.send("READY=1", f"STATUS={printable(status)}")
 
     def status(self, status: str) -> None:
         """
-        What it is doing, for people to read.
+        The state of the daemon, for people.
         """
         self.send(f"STATUS={printable(status)}")
 
     def stopping(self, status: str) -> None:
         """
-        It is about to end.
+        The daemon stops.
         """
         self.send("STOPPING=1", f"STATUS={printable(status)}")
 
     def reloading(self) -> None:
         """
-        It reads its settings again; `ready` ends that.
+        The daemon reads its settings again, until `ready`.
         """
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self.send("RELOADING=1", f"MONOTONIC_USEC={now}")
 
     def watchdog(self) -> None:
         """
-        It lives.
+        The reactor runs.
         """
         self.send("WATCHDOG=1")
 
     def send(self, *lines: str) -> None:
         """
-        Tell systemd.
+        Send lines.
         """
         if not self.address:
             return
         address = self.address
-        if address.startswith("@"):  # it is abstract: in no folder
+        if address.startswith("@"):  # an abstract socket
             address = "\0" + address[1:]
         try:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as way:
-                way.setblocking(False)
-                way.sendto("\n".join(lines).encode(), address)
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+                sender.setblocking(False)
+                sender.sendto("\n".join(lines).encode(), address)
         except OSError as error:
-            # Whatever it is, it must not end the daemon, nor be said all day long.
-            _log.warn("systemd cannot be told: {error}", error=error.strerror)
-            self.address = ""
+            # It may work again, such as when systemd is reloaded.
+            if not self._failing:
+                _log.warn("systemd cannot be notified: {error}", error=error.strerror)
+            self._failing = True
+        else:
+            self._failing = False
 
 
 def watchdog_seconds(environ: Mapping[str, str] | None = None) -> float:
     """
-    How often systemd wants a sign of life, at least; 0 if it does not.
+    The interval in which systemd expects a sign of life, in seconds; 0 for none.
     """
     environ = os.environ if environ is None else environ
     if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
@@ -100,8 +104,8 @@ def watchdog_seconds(environ: Mapping[str, str] | None = None) -> float:
 
 class Watchdog(Service):
     """
-    Gives signs of life, twice as often as systemd wants them.  They come from the
-    reactor: when something blocks that, they end.
+    Sends signs of life, twice as often as systemd expects them.  The reactor sends
+    them, so they end when something blocks the reactor.
     """
 
     def __init__(self, clock: IReactorTime, notifier: Notifier, seconds: float) -> None:
@@ -111,7 +115,7 @@ class Watchdog(Service):
 
     def startService(self) -> None:
         """
-        Twisted: begin.
+        Twisted: start.
         """
         Service.startService(self)
         if self._seconds:
@@ -119,7 +123,7 @@ class Watchdog(Service):
 
     def stopService(self) -> None:
         """
-        Twisted: end.
+        Twisted: stop.
         """
         Service.stopService(self)
         if self._call.running:

@@ -1,10 +1,9 @@
 # -*- test-case-name: txamqp091.test.unit.daemon.test_tokens -*-
 """
-Where a daemon's token comes from: a file, a command, or a function; and how
-long it is good for.  What is done with it then is in
-`txamqp091.service`.
+Tokens of a daemon: `TokenSource` fetches one from a file, a command or a function, and
+finds out how long it is valid.
 
-A token is shown nowhere: not by an error, and not by a log.
+No error and no log shows a token.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from txamqp091.daemon.handler_loading import HandlerNotFound, load_object
 from txamqp091.daemon.settings_schema import Problem, setting
 from txamqp091.service import Secret, SecretUnavailable
 
-#: How much a command may say, in bytes: more is no token.
+#: The longest output of a command, in bytes.
 _MOST = 1 << 20
 
 _SOURCES = ("file", "command", "function")
@@ -44,35 +43,34 @@ class TokenSettings:
     """
 
     file: str = setting(
-        "A file with the token, which somebody renews; the path is as with "
+        "File with the token, which another program renews; the path is as with "
         "``uri_file``.",
         "",
     )
     command: tuple[str, ...] = setting(
-        "A program that prints the token, and its arguments; no shell is involved.", ()
+        "Program that prints the token, and its arguments.  There is no shell.", ()
     )
     function: str = setting(
-        "A function that returns the token, as ``package.module:function``.  It is "
-        "called without arguments, and may return a Deferred, or be a coroutine "
-        "function.",
+        "Function that returns the token, as ``package.module:function``.  It has no "
+        "parameters, and may return a Deferred or be a coroutine function.",
         "",
     )
-    in_thread: bool = setting("Call the function in a thread, since it blocks.", False)
+    in_thread: bool = setting("Call the function in a thread, as it blocks.", False)
     username: str = setting(
-        "The user name that goes with the token; by default, the URI's.  RabbitMQ's "
-        "OAuth 2 plugin does not look at it.",
+        "User name for the token; by default the URI's.  RabbitMQ's OAuth 2 plugin "
+        "ignores it.",
         "",
     )
     lifetime: float = setting(
-        "For how many seconds a token is good, if it does not say so itself; 0 is for "
-        "ever.",
+        "Seconds for which a token is valid, if it does not say so itself; 0 means "
+        "for ever.",
         0.0,
         least=0,
         most=31_536_000,
     )
     fraction: float = setting(
-        "Which part of that time a token is used for, before the broker is given the "
-        "next one.",
+        "Part of a token's lifetime after which the daemon gives the broker the next "
+        "one.",
         0.8,
         least=0.01,
         most=1,
@@ -81,24 +79,24 @@ class TokenSettings:
 
 def check_token(settings: TokenSettings) -> None:
     """
-    See whether the settings go together: there is one source.
+    Check that the settings name one source.
 
     :raises Problem: they do not.
     """
     given = [each for each in _SOURCES if getattr(settings, each)]
     if len(given) != 1:
-        text = "there is " + (" and ".join(given) if given else "nothing")
-        raise Problem("token", f"{text}: name one of {', '.join(_SOURCES)}")
+        text = " and ".join(given) if given else "nothing"
+        raise Problem("token", f"has {text}: set one of {', '.join(_SOURCES)}")
     if settings.in_thread and not settings.function:
-        raise Problem("token.in_thread", "is for a function")
+        raise Problem("token.in_thread", "is for token.function")
 
 
 def find_token(settings: TokenSettings) -> None:
     """
-    See whether the source is here.
+    Check that the source exists.
 
-    :raises Problem: it is not.
-    :raises HandlerNotFound: the function is not.
+    :raises Problem: the command does not exist, or the function's name is malformed.
+    :raises HandlerNotFound: the function does not exist.
     """
     if settings.command and shutil.which(settings.command[0]) is None:
         raise Problem("token.command", f"there is no program {settings.command[0]!r}")
@@ -110,8 +108,8 @@ def _load(name: str) -> Callable[[], object]:
     """
     The function that returns tokens.
 
-    :raises Problem: it has no name that could be one's.
-    :raises HandlerNotFound: it is not there.
+    :raises Problem: its name is malformed.
+    :raises HandlerNotFound: it does not exist.
     """
     try:
         found = load_object(name)
@@ -126,8 +124,7 @@ def _load(name: str) -> Callable[[], object]:
 
 class TokenSource:
     """
-    Fetches a token whenever it is called: see
-    `txamqp091.service.ExpiringCredentials`.
+    A callable that fetches a token, for `txamqp091.service.ExpiringCredentials`.
     """
 
     def __init__(
@@ -140,10 +137,10 @@ class TokenSource:
         now: Callable[[], float] = time.time,
     ) -> None:
         """
-        :param reactor: one that has processes, if there is a command.
-        :param username: the user name, if the settings name none.
-        :param threads: where a function that blocks is called.
-        :param now: tells the time, as tokens do.
+        :param reactor: a reactor with processes, if there is a command.
+        :param username: the user name, unless the settings name one.
+        :param threads: runs a function that blocks.
+        :param now: returns the time in seconds since the epoch.
         """
         self._reactor = reactor
         self._settings = settings
@@ -156,11 +153,11 @@ class TokenSource:
 
     def __call__(self) -> Deferred[Secret]:
         """
-        Fetch one.
+        Fetch a token.
 
-        :returns: fires with it; fails with `SecretUnavailable`, or with what the
-            function has raised.  Cancelling it ends the command, or the function's own
-            Deferred.
+        :returns: fires with it; fails with `SecretUnavailable`, or with the exception
+            of the function.  Cancelling it ends the command, or cancels the function's
+            own Deferred.
         """
         fetched = maybeDeferred(cast("Callable[[], Deferred[Any]]", self._fetch))
         return fetched.addCallback(self._secret)
@@ -186,9 +183,11 @@ class TokenSource:
         elif isinstance(found, str):
             token, lifetime = _understood(found)
         else:
-            raise SecretUnavailable(f"a {type(found).__name__} is no token")
+            raise SecretUnavailable(f"a {type(found).__name__} is not a token")
         if len(token.split()) != 1:
-            raise SecretUnavailable("it is not one word" if token else "it is empty")
+            raise SecretUnavailable(
+                "the token has white space in it" if token else "the token is empty"
+            )
         if lifetime is None:
             expiry = _expiry(token)
             if expiry is not None:
@@ -196,17 +195,17 @@ class TokenSource:
             elif self._settings.lifetime:
                 lifetime = self._settings.lifetime
         if lifetime is not None and lifetime <= 0:
-            raise SecretUnavailable("it has expired")
+            raise SecretUnavailable("the token has expired")
         return Secret(self._username, token, lifetime)
 
 
-# -- what tokens say -----------------------------------------------------------------
+# -- the content of tokens ------------------------------------------------------------
 
 
 def _understood(text: str) -> tuple[str, float | None]:
     """
-    A token, and for how long it is good, if that is said: the token alone, or the JSON
-    that a server of OAuth 2 answers with (RFC 6749, section 5.1).
+    The token in a text, and its lifetime if the text has one: the text is the token
+    alone, or the JSON answer of an OAuth 2 server (RFC 6749, section 5.1).
     """
     text = text.strip()
     if not text.startswith("{"):
@@ -214,24 +213,24 @@ def _understood(text: str) -> tuple[str, float | None]:
     try:
         found = json.loads(text)
     except ValueError:
-        raise SecretUnavailable("it is neither a token nor JSON") from None
+        raise SecretUnavailable("the token is neither one word nor JSON") from None
     return _parts(found)
 
 
 def _parts(found: Mapping[Any, Any]) -> tuple[str, float | None]:
     token, lifetime = found.get("access_token"), found.get("expires_in")
     if not isinstance(token, str):
-        raise SecretUnavailable("it has no access_token")
+        raise SecretUnavailable("the JSON has no access_token")
     try:
         return token, None if lifetime is None else float(lifetime)
     except (TypeError, ValueError):
-        raise SecretUnavailable("its expires_in is no number") from None
+        raise SecretUnavailable("expires_in is not a number") from None
 
 
 def _expiry(token: str) -> float | None:
     """
-    When a JSON Web Token expires (RFC 7519), in seconds since the epoch; None if it is
-    no such token, or does not say.  Its signature is the broker's business.
+    The expiry of a JSON Web Token (RFC 7519), in seconds since the epoch; None if the
+    text is not one, or has no expiry.  The broker checks the signature.
     """
     parts = token.split(".")
     if len(parts) != 3:
@@ -246,7 +245,7 @@ def _expiry(token: str) -> float | None:
     return float(expiry) if is_number else None
 
 
-# -- where they are ------------------------------------------------------------------
+# -- the sources ------------------------------------------------------------------
 
 
 def _read(path: str) -> str:
@@ -261,11 +260,14 @@ def _read(path: str) -> str:
 
 def _run(reactor: IReactorProcess, command: Sequence[str]) -> Deferred[bytes]:
     """
-    :returns: fires with what a program prints; fails when it does not end well.
+    Run a program.
+
+    :returns: fires with its output; fails with `SecretUnavailable` if the program
+        cannot be run, or fails.
     """
     running = _Command(command[0])
     try:
-        # Its stderr is ours: what it complains of is seen where we log.
+        # Its stderr is ours.
         reactor.spawnProcess(
             running,
             command[0],
@@ -282,7 +284,7 @@ class _Command(ProcessProtocol):
     """
     A program that prints a token.
 
-    :ivar printed: fires with what it has printed.
+    :ivar printed: fires with its output.
     """
 
     transport: IProcessTransport | None = None
@@ -294,14 +296,14 @@ class _Command(ProcessProtocol):
 
     def connectionMade(self) -> None:
         """
-        Twisted: it runs.
+        Twisted: the program runs.
         """
         assert self.transport is not None
         self.transport.closeStdin()
 
     def outReceived(self, data: bytes) -> None:
         """
-        Twisted: it has printed something.
+        Twisted: the program has printed something.
         """
         if len(self._output) <= _MOST:
             self._output += data
@@ -317,21 +319,21 @@ class _Command(ProcessProtocol):
 
     def fail(self, problem: str) -> None:
         """
-        There will be no token.
+        Fail with a reason.
         """
         if not self.printed.called:
             self.printed.errback(SecretUnavailable(problem))
 
     def processEnded(self, reason: Failure) -> None:
         """
-        Twisted: it has ended.
+        Twisted: the program has ended.
         """
         end: Any = reason.value
         if len(self._output) > _MOST:
-            self.fail(f"{self._name} prints too much")
+            self.fail(f"{self._name} printed more than {_MOST} bytes")
         elif end.signal:
-            self.fail(f"{self._name} died of the signal {end.signal}")
+            self.fail(f"{self._name} was killed by signal {end.signal}")
         elif end.exitCode:
-            self.fail(f"{self._name} ended with the status {end.exitCode}")
+            self.fail(f"{self._name} ended with status {end.exitCode}")
         elif not self.printed.called:
             self.printed.callback(bytes(self._output))

@@ -41,9 +41,9 @@ def make_comparison(
     write: Write | None = None,
 ) -> Daemon:
     """
-    A daemon that does only that.
+    The daemon of ``--diff``.
 
-    :param write: writes a line; by default, to stdout.
+    :param write: writes a line; by default to stdout.
     """
     client = AMQPClientService(
         reactor,
@@ -69,14 +69,14 @@ class _Comparison:
 
     def ready(self, connection: AMQPProtocol, outcomes: object) -> None:
         """
-        Begin.
+        Start comparing.
         """
         comparing = Deferred.fromCoroutine(self._compare(connection))
         comparing.addErrback(self._failed)
 
     async def _compare(self, connection: AMQPProtocol) -> None:
         declared = self._settings.topology()
-        # What others have to declare is to be there, whatever it is like.
+        # Queues that others declare have to exist, with whatever arguments.
         needed = Topology.of(
             *(
                 Queue(name=name)
@@ -92,7 +92,7 @@ class _Comparison:
             self._write(f"{printable(str(each), 500)}\n")
         wrong = [each for each in found if _is_wrong(each)]
         self._daemon.finish(
-            "all was compared", ExitStatus.DIFFERENT if wrong else ExitStatus.OK
+            "compared the topology", ExitStatus.DIFFERENT if wrong else ExitStatus.OK
         )
 
     def _failed(self, failure: Failure) -> None:

@@ -1,12 +1,11 @@
 # -*- test-case-name: txamqp091.test.unit.daemon.test_tracing -*-
 """
-Spans for OpenTelemetry: one for each message that is worked on, one for each that is
-published, with the context carried in the messages' headers.  They need
-``opentelemetry-api``, which is imported when a `Tracing` is made, and not before; what
-becomes of the spans, the program that has the SDK decides.
+OpenTelemetry spans: `Tracing` makes one for each message that is handled and one for
+each message that is published, and carries their context in the messages' headers.
 
-The names of attributes are those of OpenTelemetry's conventions for messaging, which
-are still in development: they are all in here.
+The module needs ``opentelemetry-api``, and imports it when a `Tracing` is made.  The
+program that has the SDK decides where the spans go.  The names of attributes are those
+of OpenTelemetry's conventions for messaging, which are still in development.
 """
 
 from __future__ import annotations
@@ -45,13 +44,13 @@ Publish = Callable[[Message], Deferred[None]]
 
 class Tracing:
     """
-    Makes spans.
+    Makes spans around handlers and publishers.
     """
 
     def __init__(self, provider: TracerProvider | None = None) -> None:
         """
-        :param provider: who makes tracers; by default, the process's own.
-        :raises NotInstalled: ``opentelemetry-api`` is not here.
+        :param provider: makes tracers; by default the process's own provider.
+        :raises NotInstalled: ``opentelemetry-api`` is not installed.
         """
         try:
             from opentelemetry import context, propagate, trace
@@ -66,8 +65,8 @@ class Tracing:
 
     def traced(self, handler: Handler, queue: str) -> Handler:
         """
-        The same handler, with a span around it: the child of the one that the message
-        was published in.
+        Put a span around a handler.  Its parent is the span in which the message was
+        published.
         """
 
         def handle(delivery: Delivery) -> object:
@@ -81,7 +80,7 @@ class Tracing:
             token = self._context.attach(self._trace.set_span_in_context(span, parent))
             try:
                 result = handler(delivery)
-                if iscoroutine(result):  # it runs in the context that it begins in
+                if iscoroutine(result):  # keeps the context that it starts in
                     result = Deferred.fromCoroutine(result)
             except BaseException as error:
                 _fail(span, error)
@@ -98,16 +97,16 @@ class Tracing:
 
     def publishing(self, publish: Publish) -> Publish:
         """
-        The same way to publish, with a span around it, which is the parent of whatever
-        is done with the message later.  It is the child of the one in the message's own
-        headers, if there is any, and else of the present one.
+        Put a span around a function that publishes.  Its parent is the span in the
+        message's headers, if there is one, and the present span otherwise; the handler
+        of the message continues it.
         """
 
         def send(message: Message) -> Deferred[None]:
             try:
                 headers = dict(message.properties.headers or {})
             except UndecodableProperty:
-                return publish(message)  # there is no place for a context
+                return publish(message)  # the headers cannot carry a context
             parent = self._propagate.extract(
                 _texts(headers), self._context.get_current()
             )
@@ -177,7 +176,7 @@ def _about(properties: Properties) -> dict[str, str | int]:
         if properties.correlation_id is not None:
             attributes[_CONVERSATION_ID] = properties.correlation_id
     except UndecodableProperty:
-        pass  # the handler will see
+        pass  # an error for the handler
     return attributes
 
 
@@ -190,7 +189,7 @@ def _carrier(delivery: Delivery) -> dict[str, str]:
 
 def _texts(headers: Mapping[str, Any]) -> dict[str, str]:
     """
-    The headers that are text, as other clients write it.
+    The headers that are text, which some clients write as bytes.
     """
     found = {}
     for name, value in headers.items():

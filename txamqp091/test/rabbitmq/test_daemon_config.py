@@ -276,7 +276,7 @@ class ConfigTests(ConfigTestCase):
         await daemon.when_said("done good")
         self.assertEqual(await daemon.terminate(), 0, daemon.output)
         self.assertEqual(len(daemon.said("it was rejected")), 1)
-        self.assertEqual(len(daemon.said("Connecting to")), 1)
+        self.assertEqual(len(daemon.said("Connected to")), 1)
         await self.fetch(f"{queue}-dead")
         self.assertIsNone(await self.channel.basic_get(queue, True))
 
@@ -473,7 +473,7 @@ class AdminTests(ConfigTestCase):
         self.write(text.replace("prefetch = 1", "prefetch = 'many'"))
         daemon.signal(signal.SIGHUP)
         await daemon.when_said("nothing has changed")
-        self.assertIn("consumers[0].prefetch: is a text", daemon.output)
+        self.assertIn("consumers[0].prefetch: is a string", daemon.output)
         self.write(text.replace("prefetch = 1", "prefetch = 2"))
         daemon.signal(signal.SIGHUP)
         # Besides the one that it had, which goes on.

@@ -132,7 +132,7 @@ class LoadTests(SynchronousTestCase):
             "import nowhere_at_all": "No module named 'nowhere_at_all'",
             "x = 1\nraise ValueError('a\\nb')": "ValueError: a",
             "def f(:": "SyntaxError",
-            "import sys\nsys.exit(3)": "ended the program, with 3",
+            "import sys\nsys.exit(3)": "it raises SystemExit(3)",
         }.items():
             name = self.module(source)
             problem = self.problem(f"{name}:take")

@@ -231,20 +231,20 @@ class RefusalTests(ConfigCase):
         So is a value of another type, or out of bounds.
         """
         for text, problem in {
-            'prefetch = "3"': "prefetch: is a text, not a whole number",
-            "prefetch = true": "prefetch: is true or false, not a whole number",
+            'prefetch = "3"': "prefetch: is a string, not an integer",
+            "prefetch = true": "prefetch: is a boolean, not an integer",
             "prefetch = 70000": "prefetch: is 70000, more than 65535",
             "prefetch = -1": "prefetch: is -1, less than 0",
             "timeout = nan": "timeout: is nan, not a finite number",
             "timeout = []": "timeout: is a list, not a number",
-            "in_thread = 1": "in_thread: is a whole number, not true or false",
+            "in_thread = 1": "in_thread: is an integer, not a boolean",
             'on_error = "retyr"': "on_error: is 'retyr', not one of once-more, retry, "
             "reject, halt; did you mean retry?",
-            "retry = 3": "retry: is a whole number, not a table",
-            'retry = {delays = [1, "a"]}': "retry.delays[1]: is a text, not a number",
+            "retry = 3": "retry: is an integer, not a table",
+            'retry = {delays = [1, "a"]}': "retry.delays[1]: is a string, not a number",
             "retry = {delays = []}": "retry.delays: is empty",
-            "order_by = 2000-01-01": "order_by: is a date, not a text",
-            "order_by = {}": "order_by: is a table, not a text",
+            "order_by = 2000-01-01": "order_by: is a date, not a string",
+            "order_by = {}": "order_by: is a table, not a string",
             'order_by = "header:"': "order_by: lacks the name of the header",
             'order_by = "key"': "order_by: is 'key', neither routing-key nor "
             "header:NAME",
@@ -259,8 +259,8 @@ class RefusalTests(ConfigCase):
         """
         for text, problem in {
             "": "consumers: there are none",
-            "consumers = 3": "consumers: is a whole number, not a list of tables",
-            "consumers = [3]": "consumers[0]: is a whole number, not a table",
+            "consumers = 3": "consumers: is an integer, not a list of tables",
+            "consumers = [3]": "consumers[0]: is an integer, not a table",
             "[[consumers]]\nqueue = 'a'": "consumers[0].handler: is missing",
             "[[consumers]]\nqueue = ''\nhandler = 'a:b'": "consumers[0].queue: is "
             "empty",
@@ -380,7 +380,7 @@ class StrengthTests(ConfigCase):
         An error names the variable, or the flag.
         """
         for name, text, problem in (
-            ("THREADS", "x", "is 'x', not a whole number"),
+            ("THREADS", "x", "is 'x', not an integer"),
             ("THREADS", "0", "is 0, less than 1"),
             ("LOG_LEVEL", "loud", "is 'loud', not one of"),
             ("LOG_MESSAGES", "maybe", "is 'maybe', not true or false"),
@@ -390,7 +390,7 @@ class StrengthTests(ConfigCase):
             self.assertIn(f"{name}: {problem}", self.problem(LEAST, {name: text}))
         for flag, text, problem in (
             ("shutdown_timeout", "x", "--shutdown-timeout: is 'x', not a number"),
-            ("consumers.prefetch", "x", "--prefetch: is 'x', not a whole number"),
+            ("consumers.prefetch", "x", "--prefetch: is 'x', not an integer"),
             ("log.level", "loud", "--log-level: is 'loud', not one of"),
         ):
             self.assertIn(problem, self.problem(LEAST, {}, {flag: text}))

@@ -83,13 +83,13 @@ class BuildTests(SynchronousTestCase):
         for data, problem in (
             ({"many": [{"size": 2}, {"size": 0}]}, "many[1].size: is 0, less than 1"),
             ({"many": [{"size": 2}, {}]}, "many[1].size: is missing"),
-            ({"names": ["a", 3]}, "names[1]: is a whole number, not a text"),
-            ({"more": 3}, "more: is a whole number, not a table"),
+            ({"names": ["a", 3]}, "names[1]: is an integer, not a string"),
+            ({"more": 3}, "more: is an integer, not a table"),
             (
                 {"inner": {"sizes": 1}},
                 "inner.sizes: there is no such setting; did you mean size?",
             ),
-            (3, "is a whole number, not a table"),
+            (3, "is an integer, not a table"),
         ):
             error = self.assertRaises(Problem, build, Outer, data)
             self.assertEqual(str(error), problem)

@@ -84,7 +84,7 @@ class NotifierTests(SynchronousTestCase):
 
     def test_gone(self) -> None:
         """
-        That nobody listens is said once, and harms nothing.
+        An error is logged once, and does no harm; later notifications are sent.
         """
         notifier = Notifier({"NOTIFY_SOCKET": "/nowhere/at/all"})
         with capturedLogs() as events:
@@ -92,8 +92,11 @@ class NotifierTests(SynchronousTestCase):
             notifier.watchdog()
         self.assertEqual(
             [formatEvent(each) for each in events],
-            ["systemd cannot be told: No such file or directory"],
+            ["systemd cannot be notified: No such file or directory"],
         )
+        notifier.address = self.notifier.address
+        notifier.watchdog()
+        self.assertEqual(self.heard(), {"WATCHDOG": "1"})
 
 
 class WatchdogTests(NotifierTests):

@@ -175,16 +175,19 @@ class TextTests(SourceCase):
 
     def test_none(self) -> None:
         """
-        What is no token is told, without repeating it.
+        What is not a token is told, without repeating it.
         """
         for text, words in (
-            ("", "it is empty"),
-            (f"{CANARY} {CANARY}", "it is not one word"),
-            (f"{{{CANARY}", "it is neither a token nor JSON"),
-            (f'{{"token": "{CANARY}"}}', "it has no access_token"),
+            ("", "the token is empty"),
+            (f"{CANARY} {CANARY}", "the token has white space in it"),
+            (f"{{{CANARY}", "the token is neither one word nor JSON"),
+            (f'{{"token": "{CANARY}"}}', "the JSON has no access_token"),
             (f'{{"access_token": "{CANARY}", "expires_in": "x"}}', "expires_in is no"),
-            (f'{{"access_token": "{CANARY}", "expires_in": 0}}', "it has expired"),
-            (web_token({"exp": NOW - 1, "sub": CANARY}), "it has expired"),
+            (
+                f'{{"access_token": "{CANARY}", "expires_in": 0}}',
+                "the token has expired",
+            ),
+            (web_token({"exp": NOW - 1, "sub": CANARY}), "the token has expired"),
         ):
             self.assertIn(words, self.refused(text))
 
@@ -231,11 +234,11 @@ class TextTests(SourceCase):
 
     def test_nothing(self) -> None:
         """
-        Anything else is no token.
+        Anything else is not a token.
         """
         ANSWERS[:] = [None]
         problem = self.unavailable(function=f"{__name__}:give")
-        self.assertEqual(problem, "a NoneType is no token")
+        self.assertEqual(problem, "a NoneType is not a token")
 
 
 class CheckTests(SynchronousTestCase):
@@ -248,9 +251,12 @@ class CheckTests(SynchronousTestCase):
         There has to be one source.
         """
         for settings, words in (
-            ({}, "token: there is nothing: name one of file, command"),
-            ({"file": "a", "function": "b:c"}, "token: there is file and function: "),
-            ({"file": "a", "in_thread": True}, "token.in_thread: is for a function"),
+            ({}, "token: has nothing: set one of file, command"),
+            ({"file": "a", "function": "b:c"}, "token: has file and function: "),
+            (
+                {"file": "a", "in_thread": True},
+                "token.in_thread: is for token.function",
+            ),
         ):
             chosen = TokenSettings(**settings)
             error = self.assertRaises(Problem, check_token, chosen)
@@ -284,7 +290,7 @@ class CheckTests(SynchronousTestCase):
         self.assertEqual(settings.token.username, "ann")
         path.write_text(f"{text}file = 'a'\nfunction = 'b:c'")
         error = self.assertRaises(Problem, load, str(path), {}, {})
-        self.assertIn(": token: there is file and function", str(error))
+        self.assertIn(": token: has file and function", str(error))
         path.write_text(f"password_file = 'p'\n{text}file = 'a'")
         error = self.assertRaises(Problem, load, str(path), {}, {})
         self.assertIn(": password_file: there is a token too", str(error))
@@ -327,20 +333,20 @@ class CommandTests(TestCase):
 
     async def test_fails(self) -> None:
         """
-        One that does not end well, or prints too much, has no token.
+        One that does not end well, or printed more than 1048576 bytes, has no token.
         """
         name = sys.executable
         self.assertEqual(
             await self.unavailable(f"print('{CANARY}'); raise SystemExit(3)"),
-            f"{name} ended with the status 3",
+            f"{name} ended with status 3",
         )
         self.assertEqual(
             await self.unavailable("import os; os.kill(os.getpid(), 9)"),
-            f"{name} died of the signal 9",
+            f"{name} was killed by signal 9",
         )
         self.assertEqual(
             await self.unavailable("while True: print('x' * 4096)"),
-            f"{name} prints too much",
+            f"{name} printed more than 1048576 bytes",
         )
 
     async def test_cancelled(self) -> None:
