@@ -2,13 +2,16 @@
 """
 AMQP 0-9-1, with RabbitMQ's extensions, natively in Twisted.
 
-The names below are the ones most programs need; each is defined in the module
-that its documentation names, and the rest of the errors are in
-`txamqp091.errors`.  Start with ``docs/getting-started.rst``, or, to change
-something, with ``docs/architecture.rst``.
+These are the names that most programs need.  Each is defined in the module that its
+documentation names; the other errors are in `txamqp091.errors`, the arguments of queues
+and consumers in `txamqp091.arguments`.  Start with ``docs/getting-started.rst``, or, to
+change something, with ``docs/architecture.rst``.
 """
 
 from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from txamqp091._version import __version__
 from txamqp091.channel import Channel
@@ -43,12 +46,28 @@ from txamqp091.parameters import (
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.wire.properties import Properties
 
+if TYPE_CHECKING:
+    from txamqp091.service import (
+        AMQPClientService,
+        Binding,
+        Exchange,
+        Publisher,
+        Queue,
+        RetryPolicy,
+        RPCClient,
+        RPCServer,
+        Topology,
+    )
+    from txamqp091.worker import ConsumerService, Halt, Reject, Requeue, Retry
+
 __all__ = [
     "AMQPClientFactory",
+    "AMQPClientService",
     "AMQPError",
     "AMQPProtocol",
     "AMQPlainCredentials",
     "AnonymousCredentials",
+    "Binding",
     "Channel",
     "ChannelClosed",
     "Closed",
@@ -56,9 +75,12 @@ __all__ = [
     "ConnectionParameters",
     "Consumer",
     "ConsumerCancelled",
+    "ConsumerService",
     "Deliveries",
     "Delivery",
+    "Exchange",
     "ExternalCredentials",
+    "Halt",
     "ICredentials",
     "LocalProtocolError",
     "Message",
@@ -66,11 +88,51 @@ __all__ = [
     "PlainCredentials",
     "Properties",
     "PublishFailed",
+    "Publisher",
+    "Queue",
+    "RPCClient",
+    "RPCServer",
+    "Reject",
     "RemoteProtocolError",
+    "Requeue",
+    "Retry",
+    "RetryPolicy",
     "Returned",
     "TLSParameters",
+    "Topology",
     "UnverifiedTLS",
     "__version__",
     "connect",
     "endpoint_from_parameters",
 ]
+
+# These are imported when they are first used: programs that need no service should not
+# wait for it.
+_LATER = {
+    "AMQPClientService": "txamqp091.service",
+    "Binding": "txamqp091.service",
+    "Exchange": "txamqp091.service",
+    "Publisher": "txamqp091.service",
+    "Queue": "txamqp091.service",
+    "RPCClient": "txamqp091.service",
+    "RPCServer": "txamqp091.service",
+    "RetryPolicy": "txamqp091.service",
+    "Topology": "txamqp091.service",
+    "ConsumerService": "txamqp091.worker",
+    "Halt": "txamqp091.worker",
+    "Reject": "txamqp091.worker",
+    "Requeue": "txamqp091.worker",
+    "Retry": "txamqp091.worker",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(import_module(_LATER[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

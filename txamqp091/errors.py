@@ -64,9 +64,6 @@ __all__ = [
     "UndecodableProperty",
     "UnexpectedFrame",
     "VhostAccessRefused",
-    "channel_closed",
-    "connection_closed",
-    "printable",
 ]
 
 

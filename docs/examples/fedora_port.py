@@ -29,7 +29,7 @@ from txamqp091.service import (
     Publisher,
     Queue,
 )
-from txamqp091.worker.health import ConsumerHealth, Health
+from txamqp091.worker import ConsumerHealth, Health
 
 TOPIC = Exchange(name="amq.topic", type="topic")
 

@@ -9,8 +9,6 @@ tried as well, and the first to open AMQP is it.
 
 from __future__ import annotations
 
-__all__ = ["Address", "Addresses", "SRVRecords", "Where"]
-
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace

@@ -32,14 +32,6 @@ cancels it, too; `txamqp091._machine.channel` does so at once.
 
 from __future__ import annotations
 
-__all__ = [
-    "FIRST_CONFIRM",
-    "OLD_CHANNELS_MAX",
-    "SILENCE",
-    "STEP_TIMEOUT",
-    "SUBSCRIBE_TIMEOUT",
-]
-
 from txamqp091.service.retry import RetryPolicy
 
 #: How long the first message of a channel waits for its confirm, in seconds.

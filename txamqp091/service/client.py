@@ -10,8 +10,6 @@ the connection; if that is lost meanwhile, there is no other one.
 
 from __future__ import annotations
 
-__all__ = ["AMQPClientService"]
-
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

@@ -5,8 +5,6 @@ The shutdown deadline of a service: `Drain`.
 
 from __future__ import annotations
 
-__all__ = ["Drain"]
-
 from collections.abc import Sequence
 from typing import Any
 

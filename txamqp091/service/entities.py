@@ -6,17 +6,6 @@ broker has answered about one of them is an `EntityOutcome` or a `Difference`.
 
 from __future__ import annotations
 
-__all__ = [
-    "Arguments",
-    "Binding",
-    "Difference",
-    "Entity",
-    "EntityOutcome",
-    "EntityState",
-    "Exchange",
-    "Queue",
-]
-
 import enum
 import itertools
 from collections.abc import Mapping

@@ -9,13 +9,6 @@ shows one, or puts one into an error.
 
 from __future__ import annotations
 
-__all__ = [
-    "ExpiringCredentials",
-    "Secret",
-    "SecretRefresh",
-    "SecretUnavailable",
-]
-
 from collections.abc import Callable
 from math import inf
 from typing import cast

@@ -37,8 +37,6 @@ The timers, each of which runs at most once:
 
 from __future__ import annotations
 
-__all__ = ["REPUBLISHED", "ConfirmChannel", "Outbox", "PendingPublish"]
-
 from collections import OrderedDict, deque
 from heapq import merge
 

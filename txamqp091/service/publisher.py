@@ -8,8 +8,6 @@ it, and sends it again.
 
 from __future__ import annotations
 
-__all__ = ["NACKED_AGAIN", "Publisher"]
-
 from typing import Literal
 from uuid import uuid4
 

@@ -10,8 +10,6 @@ connection, or a timer for the next attempt; or the loop has ended.
 
 from __future__ import annotations
 
-__all__ = ["Reconnection", "ServiceObservers"]
-
 from collections.abc import Awaitable, Callable
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList, succeed

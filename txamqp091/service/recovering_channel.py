@@ -10,8 +10,6 @@ whenever there is a new channel is done by those who `observe` it.
 
 from __future__ import annotations
 
-__all__ = ["UnackedDeliveries", "Position", "RecoveringChannel", "together"]
-
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast

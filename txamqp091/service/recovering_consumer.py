@@ -10,8 +10,6 @@ was told to end instead of trying again.
 
 from __future__ import annotations
 
-__all__ = ["ConsumerObservers", "RecoveringConsumer"]
-
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 

@@ -5,8 +5,6 @@ Delays between attempts: `RetryPolicy` says how long they are, `Backoff` counts.
 
 from __future__ import annotations
 
-__all__ = ["Backoff", "RetryPolicy", "is_permanent", "is_refusal"]
-
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field

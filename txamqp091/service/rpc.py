@@ -9,8 +9,6 @@ So an answer is never kept for anybody: when the channel has gone, it has gone.
 
 from __future__ import annotations
 
-__all__ = ["ERROR_HEADER", "RPCClient", "RPCServer"]
-
 import itertools
 from collections.abc import Callable
 from inspect import isawaitable

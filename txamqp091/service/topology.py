@@ -9,8 +9,6 @@ and after a failure sends the rest on another channel.
 
 from __future__ import annotations
 
-__all__ = ["Declaration", "Topology"]
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches

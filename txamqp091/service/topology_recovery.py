@@ -12,8 +12,6 @@ when the user declares it again.
 
 from __future__ import annotations
 
-__all__ = ["TopologyRecovery"]
-
 from collections.abc import Callable, Container, Coroutine, Iterable
 from dataclasses import dataclass
 from math import inf

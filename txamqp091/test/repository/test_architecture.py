@@ -57,7 +57,7 @@ OUTSIDE: dict[str, set[str]] = {
     "tap": TWISTED,
     "adapters": TWISTED | {"tornado"},
     "testing": TWISTED | TLS,
-    "facade": {"__future__"},
+    "facade": {"__future__", "importlib", "typing"},
 }
 
 BANNED_NAMES = {"abc", "base", "common", "core", "helpers", "manager", "utils"}
