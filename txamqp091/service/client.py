@@ -34,7 +34,7 @@ from txamqp091.service.drain import Drain
 from txamqp091.service.entities import Entity, EntityOutcome, Queue
 from txamqp091.service.reconnection import Reconnection, ServiceObservers
 from txamqp091.service.recovering_channel import RecoveringChannel
-from txamqp091.service.recovering_consumer import ConsumerObservers, RecoveringConsumer
+from txamqp091.service.recovering_consumer import ConsumerGroup, RecoveringConsumer
 from txamqp091.service.retry import RetryPolicy
 from txamqp091.service.topology import Topology
 from txamqp091.service.topology_recovery import TopologyRecovery
@@ -110,7 +110,7 @@ class AMQPClientService(Service):
         self._recovery = TopologyRecovery(reactor, self.policy, topology or Topology())
         self._recovery.changed = self._topology_changed
         self._observers = ServiceObservers()
-        self._consumer_observers = ConsumerObservers()
+        self._group = ConsumerGroup()
         self._channels: list[RecoveringChannel] = []
         self._consumers: list[RecoveringConsumer] = []
         self._tags = itertools.count(1)
@@ -214,7 +214,7 @@ class AMQPClientService(Service):
         :returns: call this to end the observation; calling it twice is harmless.
         :raises TypeError: one of them is not callable, or there is none.
         """
-        observers, consumers = self._observers, self._consumer_observers
+        observers, consumers = self._observers, self._group
         return observe(
             connecting=(observers.connecting, connecting),
             ready=(observers.ready, ready),
@@ -343,7 +343,7 @@ class AMQPClientService(Service):
             self._recovery.include(queue)
         consumer = RecoveringConsumer(
             self._recovery,
-            self._consumer_observers,
+            self._group,
             channel or self.channel(),
             queue,
             handler,

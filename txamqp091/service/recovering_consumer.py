@@ -1,11 +1,16 @@
 # -*- test-case-name: txamqp091.test.unit.service.test_recovering_consumer -*-
 """
-A consumer that comes back: `RecoveringConsumer`.
+A consumer that subscribes again: `RecoveringConsumer`.
 
-Theory.  It observes a `RecoveringChannel`: whenever there is a new channel, it
-subscribes on it.  When it cannot, or when the broker ends the subscription alone, it
-tries again, after a delay that grows.  It ends when it is cancelled by us, or when it
-was told to end instead of trying again.
+Theory.  It observes a `RecoveringChannel`, and subscribes on each new channel.  When it
+cannot, or when the broker cancels it, it tries again after a growing delay.  It ends
+when the user cancels it, or when it was told to end instead of trying again.
+
+A broker that closes the *connection* for a ``basic.consume`` does not say whose.  All
+consumers that waited for an answer are *suspects* then, which subscribe one by one on
+the next connection: `ConsumerGroup` gives them their turn.  The one that waited alone
+is the culprit.  It stays away for a time that grows (`_QUARANTINE`), so that the other
+consumers can work.
 """
 
 from __future__ import annotations
@@ -39,7 +44,7 @@ from txamqp091.service.recovering_channel import (
     UnackedDeliveries,
     together,
 )
-from txamqp091.service.retry import Backoff, is_refusal
+from txamqp091.service.retry import Backoff, RetryPolicy, is_refusal
 from txamqp091.service.topology_recovery import TopologyRecovery
 
 _log = Logger(namespace="txamqp091.service")
@@ -48,18 +53,78 @@ _log = Logger(namespace="txamqp091.service")
 _OFFSET = "x-stream-offset"
 
 
-class ConsumerObservers:
+#: How long a consumer for which the broker closes the connection stays away.
+_QUARANTINE = RetryPolicy(initial_delay=10.0, max_delay=600.0, jitter=0.0)
+
+
+class ConsumerGroup:
     """
-    The functions that are called when something happens to a consumer.
+    What the consumers of a service share: the functions that are called when something
+    happens to one of them, and whose turn it is to subscribe.
     """
 
     def __init__(self) -> None:
+        # Those that wait for the answer to basic.consume, and those for their turn.
+        self._pending: dict[RecoveringConsumer, None] = {}
+        self._waiting: dict[RecoveringConsumer, Deferred[None]] = {}
+        self._blamed: tuple[BaseException | None, int] = None, 0
         self.subscribed: Observers[[RecoveringConsumer]]
         self.subscribed = Observers("subscribed", _log)
         self.unsubscribed: Observers[[RecoveringConsumer, BaseException, float | None]]
         self.unsubscribed = Observers("unsubscribed", _log)
         self.refused: Observers[[RecoveringConsumer, BaseException, float | None]]
         self.refused = Observers("refused", _log)
+
+    def enter(self, consumer: RecoveringConsumer) -> Deferred[None]:
+        """
+        Wait until a consumer may subscribe; `leave` must follow.
+
+        :returns: fires when it may, which may be at once; cancelling it does no harm.
+        """
+        if self._may_enter(consumer):
+            self._pending[consumer] = None
+            return succeed(None)
+
+        def cancelled(_: object) -> None:
+            self._waiting.pop(consumer, None)
+
+        waiting: Deferred[None] = Deferred(cancelled)
+        self._waiting[consumer] = waiting
+        return waiting
+
+    def _may_enter(self, consumer: RecoveringConsumer) -> bool:
+        if consumer.is_suspect:
+            return not self._pending
+        return not any(each.is_suspect for each in self._pending)
+
+    def leave(self, consumer: RecoveringConsumer) -> None:
+        """
+        A consumer has its answer, or will have none.
+        """
+        if consumer not in self._pending:  # it ended with the connection
+            return
+        del self._pending[consumer]
+        for each in sorted(self._waiting, key=lambda each: each.is_suspect):
+            if each in self._waiting and self._may_enter(each):
+                self._pending[each] = None
+                self._waiting.pop(each).callback(None)
+
+    def connection_closed(
+        self, consumer: RecoveringConsumer, reason: BaseException
+    ) -> None:
+        """
+        There will be no answer, since the connection has ended.  The consumers that
+        wait for their turn wait on, until they are told of the end, too.
+        """
+        if self._blamed[0] is not reason:
+            self._blamed = reason, len(self._pending)
+        self._pending.pop(consumer, None)
+
+    def waited_alone(self, reason: BaseException) -> bool:
+        """
+        Whether only one consumer waited for an answer when the connection ended.
+        """
+        return self._blamed == (reason, 1)
 
 
 class RecoveringConsumer:
@@ -86,7 +151,7 @@ class RecoveringConsumer:
     def __init__(
         self,
         recovery: TopologyRecovery,
-        observers: ConsumerObservers,
+        group: ConsumerGroup,
         channel: RecoveringChannel,
         queue: str | Queue,
         handler: Handler,
@@ -113,7 +178,7 @@ class RecoveringConsumer:
         self._recovery = recovery
         self._reactor = channel.reactor
         self._forget = forget
-        self._observers = observers
+        self._group = group
         self._handler = handler
         self._prefetch = prefetch
         self._auto_ack = auto_ack
@@ -126,6 +191,10 @@ class RecoveringConsumer:
         self._insists = on_refused == "resubscribe"
         self._refused = False
         self._backoff = Backoff(channel.policy)
+        # Whether the broker may have closed a connection for it, and how long it stays
+        # away when the broker has.
+        self.is_suspect = False
+        self._quarantine = Backoff(_QUARANTINE)
         self._position: Position | None = None
         if _OFFSET in self._arguments or (isinstance(queue, Queue) and queue.is_stream):
             self._position = Position()
@@ -316,6 +385,16 @@ class RecoveringConsumer:
         self._subscribing = None if subscribing.called else subscribing
 
     async def _ask(self, channel: Channel) -> None:
+        await self._group.enter(self)
+        try:
+            await self._consume(channel)
+        except ConnectionClosed as error:
+            self._group.connection_closed(self, error)
+            raise
+        finally:
+            self._group.leave(self)
+
+    async def _consume(self, channel: Channel) -> None:
         name, renewed = await self._recovery.prepare(self.queue, self._queue_gone)
         arguments = self._arguments
         if self._position is not None:
@@ -346,7 +425,10 @@ class RecoveringConsumer:
         self._consumer = consumer
         self._queue_gone = self._queue_missed = False
         self.subscribed += 1
-        self._backoff.succeeded(self._reactor.seconds())
+        now = self._reactor.seconds()
+        self._backoff.succeeded(now)
+        self._quarantine.succeeded(now)
+        self.is_suspect = False
         consumer.when_ended().addBoth(self._has_ended, consumer)
         if self.is_subscribed:
             self.error = None
@@ -357,7 +439,7 @@ class RecoveringConsumer:
                 queue=printable(name),
             )
             self._ready.fire(None)
-            self._observers.subscribed.tell(self)
+            self._group.subscribed.tell(self)
 
     def _take(self, delivery: Delivery) -> object:
         self.received += 1
@@ -392,6 +474,12 @@ class RecoveringConsumer:
         if isinstance(error, ConnectionClosed) and error.operation != "basic.consume":
             self.error = error  # which is not our doing
             return
+        if isinstance(error, ConnectionClosed) and not error.by_us:
+            culprit = self._group.waited_alone(error)
+            self.is_suspect = True
+            if not culprit:
+                self.error = error
+                return
         if isinstance(error, NotFound):
             self._queue_gone = self._queue_missed = True
         self._refused = _is_refusal(error)
@@ -421,6 +509,8 @@ class RecoveringConsumer:
         refused = self._refused
         now = self._reactor.seconds()
         delay = self._backoff.next(now)
+        if isinstance(error, ConnectionClosed):
+            delay = self._quarantine.next(now)
         self._not_before = now + delay
         problem = "is refused by the broker" if refused else "is not subscribed"
         _log.emit(
@@ -438,9 +528,9 @@ class RecoveringConsumer:
     def _tell(self, error: BaseException, delay: float | None) -> None:
         # The last thing to do each time: whoever is told may cancel this.
         if self._refused:
-            self._observers.refused.tell(self, error, delay)
+            self._group.refused.tell(self, error, delay)
         else:
-            self._observers.unsubscribed.tell(self, error, delay)
+            self._group.unsubscribed.tell(self, error, delay)
 
     def _give_up(self, error: BaseException, reason: BaseException) -> None:
         """

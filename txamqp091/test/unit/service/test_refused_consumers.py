@@ -12,6 +12,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError
 from twisted.logger import LogLevel, capturedLogs, formatEvent
 
+from txamqp091.arguments import stream_queue
 from txamqp091.daemon.admin import admin_site
 from txamqp091.errors import (
     AccessRefused,
@@ -25,9 +26,10 @@ from txamqp091.service.entities import Queue
 from txamqp091.service.recovering_consumer import RecoveringConsumer
 from txamqp091.service.retry import RetryPolicy
 from txamqp091.service.topology import Topology
-from txamqp091.test.support.service_case import Events, Inbox, ServiceCase
+from txamqp091.test.support.service_case import Events, Inbox, Place, ServiceCase
 from txamqp091.test.unit.daemon.test_admin import get
 from txamqp091.test.unit.daemon.test_process import DaemonCase
+from txamqp091.testing.memory import MemoryBroker
 from txamqp091.worker.consumer_service import ConsumerService
 from txamqp091.worker.failure_policy import OnRefused
 from txamqp091.worker.health import Health
@@ -224,6 +226,70 @@ class OftenTests(RefusedCase):
         self.assertLess(len(told), 3600 / 5)
         self.assertLessEqual(consumer.channel.opened, len(told) + 1)
         self.assertEqual(len(self.endpoint.links), 1)
+
+
+class ClosedConnectionTests(ServiceCase):
+    """
+    The broker closes the connection for one consumer.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.broker = MemoryBroker(self.reactor, version="3.10.8")
+        self.endpoint = Place(self.broker)
+        for name in ("one", "two", "three"):
+            self.broker.declare_queue(name)
+        self.broker.declare_queue("broken", arguments=stream_queue())
+        self.client = self.service(start=False, policy=RetryPolicy())
+        self.events = Events()
+        self.events.observe(self.client)
+        self.good = [self.client.consume("one", Inbox())]
+        # RabbitMQ 3.10 answers this by 541, and closes the connection.
+        self.bad = self.client.consume(
+            "broken", Inbox(), arguments={"x-stream-offset": "nonsense"}
+        )
+        self.good += [self.client.consume(each, Inbox()) for each in ("two", "three")]
+        self.client.startService()
+        self.turn()
+
+    def test_others_work(self) -> None:
+        """
+        The other consumers are subscribed nearly all the time, the delays before a
+        connection stay short, and those before the consumer's next attempt grow.
+        """
+        away = 0
+        for _ in range(6000):
+            self.clock.advance(0.1)
+            self.turn(20)
+            away += not all(each.is_subscribed for each in self.good)
+        self.assertLess(away, 150)
+        self.assertLess(len(self.endpoint.links), 12)
+        self.assertFalse(self.bad.is_subscribed)
+        told = zip(self.events.names, self.events.details, strict=True)
+        delays = [each[2] for name, each in told if name == "unsubscribed"]
+        self.assertEqual(delays[:4], [10.0, 20.0, 40.0, 80.0])
+        details = [
+            each
+            for name, each in zip(self.events.names, self.events.details, strict=True)
+            if name in ("unsubscribed", "refused")
+        ]
+        self.assertEqual({each[0] for each in details}, {self.bad})
+
+    def test_another_answer(self) -> None:
+        """
+        When the broker refuses the consumer by closing its channel instead, the
+        connection stays, and the consumer is asked for as often as any refused one.
+        """
+        self.passes(15)
+        self.broker.delete_queue("broken")
+        self.broker.declare_queue("broken")
+        self.passes(30)
+        count = len(self.endpoint.links)
+        self.assertIsInstance(self.bad.error, PreconditionFailed)
+        self.passes(60)
+        self.assertEqual(len(self.endpoint.links), count)
+        self.assertTrue(all(each.is_subscribed for each in self.good))
+        self.assertGreater(self.events.names.count("refused"), 5)
 
 
 class EndTests(RefusedCase):
