@@ -8,6 +8,7 @@ past it.
 
 from __future__ import annotations
 
+import math
 import struct
 
 from txamqp091.channel import Channel
@@ -202,6 +203,34 @@ class ViolationScenarios(Scenario):
         whole = spec.QueueDeclare(0, "name").encode()
         data = frame(spec.FRAME_METHOD, 1, whole[:-6])
         await self.violates(data, 501, "FRAME_ERROR - cannot decode")
+
+    async def test_no_number(self) -> None:
+        """
+        541: a header is a floating-point number that is none, or is infinite.
+        """
+        for number in (math.nan, math.inf):
+            for value in (
+                struct.pack(">cd", b"d", number),
+                struct.pack(">cf", b"f", number),
+                struct.pack(">cIcd", b"A", 9, b"d", number),
+                struct.pack(">cI2scd", b"F", 11, b"\1k", b"d", number),
+            ):
+                table = b"\1h" + value
+                properties = struct.pack(">HI", 1 << 13, len(table)) + table
+                data = method(1, spec.BasicPublish(0, "", "q"))
+                data += frame(spec.FRAME_HEADER, 1, header(60, 0, properties))
+                await self.violates(data, 541, "INTERNAL_ERROR")
+
+    async def test_no_number_in_arguments(self) -> None:
+        """
+        An argument is one: the connection is dropped, without a word.
+        """
+        table = b"\1h" + struct.pack(">cd", b"d", math.nan)
+        whole = spec.QueueDeclare(0, "name", exclusive=True).encode()
+        data = whole[:-4] + struct.pack(">I", len(table)) + table
+        await self.violates(
+            frame(spec.FRAME_METHOD, 1, data), 0, "the connection was lost"
+        )
 
     async def test_server_method(self) -> None:
         """

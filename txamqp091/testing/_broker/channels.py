@@ -21,7 +21,12 @@ from txamqp091.testing._broker.arguments import check_consumer, priority_of
 from txamqp091.testing._broker.consumers import Consumer
 from txamqp091.testing._broker.declarations import Declarations
 from txamqp091.testing._broker.deliveries import Unacked, UnackedDelivery, put_back
-from txamqp091.testing._broker.messages import Message, QueuedMessage, RequeueReason
+from txamqp091.testing._broker.messages import (
+    Message,
+    QueuedMessage,
+    RequeueReason,
+    check_numbers,
+)
 from txamqp091.testing._broker.publishing import REPLY_TO, ChannelPublishes
 from txamqp091.testing._broker.queues import AnyQueue
 from txamqp091.testing._broker.refusals import (
@@ -89,6 +94,7 @@ class BrokerChannel:
         handler = _HANDLERS.get(type(method))
         if handler is None:
             raise _unimplemented()
+        check_numbers(getattr(method, "arguments", {}))
         handler(self, method)
 
     def publish(

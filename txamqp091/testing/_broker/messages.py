@@ -11,6 +11,7 @@ from there, in `txamqp091.testing._broker.vhosts`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,7 +21,8 @@ from typing import Any
 from txamqp091.errors import UndecodableProperty
 from txamqp091.testing._broker.arguments import QueueSettings
 from txamqp091.testing._broker.behaviour import Behaviour
-from txamqp091.testing._broker.refusals import field_type, precondition
+from txamqp091.testing._broker.refusals import Refused, field_type, precondition
+from txamqp091.wire import spec
 from txamqp091.wire.properties import Properties
 from txamqp091.wire.types import FieldValue, Int64
 
@@ -29,6 +31,7 @@ __all__ = [
     "Death",
     "QueuedMessage",
     "Message",
+    "check_numbers",
     "dead_letter",
     "headers_of",
     "is_cycle",
@@ -199,17 +202,35 @@ def with_properties(properties: Properties, **changes: Any) -> Properties:
         return properties
 
 
+def check_numbers(value: FieldValue) -> None:
+    """
+    See whether all floating-point numbers in a value are numbers: RabbitMQ fails on
+    those that are not, or are infinite.
+
+    :raises Refused: 541, one is not.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        raise Refused(spec.INTERNAL_ERROR, connection=True)
+    if isinstance(value, Mapping):
+        for each in value.values():
+            check_numbers(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            check_numbers(each)
+
+
 def message_from(
     exchange: str, routing_key: str, properties: Properties, body: bytes
 ) -> Message:
     """
     What a client publishes, as the broker takes it.
 
-    :raises Refused: 406, if it cannot live by its properties.
+    :raises Refused: 406, its properties make no sense; or see `check_numbers`.
     """
+    headers = headers_of(properties)
+    check_numbers(headers)
     ttl = _expiration(properties)
     keys = [routing_key]
-    headers = headers_of(properties)
     for name in _COPIES:
         if name in headers:
             keys += _copies(name, headers[name])
