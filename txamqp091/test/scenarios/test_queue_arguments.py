@@ -8,6 +8,8 @@ letters, priorities, quorum queues and streams.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from txamqp091.test.support.scenarios import Scenario, every_peer
@@ -121,6 +123,25 @@ class EquivalenceScenarios(Scenario):
             "current is 'one'",
         )
 
+    async def test_delayed_retry(self) -> None:
+        """
+        Its messages wait otherwise, with 4.3.
+        """
+        one = {"x-queue-type": "quorum", "x-delayed-retry-min": 5}
+        other = {"x-queue-type": "quorum", "x-delayed-retry-min": 6}
+        if self.by_version({"3.10": True, "4.3": False}):
+            channel = await self.channel()
+            queue = await self.durable_queue(channel, one)
+            await channel.queue_declare(queue, arguments=other)
+            return
+        await self.differs(
+            {"arguments": one},
+            {"arguments": other},
+            "inequivalent arg 'x-delayed-retry-min' for {}: received '6' but current "
+            "is '5'",
+            exclusive=False,
+        )
+
     async def test_type_of_queue(self) -> None:
         """
         It is of another type.
@@ -192,6 +213,119 @@ class ArgumentScenarios(Scenario):
         """
         await self.invalid({"x-message-ttl": "1000"}, '"expected integer, got longstr"')
 
+    async def test_names_of_types(self) -> None:
+        """
+        The broker names the type that a value has.
+        """
+        for value, name in (
+            (None, "void"),
+            (1.5, "double"),
+            (Decimal("1.5"), "decimal"),
+            (datetime.now(UTC), "timestamp"),
+            ({}, "table"),
+            ([], "array"),
+            (b"", "binary"),
+        ):
+            await self.invalid(
+                {"x-max-length": value}, f'"expected integer, got {name}"'
+            )
+
+    async def test_text(self) -> None:
+        """
+        Other arguments are text, or a flag.
+        """
+        for name in (
+            "x-dead-letter-routing-key",
+            "x-overflow",
+            "x-queue-type",
+            "x-single-active-consumer",
+        ):
+            await self.invalid({name: 5}, "{unacceptable_type,signedint}")
+
+    async def test_values(self) -> None:
+        """
+        Some texts and numbers are values, and others are none.
+        """
+        for kind, name, value, text in (
+            ("quorum", "x-dead-letter-strategy", "x", "invalid_dlx_strategy"),
+            ("quorum", "x-quorum-initial-group-size", 0, "{value_zero,0}"),
+            ("quorum", "x-queue-leader-locator", "x", "invalid_queue_locator_arg"),
+            ("stream", "x-initial-cluster-size", 0, "{value_zero,0}"),
+            ("stream", "x-max-age", "0D", "invalid_max_age"),
+            ("classic", "x-queue-version", 3, "\"unsupported queue version '3'\""),
+            ("classic", "x-queue-version", -1, "{value_negative,-1}"),
+        ):
+            await self.invalid({name: value, "x-queue-type": kind}, text)
+
+    async def test_values_of_versions(self) -> None:
+        """
+        Which they are depends on the version.
+        """
+        old = self.by_version({"3.10": True, "4.3": False})
+        if old:
+            await self.invalid({"x-queue-mode": "x"}, "\"unsupported queue mode 'x'\"")
+        else:
+            await self.invalid(
+                {"x-queue-version": 1}, "\"unsupported queue version '1'\""
+            )
+        channel = await self.channel()
+        taken: dict[str, Any]
+        for taken in self.by_version(
+            {
+                "3.10": (
+                    {"x-queue-mode": "lazy"},
+                    {"x-queue-version": 1},
+                    {"x-consumer-timeout": "x"},
+                    {"x-stream-filter-size-bytes": "x"},
+                    {"x-queue-type": "quorum", "x-delayed-retry-type": 5},
+                ),
+                "4.3": (
+                    {"x-queue-mode": 5},
+                    {"x-queue-version": 2},
+                    {"x-queue-leader-locator": "min-masters"},
+                    {"x-queue-type": ""},
+                    {"x-queue-type": "quorum", "x-consumer-timeout": 10**12},
+                    {"x-queue-type": "quorum", "x-delayed-retry-type": 5},
+                    {"x-queue-type": "stream", "x-stream-filter-size-bytes": 16},
+                ),
+            }
+        ):
+            await self.durable_queue(channel, taken)
+
+    async def test_sizes(self) -> None:
+        """
+        Sizes of a stream have limits.
+        """
+        cases = [
+            (
+                "x-stream-max-segment-size-bytes",
+                3_000_000_001,
+                "Exceeded max value for x-stream-max-segment-size-bytes",
+            )
+        ]
+        if self.by_version({"3.10": False, "4.3": True}):
+            cases += [
+                (
+                    "x-stream-filter-size-bytes",
+                    size,
+                    "Invalid value for x-stream-filter-size-bytes",
+                )
+                for size in (15, 256)
+            ]
+        for name, value, text in cases:
+            channel = await self.channel()
+            call = channel.queue_declare(
+                self.name(), arguments={"x-queue-type": "stream", name: value}
+            )
+            await self.channel_refused(channel, call, 406, "queue.declare", text)
+
+    async def test_any_limit(self) -> None:
+        """
+        A delivery limit may be anything; what is no number does not count.
+        """
+        channel = await self.channel()
+        await self.quorum_queue(channel, delivery_limit="x")
+
     async def test_ttl_negative(self) -> None:
         """
         And not negative.
@@ -246,15 +380,32 @@ class ArgumentScenarios(Scenario):
 
     async def test_not_for_type(self) -> None:
         """
-        An argument that the type of queue does not have.
+        An argument that the type of queue does not have, whatever its value.
         """
-        channel = await self.channel()
-        queue = self.name()
-        call = channel.queue_declare(
-            queue, arguments={"x-max-priority": 5, "x-queue-type": "quorum"}
-        )
-        text = (
-            f"invalid arg 'x-max-priority' for queue '{queue}' in vhost "
-            f"'{self.vhost}' of queue type rabbit_quorum_queue"
-        )
-        await self.channel_refused(channel, call, 406, "queue.declare", text)
+        cases: list[tuple[str, str, object]] = [
+            ("quorum", "x-max-priority", 5),
+            ("quorum", "x-max-priority", "no number"),
+            ("quorum", "x-max-age", "1D"),
+            ("stream", "x-message-ttl", -1),
+            ("stream", "x-dead-letter-routing-key", "k"),
+            ("classic", "x-delivery-limit", 5),
+        ]
+        if self.by_version({"3.10": True, "4.3": False}):
+            cases += [("classic", "x-queue-leader-locator", "balanced")]
+        else:
+            cases += [
+                ("classic", "x-consumer-timeout", 1000),
+                ("stream", "x-delayed-retry-type", "all"),
+                ("quorum", "x-stream-filter-size-bytes", 16),
+            ]
+        for kind, name, value in cases:
+            channel = await self.channel()
+            queue = self.name()
+            call = channel.queue_declare(
+                queue, arguments={"x-queue-type": kind, name: value}
+            )
+            text = (
+                f"invalid arg '{name}' for queue '{queue}' in vhost '{self.vhost}' of "
+                f"queue type rabbit_{kind}_queue"
+            )
+            await self.channel_refused(channel, call, 406, "queue.declare", text)

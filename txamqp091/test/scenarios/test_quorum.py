@@ -542,3 +542,59 @@ class QuorumLimitScenarios(Scenario):
         for body in "ab":
             await channel.basic_publish("", queue, body)
         self.assertEqual((await self.get(channel, queue)).body, b"b")
+
+
+@every_peer
+class DelayedRetryScenarios(Scenario):
+    """
+    With 4.3, messages that come back may wait before they are delivered again.
+    """
+
+    async def again(self, kind: str, how: str) -> bool:
+        """
+        Whether a message that was given back is not ready at once.
+        """
+        channel = await self.channel()
+        queue = await self.quorum_queue(
+            channel, delayed_retry_type=kind, delayed_retry_min=300
+        )
+        for body in "ab":
+            await channel.basic_publish("", queue, body)
+        getattr(await self.get(channel, queue), how)()
+        for body in "ba":
+            delivery = await self.get(channel, queue, auto_ack=True)
+            if delivery.body != body.encode():
+                return False
+        return True
+
+    async def test_types(self) -> None:
+        """
+        What has failed waits, or what was handed back, or both, or neither; with 3.10
+        nothing does, and what comes back is behind the rest.
+        """
+        old = self.by_version({"3.10": True, "4.3": False})
+        for kind, waits in (
+            ("all", ("nack", "reject")),
+            ("failed", ("reject",)),
+            ("returned", ("nack",)),
+            ("disabled", ()),
+            ("x", ()),
+        ):
+            for how in ("nack", "reject"):
+                self.assertEqual(
+                    await self.again(kind, how), old or how in waits, (kind, how)
+                )
+
+    async def test_counts(self) -> None:
+        """
+        What waits is not ready, and can be purged.
+        """
+        channel = await self.channel()
+        queue = await self.quorum_queue(
+            channel, delayed_retry_type="all", delayed_retry_min=60_000
+        )
+        await channel.basic_publish("", queue, "x")
+        (await self.get(channel, queue)).nack()
+        await self.until_count(channel, queue, self.by_version({"3.10": 1, "4.3": 0}))
+        self.assertEqual((await channel.queue_purge(queue)).message_count, 1)
+        self.assertEqual(await self.count(channel, queue), 0)

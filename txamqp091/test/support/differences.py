@@ -75,14 +75,6 @@ DIFFERENCES: tuple[Difference, ...] = (
         "541 is RabbitMQ's way to say that it failed itself.",
     ),
     Difference(
-        "StreamRefusalScenarios.test_offset",
-        ("3.10",),
-        "``x-stream-offset`` that is no offset ends the connection with 541, and names "
-        "no method.",
-        "So it does, and it names ``basic.consume``.",
-        "RabbitMQ failed itself, and does not know at what; we do.",
-    ),
-    Difference(
         "ViolationScenarios.test_unknown_method",
         ("3.10", "4.3"),
         "A method that AMQP does not have drops the connection, without a word.",

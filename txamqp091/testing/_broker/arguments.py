@@ -10,7 +10,7 @@ and the order of the checks, are RabbitMQ's.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from txamqp091.testing._broker.behaviour import Behaviour
@@ -29,16 +29,21 @@ __all__ = [
     "check_exchange_name",
     "max_age",
     "priority_of",
+    "queue_arguments",
 ]
 
 Arguments = Mapping[str, FieldValue]
+
+#: Says what is wrong with a value, as an Erlang term, or "".
+Check = Callable[[FieldValue], str]
 
 # Ten years, in milliseconds: what RabbitMQ's timers take.
 _TIME_MAX = 315_360_000_000
 _PRIORITY_MAX = 255
 _SEGMENT_SIZE = 500_000_000
+_SEGMENT_SIZE_MAX = 3_000_000_000
 
-_AGE = re.compile("([1-9][0-9]*)([YMDhms])")
+_AGE = re.compile("(0*[1-9][0-9]*)([YMDhms])")
 _AGE_UNITS = {
     "Y": 365 * 86400,
     "M": 30 * 86400,
@@ -47,8 +52,6 @@ _AGE_UNITS = {
     "m": 60,
     "s": 1,
 }
-
-_OVERFLOWS = ("drop-head", "reject-publish", "reject-publish-dlx")
 
 
 def max_age(value: str) -> int | None:
@@ -106,8 +109,21 @@ def _flag(value: FieldValue) -> str:
     return f"{{unacceptable_type,{field_type(value)}}}"
 
 
-def _overflow(value: FieldValue) -> str:
-    return _text(value) or ("" if value in _OVERFLOWS else "invalid_overflow")
+def _one_of(problem: str, *values: str) -> Check:
+    """
+    A check for one of a few texts.
+
+    :param problem: what is wrong with another text.
+    """
+
+    def check(value: FieldValue) -> str:
+        return _text(value) or ("" if value in values else problem)
+
+    return check
+
+
+def _at_least_one(value: FieldValue) -> str:
+    return "{value_zero,0}" if value == 0 else _not_negative(value)
 
 
 def _age(value: FieldValue) -> str:
@@ -117,11 +133,31 @@ def _age(value: FieldValue) -> str:
 def _queue_type(value: FieldValue) -> str:
     if problem := _text(value):
         return problem
-    assert isinstance(value, str)
-    return "" if value in _SUPPORTED else f"\"unsupported queue type '{value}'\""
+    return "" if value in _TYPES else f"\"unsupported queue type '{_plain(value)}'\""
 
 
-_CHECKS: Mapping[str, Callable[[FieldValue], str]] = {
+def _segment_size(value: FieldValue) -> str:
+    if problem := _not_negative(value):
+        return problem
+    assert isinstance(value, int)
+    if value > _SEGMENT_SIZE_MAX:
+        raise precondition("Exceeded max value for x-stream-max-segment-size-bytes")
+    return ""
+
+
+def _filter_size(value: FieldValue) -> str:
+    if problem := _not_negative(value):
+        return problem
+    if value not in range(16, 256):
+        raise precondition("Invalid value for x-stream-filter-size-bytes")
+    return ""
+
+
+def _anything(value: FieldValue) -> str:
+    return ""
+
+
+_CHECKS: Mapping[str, Check] = {
     "x-expires": _some_milliseconds,
     "x-message-ttl": _milliseconds,
     "x-dead-letter-exchange": _text,
@@ -131,57 +167,56 @@ _CHECKS: Mapping[str, Callable[[FieldValue], str]] = {
     "x-max-in-memory-length": _not_negative,
     "x-max-in-memory-bytes": _not_negative,
     "x-max-priority": _priority,
-    "x-overflow": _overflow,
+    "x-overflow": _one_of(
+        "invalid_overflow", "drop-head", "reject-publish", "reject-publish-dlx"
+    ),
     "x-queue-mode": _text,
-    "x-queue-version": _integer,
+    "x-queue-version": _not_negative,
     "x-single-active-consumer": _flag,
     "x-queue-type": _queue_type,
-    "x-quorum-initial-group-size": _not_negative,
-    "x-quorum-target-group-size": _not_negative,
-    "x-delivery-limit": _integer,
-    "x-dead-letter-strategy": _text,
-    "x-consumer-timeout": _milliseconds,
+    "x-quorum-initial-group-size": _at_least_one,
+    "x-delivery-limit": _anything,
+    "x-dead-letter-strategy": _one_of(
+        "invalid_dlx_strategy", "at-most-once", "at-least-once"
+    ),
+    "x-consumer-timeout": _not_negative,
+    "x-delayed-retry-type": _anything,
+    "x-delayed-retry-min": _anything,
+    "x-delayed-retry-max": _anything,
     "x-max-age": _age,
-    "x-stream-max-segment-size-bytes": _not_negative,
-    "x-stream-filter-size-bytes": _not_negative,
-    "x-initial-cluster-size": _not_negative,
+    "x-stream-max-segment-size-bytes": _segment_size,
+    "x-stream-filter-size-bytes": _filter_size,
+    "x-initial-cluster-size": _at_least_one,
     "x-queue-leader-locator": _text,
     "x-queue-master-locator": _text,
 }
 
-_ANY_TYPE = {"x-queue-type", "x-queue-leader-locator", "x-max-length-bytes"}
-_OF_QUEUES = _ANY_TYPE | {
-    "x-expires",
-    "x-message-ttl",
-    "x-dead-letter-exchange",
-    "x-dead-letter-routing-key",
-    "x-max-length",
-    "x-overflow",
-    "x-single-active-consumer",
+_TYPES = ("classic", "quorum", "stream")
+
+_CONSUMER_CHECKS: Mapping[str, Check] = {
+    "x-priority": _integer,
+    "x-cancel-on-ha-failover": _flag,
+    "x-consumer-timeout": _not_negative,
 }
 
-#: The arguments that each type of queue takes, of those that any does.
-_SUPPORTED: Mapping[str, set[str]] = {
-    "classic": _OF_QUEUES
-    | {"x-max-priority", "x-queue-mode", "x-queue-version", "x-queue-master-locator"},
-    "quorum": _OF_QUEUES
-    | {
-        "x-delivery-limit",
-        "x-dead-letter-strategy",
-        "x-quorum-initial-group-size",
-        "x-quorum-target-group-size",
-        "x-max-in-memory-length",
-        "x-max-in-memory-bytes",
-        "x-consumer-timeout",
-    },
-    "stream": _ANY_TYPE
-    | {
-        "x-max-age",
-        "x-stream-max-segment-size-bytes",
-        "x-stream-filter-size-bytes",
-        "x-initial-cluster-size",
-    },
-}
+
+def _check_value(name: str, value: FieldValue, behaviour: Behaviour) -> str:
+    """
+    What is wrong with the value of an argument of a queue, or "".
+    """
+    if name == "x-queue-mode" and not behaviour.queue_modes:
+        return ""
+    if problem := _CHECKS[name](value):
+        return problem
+    match name:
+        case "x-queue-mode" if value not in behaviour.queue_modes:
+            return f"\"unsupported queue mode '{_plain(value)}'\""
+        case "x-queue-version" if value not in behaviour.queue_versions:
+            return f"\"unsupported queue version '{_plain(value)}'\""
+        case "x-queue-leader-locator" if value not in behaviour.queue_locators:
+            return "invalid_queue_locator_arg"
+        case _:
+            return ""
 
 
 @dataclass(frozen=True)
@@ -201,6 +236,11 @@ class QueueSettings:
         does.
     :ivar single_active: whether one consumer gets everything.
     :ivar delivery_limit: how often a message is redelivered, or None: always.
+    :ivar delayed_retry_type: which messages wait before they are redelivered:
+        ``all``, ``failed`` or ``returned`` ones, or none.
+    :ivar delayed_retry_min: how long they wait, in seconds, for each time that they
+        have failed.
+    :ivar delayed_retry_max: how long they wait at most, in seconds.
     :ivar max_age: how long a stream keeps what it has, in seconds, or None.
     :ivar segment_size: in how large pieces it forgets, in bytes.
     """
@@ -216,6 +256,9 @@ class QueueSettings:
     max_priority: int | None = None
     single_active: bool = False
     delivery_limit: int | None = None
+    delayed_retry_type: str = "disabled"
+    delayed_retry_min: float = 0.0
+    delayed_retry_max: float = 0.0
     max_age: float | None = None
     segment_size: int = _SEGMENT_SIZE
 
@@ -227,19 +270,38 @@ class QueueSettings:
         :param resource: the queue, as `shown` shows it.
         :raises Refused: 406, naming the argument.
         """
-        type = _check_queue(arguments, resource)
+        type = _check_queue(arguments, resource, behaviour)
         given: dict[str, object] = {"type": type}
         for name, (field, convert) in _FIELDS.items():
             if name in arguments:
                 given[field] = convert(arguments[name])
         if type == "quorum":
-            limit = arguments.get("x-delivery-limit", behaviour.delivery_limit)
+            limit = arguments.get("x-delivery-limit")
+            if not isinstance(limit, int):
+                limit = behaviour.delivery_limit
             # Since 4.0 a negative limit is none.
-            unlimited = isinstance(limit, int) and limit < 0 and behaviour.deaths_apart
+            unlimited = limit is not None and limit < 0 and behaviour.deaths_apart
             given["delivery_limit"] = None if unlimited else limit
             if given.get("overflow") == "reject-publish-dlx":
                 given["overflow"] = "drop-head"
+            if "x-delayed-retry-type" in behaviour.queue_arguments[type]:
+                given |= _delayed_retry(arguments)
         return cls(**given)  # type: ignore[arg-type]
+
+
+def _delayed_retry(arguments: Arguments) -> dict[str, object]:
+    """
+    What the arguments say of delayed retries: RabbitMQ ignores what makes no sense.
+    """
+    shortest = arguments.get("x-delayed-retry-min")
+    longest = arguments.get("x-delayed-retry-max", shortest)
+    if not isinstance(shortest, int) or not isinstance(longest, int) or shortest < 1:
+        return {}
+    return {
+        "delayed_retry_type": arguments.get("x-delayed-retry-type", "disabled"),
+        "delayed_retry_min": shortest / 1000,
+        "delayed_retry_max": max(shortest, longest) / 1000,
+    }
 
 
 def _same(value: FieldValue) -> object:
@@ -270,12 +332,24 @@ _FIELDS: Mapping[str, tuple[str, Callable[[FieldValue], object]]] = {
 }
 
 
-def _check_queue(arguments: Arguments, resource: str) -> str:
+def _check_queue(arguments: Arguments, resource: str, behaviour: Behaviour) -> str:
     """
     :returns: the type of queue that the arguments are for.
     """
-    for name, check in _CHECKS.items():
-        if name in arguments and (problem := check(arguments[name])):
+    type = arguments.get("x-queue-type", "classic")
+    if type == "" and behaviour.default_queue_type:
+        type = "classic"
+    if problem := _queue_type(type):
+        raise invalid_argument("x-queue-type", resource, problem)
+    type = str(type)
+    names = [name for name in queue_arguments(behaviour) if name in arguments]
+    for name in names:
+        if name not in behaviour.queue_arguments[type]:
+            raise _not_for_type(name, resource, type)
+    for name in names:
+        if name == "x-queue-type":
+            continue
+        if problem := _check_value(name, arguments[name], behaviour):
             raise invalid_argument(name, resource, problem)
     if (
         "x-dead-letter-routing-key" in arguments
@@ -284,11 +358,15 @@ def _check_queue(arguments: Arguments, resource: str) -> str:
         raise invalid_argument(
             "x-dead-letter-routing-key", resource, "routing_key_but_no_dlx_defined"
         )
-    type = str(arguments.get("x-queue-type", "classic"))
-    for name in _CHECKS:
-        if name in arguments and name not in _SUPPORTED[type]:
-            raise _not_for_type(name, resource, type)
     return type
+
+
+def queue_arguments(behaviour: Behaviour) -> tuple[str, ...]:
+    """
+    The arguments of queues that the broker knows.
+    """
+    known = frozenset[str]().union(*behaviour.queue_arguments.values())
+    return tuple(name for name in _CHECKS if name in known)
 
 
 def _not_for_type(name: str, resource: str, type: str) -> Refused:
@@ -316,27 +394,26 @@ def check_consumer(
     arguments: Arguments, resource: str, type: str, behaviour: Behaviour
 ) -> None:
     """
-    See whether a type of queue knows what a consumer asks for.
+    See whether a type of queue knows what a consumer asks for, and if it makes sense.
 
-    :raises Refused: 406, it does not, though another type does.
+    :raises Refused: 406, it does not.
     """
     known = frozenset[str]().union(*behaviour.consumer_arguments.values())
-    for name in arguments:
-        if name in known and name not in behaviour.consumer_arguments[type]:
+    names = [name for name in arguments if name in known]
+    for name in names:
+        if name not in behaviour.consumer_arguments[type]:
             raise _not_for_type(name, resource, type)
+    for name in names:
+        check = _CONSUMER_CHECKS.get(name, _anything)
+        if problem := check(arguments[name]):
+            raise invalid_argument(name, resource, problem)
 
 
-def priority_of(arguments: Arguments, resource: str) -> int:
+def priority_of(arguments: Arguments) -> int:
     """
-    The priority of a consumer.
-
-    :raises Refused: 406, if it is no number.
+    The priority of a consumer, of arguments that make sense.
     """
-    if "x-priority" not in arguments:
-        return 0
-    value = arguments["x-priority"]
-    if problem := _integer(value):
-        raise invalid_argument("x-priority", resource, problem)
+    value = arguments.get("x-priority", 0)
     assert isinstance(value, int)
     return value
 
@@ -345,7 +422,7 @@ def check_equivalent(
     resource: str,
     current: Arguments,
     received: Arguments,
-    names: tuple[str, ...] = tuple(_CHECKS),
+    names: Iterable[str],
 ) -> None:
     """
     Compare the arguments of what is declared with those of what is there.

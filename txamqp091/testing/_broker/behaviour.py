@@ -35,6 +35,62 @@ _CONSUMER_ARGUMENTS = (
 )
 
 
+_ANY_QUEUE = {"x-queue-type", "x-max-length-bytes"}
+_NO_STREAM = _ANY_QUEUE | {
+    "x-expires",
+    "x-message-ttl",
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-max-length",
+    "x-overflow",
+    "x-single-active-consumer",
+}
+_CLASSIC = _NO_STREAM | {
+    "x-max-priority",
+    "x-queue-mode",
+    "x-queue-version",
+    "x-queue-master-locator",
+}
+_QUORUM = _NO_STREAM | {
+    "x-delivery-limit",
+    "x-dead-letter-strategy",
+    "x-quorum-initial-group-size",
+    "x-max-in-memory-length",
+    "x-max-in-memory-bytes",
+    "x-queue-leader-locator",
+}
+_STREAM = _ANY_QUEUE | {
+    "x-max-age",
+    "x-stream-max-segment-size-bytes",
+    "x-initial-cluster-size",
+    "x-queue-leader-locator",
+}
+
+# Of queues, before 4.3 and since.
+_QUEUE_ARGUMENTS: tuple[Mapping[str, frozenset[str]], ...] = (
+    {
+        "classic": frozenset(_CLASSIC),
+        "quorum": frozenset(_QUORUM),
+        "stream": frozenset(_STREAM),
+    },
+    {
+        "classic": frozenset(_CLASSIC | {"x-queue-leader-locator"}),
+        "quorum": frozenset(
+            _QUORUM
+            | {
+                "x-consumer-timeout",
+                "x-delayed-retry-type",
+                "x-delayed-retry-min",
+                "x-delayed-retry-max",
+            }
+        ),
+        "stream": frozenset(_STREAM | {"x-stream-filter-size-bytes"}),
+    },
+)
+
+_LOCATORS = frozenset({"client-local", "balanced", "random", "least-leaders"})
+
+
 @dataclass(frozen=True)
 class Behaviour:
     """
@@ -84,6 +140,11 @@ class Behaviour:
         before that, none may be larger.
     :ivar consumer_arguments: by type of queue, the arguments that its consumers may
         have, of those that any may.
+    :ivar queue_arguments: by type of queue, the arguments that it may have, of those
+        that any may.
+    :ivar queue_versions: the values of ``x-queue-version``.
+    :ivar queue_modes: the values of ``x-queue-mode``; none: it is not looked at.
+    :ivar queue_locators: the values of ``x-queue-leader-locator``.
     """
 
     version: str
@@ -115,6 +176,10 @@ class Behaviour:
     max_message_size: int
     least_frame_max: int
     consumer_arguments: Mapping[str, frozenset[str]]
+    queue_arguments: Mapping[str, frozenset[str]]
+    queue_versions: frozenset[int]
+    queue_modes: frozenset[str]
+    queue_locators: frozenset[str]
 
     @classmethod
     def of(cls, version: str) -> Behaviour:
@@ -160,6 +225,10 @@ class Behaviour:
             max_message_size=16_777_216 if four else 134_217_728,
             least_frame_max=8192 if number >= (4, 1) else 4096,
             consumer_arguments=_CONSUMER_ARGUMENTS[latest],
+            queue_arguments=_QUEUE_ARGUMENTS[latest],
+            queue_versions=frozenset({2} if latest else {1, 2}),
+            queue_modes=frozenset() if latest else frozenset({"default", "lazy"}),
+            queue_locators=_LOCATORS | ({"min-masters"} if latest else set()),
         )
 
 

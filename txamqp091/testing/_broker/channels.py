@@ -240,7 +240,7 @@ class BrokerChannel:
         check_consumer(
             method.arguments, resource, queue.settings.type, self._broker.behaviour
         )
-        priority = priority_of(method.arguments, resource)
+        priority = priority_of(method.arguments)
         # Quorum queues and streams let other consumers in, whatever is asked for.
         exclusive = method.exclusive and queue.settings.type == "classic"
         shared = queue.consumers or queue.settings.single_active

@@ -15,6 +15,7 @@ from txamqp091.testing._broker.arguments import (
     QueueSettings,
     check_equivalent,
     check_exchange_name,
+    queue_arguments,
 )
 from txamqp091.testing._broker.exchanges import Destination, Exchange
 from txamqp091.testing._broker.publishing import REPLY_TO
@@ -219,7 +220,7 @@ class Declarations:
         differ = old["x-queue-type"] != new["x-queue-type"]
         if differ and not self._behaviour.default_queue_type:
             old, new = current.arguments, method.arguments
-        check_equivalent(resource, old, new)
+        check_equivalent(resource, old, new, queue_arguments(self._behaviour))
 
     def queue_bind(self, method: spec.QueueBind) -> Method:
         queue, key = self._named(method)

@@ -19,8 +19,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias, Union
 
 from txamqp091.testing._broker.messages import Message, read_property
-from txamqp091.testing._broker.refusals import Refused, field_type, precondition
-from txamqp091.wire import spec
+from txamqp091.testing._broker.refusals import (
+    binary,
+    broker_fails,
+    field_type,
+    precondition,
+)
 from txamqp091.wire.types import FieldValue
 
 if TYPE_CHECKING:
@@ -227,7 +231,7 @@ class HeadersTable:
             )
         if match not in _MATCHES:
             raise precondition(
-                f'Invalid x-match field value <<"{match}">>; expected all, any, '
+                f"Invalid x-match field value {binary(match)}; expected all, any, "
                 "all-with-x, or any-with-x"
             )
         any_will_do, with_x = _MATCHES[match]
@@ -351,7 +355,7 @@ class ConsistentHashTable:
     def add(self, binding: Binding, arguments: Arguments) -> None:
         key = binding.routing_key
         if not _WHOLE_NUMBER.fullmatch(key):
-            raise precondition(f'The binding key must be an integer: <<"{key}">>')
+            raise precondition(f"The binding key must be an integer: {binary(key)}")
         if int(key) < 1:
             raise precondition("The binding key must be greater than 0")
         # Of several bindings of a destination, the first one counts.
@@ -381,7 +385,7 @@ def _hash_argument(arguments: Arguments, name: str) -> str | None:
     value = arguments.get(name)
     if value is None or isinstance(value, str):
         return value
-    raise Refused(spec.INTERNAL_ERROR, connection=True)
+    raise broker_fails()
 
 
 def _hash(value: object) -> int:

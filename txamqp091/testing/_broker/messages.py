@@ -21,8 +21,7 @@ from typing import Any
 from txamqp091.errors import UndecodableProperty
 from txamqp091.testing._broker.arguments import QueueSettings
 from txamqp091.testing._broker.behaviour import Behaviour
-from txamqp091.testing._broker.refusals import Refused, field_type, precondition
-from txamqp091.wire import spec
+from txamqp091.testing._broker.refusals import broker_fails, field_type, precondition
 from txamqp091.wire.properties import Properties
 from txamqp091.wire.types import FieldValue, Int64
 
@@ -210,7 +209,7 @@ def check_numbers(value: FieldValue) -> None:
     :raises Refused: 541, one is not.
     """
     if isinstance(value, float) and not math.isfinite(value):
-        raise Refused(spec.INTERNAL_ERROR, connection=True)
+        raise broker_fails()
     if isinstance(value, Mapping):
         for each in value.values():
             check_numbers(each)

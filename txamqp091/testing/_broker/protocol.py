@@ -559,7 +559,8 @@ class _Bridge:
 
     def _refuse(self, refusal: Refused, method: Method) -> None:
         where = self._connection.close if refusal.connection else self.close
-        where(refusal.reply_code, refusal.reply_text, *method.identity)
+        identity = method.identity if refusal.names_method else ()
+        where(refusal.reply_code, refusal.reply_text, *identity)
 
     # -- what the broker calls: see `ChannelSink` --------------------------------------
 

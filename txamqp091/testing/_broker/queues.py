@@ -397,8 +397,14 @@ class ClassicQueue(AnyQueue):
                 entry.delivery_count += 1
             entry.redelivered = True
             if not self.deleted and self._keeps(entry, why):
-                self._push(entry)
+                self._take_back(entry, why)
         self.deliver()
+
+    def _take_back(self, entry: QueuedMessage, why: RequeueReason) -> None:
+        """
+        A message that comes back is ready again.
+        """
+        self._push(entry)
 
     def _keeps(self, entry: QueuedMessage, why: RequeueReason) -> bool:
         """
@@ -481,6 +487,8 @@ class QuorumQueue(ClassicQueue):
     def __init__(self, name: str, vhost: VirtualHost, **details: Any) -> None:
         super().__init__(name, vhost, **details)
         self.consumers.eager = vhost.behaviour.active_by_priority
+        # Messages that wait before they are redelivered, with what ends that.
+        self._delayed: dict[QueuedMessage, IDelayedCall] = {}
 
     def timeout_of(
         self, consumer: Consumer | None, usual: float | None
@@ -516,6 +524,38 @@ class QuorumQueue(ClassicQueue):
         if self.vhost.behaviour.returns_first or why is RequeueReason.LOST:
             entry.priority = _RETURNED
         return True
+
+    def _take_back(self, entry: QueuedMessage, why: RequeueReason) -> None:
+        settings = self.settings
+        failed = why is not RequeueReason.NACK
+        if settings.delayed_retry_type in ("all", "failed" if failed else "returned"):
+            delay = settings.delayed_retry_min * max(1, entry.delivery_count)
+            self._delayed[entry] = self.vhost.clock.callLater(
+                min(delay, settings.delayed_retry_max), self._end_delay, entry
+            )
+        else:
+            super()._take_back(entry, why)
+
+    def _end_delay(self, entry: QueuedMessage) -> None:
+        del self._delayed[entry]
+        self._push(entry)
+        self.deliver()
+
+    def _forget_delayed(self) -> int:
+        """
+        :returns: how many messages that were.
+        """
+        delayed, self._delayed = self._delayed, {}
+        for call in delayed.values():
+            call.cancel()
+        return len(delayed)
+
+    def purge(self) -> int:
+        return super().purge() + self._forget_delayed()
+
+    def end(self) -> list[Consumer]:
+        self._forget_delayed()
+        return super().end()
 
     def properties_of(self, entry: QueuedMessage, fetched: bool = False) -> Properties:
         behaviour = self.vhost.behaviour

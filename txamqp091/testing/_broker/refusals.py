@@ -18,6 +18,8 @@ from txamqp091.wire.types import FieldValue
 __all__ = [
     "Refused",
     "access_refused",
+    "binary",
+    "broker_fails",
     "field_type",
     "invalid_argument",
     "locked",
@@ -57,9 +59,17 @@ class Refused(Exception):
     :ivar reply_text: as it goes on the wire: the reason's name, a dash, and RabbitMQ's
         words, in no more than 255 octets.
     :ivar connection: whether the connection ends, and not just the channel.
+    :ivar names_method: whether the client is told which method was refused.
     """
 
-    def __init__(self, reply_code: int, problem: str = "", *, connection: bool = False):
+    def __init__(
+        self,
+        reply_code: int,
+        problem: str = "",
+        *,
+        connection: bool = False,
+        names_method: bool = True,
+    ):
         text = _NAMES.get(reply_code, str(reply_code))
         if problem:
             text = f"{text} - {problem}"
@@ -71,6 +81,7 @@ class Refused(Exception):
         self.reply_code = reply_code
         self.reply_text = text
         self.connection = connection
+        self.names_method = names_method
 
     def __str__(self) -> str:
         return self.reply_text
@@ -111,6 +122,13 @@ def not_implemented(problem: str) -> Refused:
     return Refused(spec.NOT_IMPLEMENTED, problem, connection=True)
 
 
+def broker_fails() -> Refused:
+    """
+    541: RabbitMQ itself fails, and does not know at what.  The connection ends.
+    """
+    return Refused(spec.INTERNAL_ERROR, connection=True, names_method=False)
+
+
 def locked(queue: str, vhost: str) -> Refused:
     """
     405: the queue is exclusive to another connection, or asked for as if it were.
@@ -131,6 +149,13 @@ def invalid_argument(argument: str, resource: str, problem: str) -> Refused:
     :param problem: why, as an Erlang term.
     """
     return precondition(f"invalid arg '{argument}' for {resource}: {problem}")
+
+
+def binary(text: str) -> str:
+    """
+    A text, as Erlang shows it.
+    """
+    return f'<<"{text}">>' if text else "<<>>"
 
 
 def field_type(value: FieldValue) -> str:

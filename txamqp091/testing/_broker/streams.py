@@ -27,13 +27,14 @@ from txamqp091.testing._broker.messages import (
 from txamqp091.testing._broker.queues import AnyQueue
 from txamqp091.testing._broker.refusals import (
     Refused,
+    binary,
+    broker_fails,
     field_type,
     invalid_argument,
     not_implemented,
     precondition,
     shown,
 )
-from txamqp091.wire import spec
 from txamqp091.wire.properties import Properties
 from txamqp091.wire.types import FieldValue, Int64
 
@@ -52,9 +53,11 @@ class _Filter:
 
     def __init__(self, arguments: Mapping[str, FieldValue]) -> None:
         wanted = arguments.get("x-stream-filter")
-        self._wanted = {wanted} if isinstance(wanted, str) else None
+        self._wanted: set[str] | None = {wanted} if isinstance(wanted, str) else None
         if isinstance(wanted, list | tuple):
             self._wanted = {each for each in wanted if isinstance(each, str)}
+            if len(self._wanted) < len(set(map(repr, wanted))):
+                raise broker_fails()
         self._unfiltered = arguments.get("x-stream-match-unfiltered") is True
 
     def lets_through(self, message: Message) -> bool:
@@ -193,16 +196,22 @@ class Stream(AnyQueue):
             where = f"stream {self._shown}" if later else f"'{self._shown}'"
             raise precondition(f"consumer prefetch count is not set for {where}")
         self._place(consumer.arguments)
+        self._filter(consumer)
 
     def subscribe(self, consumer: Consumer) -> None:
         self._next[consumer] = self._place(consumer.arguments)
-        self._filters[consumer] = _Filter(consumer.arguments)
+        self._filters[consumer] = self._filter(consumer)
         super().subscribe(consumer)
 
     def unsubscribe(self, consumer: Consumer) -> None:
         self._next.pop(consumer, None)
         self._filters.pop(consumer, None)
         super().unsubscribe(consumer)
+
+    def _filter(self, consumer: Consumer) -> _Filter:
+        known = self.vhost.behaviour.consumer_arguments["stream"]
+        filters = "x-stream-filter" in known
+        return _Filter(consumer.arguments if filters else {})
 
     def _place(self, arguments: Mapping[str, FieldValue]) -> int:
         """
@@ -216,6 +225,8 @@ class Stream(AnyQueue):
                 return first
             case "last":
                 return max(first, self._end - 1)
+            case bool() as flag:
+                raise self._bad_offset(flag)
             case int() as offset:
                 return max(first, offset)
             case datetime() as moment:
@@ -228,13 +239,13 @@ class Stream(AnyQueue):
 
     def _bad_offset(self, value: FieldValue) -> Refused:
         if isinstance(value, str) and self.vhost.behaviour.soft_offset:
-            problem = f'{field_type(value)},<<"{value}">>'
+            problem = f"{field_type(value)},{binary(value)}"
             return invalid_argument(
                 "x-stream-offset",
                 self._shown,
                 f"{{invalid_stream_offset_arg,{{{problem}}}}}",
             )
-        return Refused(spec.INTERNAL_ERROR, connection=True)
+        return broker_fails()
 
     def deliver(self) -> None:
         if self._delivering:
