@@ -479,6 +479,48 @@ class CommandLineTests(DaemonTestCase):
         self.assertEqual(await daemon.when_ended(), ExitStatus.UNAVAILABLE)
         self.assertEqual((folder / "twistd.pid").read_text(), f"{os.getpid()}")
 
+    async def test_signals(self) -> None:
+        """
+        SIGHUP finds a file with a relative path, also if twistd has changed the
+        folder; SIGUSR1 opens a log file again that was moved.
+        """
+        [port] = free_ports(1)
+        folder = Path(self.mktemp())
+        (folder / "run").mkdir(parents=True)
+        text = f"""
+            uri = "amqp://127.0.0.1:{port}"
+            [[consumers]]
+            queue = "work"
+            handler = "{HANDLER}"
+            """
+        (folder / "consumer.toml").write_text(text)
+        daemon = DaemonProcess(
+            *("--config", "consumer.toml"),
+            runner="twistd -n --rundir=run --logfile=log",
+            directory=folder,
+        )
+        self.addCleanup(daemon.end)
+        log, moved = folder / "log", folder / "log.1"
+        await self.written(log, "No connection to ")
+        (folder / "consumer.toml").write_text(f"stalled_after = 7\n{text}")
+        daemon.signal(signal.SIGHUP)
+        await self.written(log, "SIGHUP: changed: stalled_after")
+        log.rename(moved)
+        daemon.signal(signal.SIGUSR1)
+        await self.written(log, "")
+        daemon.signal(signal.SIGHUP)
+        await self.written(log, "SIGHUP: nothing has changed")
+        self.assertEqual(await daemon.terminate(), 0)
+        self.assertEqual((daemon.output, daemon.errors), ("", ""))
+        self.assertNotIn("SIGHUP: nothing has changed", moved.read_text())
+
+    async def written(self, path: Path, text: str) -> None:
+        """
+        Wait until a file has a text.
+        """
+        while not path.exists() or text not in path.read_text():
+            await deferLater(reactor_in_use(), 0.05)
+
     async def test_not_utf8(self) -> None:
         """
         Bytes that are not UTF-8 have a line and a status, wherever they are.

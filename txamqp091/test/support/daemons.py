@@ -30,8 +30,6 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 #: The commands that run a plugin in the foreground.
 RUNNERS = {
     "twistd": ["twistd", "-n", "--pidfile="],
-    # As people write it.
-    "twistd -n": ["twistd", "-n"],
     "twist": ["twist", "--log-format=text"],
 }
 
@@ -58,6 +56,7 @@ class DaemonProcess(ProcessProtocol):
 
         :param arguments: those of the command.
         :param command: the plugin's.
+        :param runner: what runs it: a key of `RUNNERS`, or the command line itself.
         :param environment: variables to have besides the few that Python needs.
         :param directory: where it runs; by default, where we do.
         """
@@ -69,7 +68,7 @@ class DaemonProcess(ProcessProtocol):
         self.status: int | None = None
         self._ended: OneShot[int] = OneShot()
         self._awaited: list[tuple[str, int, Deferred[None]]] = []
-        line = [*RUNNERS[runner], command, *arguments]
+        line = [*(RUNNERS.get(runner) or runner.split()), command, *arguments]
         processes.spawnProcess(
             self,
             str(SCRIPTS / line[0]),

@@ -473,6 +473,20 @@ class EndTests(DaemonCase):
             self.results[0].errback(halt)
             self.assertIn(words, self.ends(daemon, status))
 
+    def test_unexpected(self) -> None:
+        """
+        An unexpected error is logged with its traceback.
+        """
+        daemon = self.daemon()
+        try:
+            raise KeyError("a bug")
+        except KeyError as error:
+            daemon.gave_up(error)
+        self.stop(daemon)
+        self.assertEqual(self.exits, [ExitStatus.SOFTWARE])
+        [failure] = self.flushLoggedErrors(KeyError)
+        self.assertIn("in test_unexpected", failure.getTraceback())
+
     def test_before_the_reactor(self) -> None:
         """
         What ends it before the reactor runs stops that when it does.

@@ -581,6 +581,40 @@ class DaemonTests(ProcessCase):
         self.passes(3)
         self.assertTrue(daemon.health().ready)
 
+    def test_password_of_a_login(self) -> None:
+        """
+        Each login has the password that is valid then, also without a SIGHUP.
+        """
+        daemon = self.daemon()
+        self.broker.add_user("guest", CANARY)
+        self.cut()
+        self.passes(3)
+        [problem] = daemon.health().problems[:1]
+        self.assertTrue(problem.startswith("not connected: 403 ACCESS_REFUSED"))
+        self.assertFalse(self.process.hasStopped)
+        new = PlainCredentials("guest", CANARY)
+        self.logins = [ConnectionParameters(credentials=[new])]
+        self.passes(11)
+        self.assertTrue(daemon.health().ready)
+
+    def test_user_away(self) -> None:
+        """
+        A login that is refused is final before the first connection, and only then.
+        """
+        daemon = self.daemon()
+        self.broker.add_user("guest", "another")
+        self.cut()
+        self.passes(600, 5)
+        self.assertFalse(self.process.hasStopped)
+        self.broker.add_user("guest", "guest")
+        self.passes(11)
+        self.assertTrue(daemon.health().ready)
+        self.broker.add_user("guest", "another")
+        first = self.daemon()
+        self.passes(1)
+        self.assertTrue(self.process.hasStopped)
+        self.assertEqual(first.status, ExitStatus.NO_PERMISSION)
+
     def test_password_is_wrong(self) -> None:
         """
         What cannot be read changes nothing, and other nodes wait for a restart.
