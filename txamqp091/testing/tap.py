@@ -104,6 +104,11 @@ class Options(usage.Options):
             Behaviour.of(self["rabbitmq-version"])
         except ValueError as error:
             raise usage.UsageError(f"--rabbitmq-version: {error}") from None
+        runner = self.parent
+        if runner is not None and runner.get("nodaemon"):
+            # A file that a killed container left behind has the PID of its next start.
+            if runner.get("pidfile") == "twistd.pid":
+                runner["pidfile"] = ""
 
 
 def _end(problem: str) -> SystemExit:

@@ -5,12 +5,14 @@ The command line of the daemon: what it means, and how it says what is wrong wit
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
 from collections.abc import Mapping
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
@@ -165,6 +167,24 @@ class OptionsTests(TapCase):
         self.parse("--handler", "json:loads")
         self.assertEqual(sys.path[-1], os.getcwd())
         del sys.modules[name]
+
+    def test_pid_file(self) -> None:
+        """
+        In the foreground, twistd writes no pid file, unless its command line names
+        one.
+        """
+        self.patch(logging.root, "handlers", [logging.NullHandler()])
+        for given, written in (
+            ({"nodaemon": True, "pidfile": "twistd.pid"}, ""),
+            ({"nodaemon": True, "pidfile": "own.pid"}, "own.pid"),
+            ({"nodaemon": False, "pidfile": "twistd.pid"}, "twistd.pid"),
+            ({"nodaemon": True}, None),
+        ):
+            runner: Any = dict(given)
+            options = Options({"TXAMQP091_URI": "amqp://h"})
+            options.parent = runner
+            options.parseOptions(["--queue=q", f"--handler={__name__}:take"])
+            self.assertEqual(runner.get("pidfile"), written)
 
     def test_help(self) -> None:
         """

@@ -64,6 +64,22 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(options["vhost"], ["one", "two"])
         self.assertNotIn("b:c", repr(options))
 
+    def test_pid_file(self) -> None:
+        """
+        In the foreground, twistd writes no pid file, unless its command line names
+        one.
+        """
+        for given, written in (
+            ({"nodaemon": True, "pidfile": "twistd.pid"}, ""),
+            ({"nodaemon": True, "pidfile": "own.pid"}, "own.pid"),
+            ({"nodaemon": False, "pidfile": "twistd.pid"}, "twistd.pid"),
+        ):
+            runner: Any = dict(given)
+            options = Options()
+            options.parent = runner
+            options.parseOptions([])
+            self.assertEqual(runner["pidfile"], written)
+
     def test_service(self) -> None:
         """
         The service has the broker that the options describe.
