@@ -82,14 +82,14 @@ class OffsetFile:
         self._queue = queue
         self._failing = False
         try:
-            with open(path, encoding="utf-8") as file:
+            with open(path, "rb") as file:
                 self.kept = self._understood(file.read())
         except FileNotFoundError:
             pass  # it begins
         except OSError as error:
             raise ValueError(f"{path} cannot be read: {error.strerror}") from None
 
-    def _understood(self, text: str) -> int:
+    def _understood(self, text: bytes) -> int:
         try:
             found = json.loads(text)
             queue, offset = found["queue"], found["offset"]
@@ -121,7 +121,11 @@ class OffsetFile:
         data = {"queue": self._queue, "offset": offset, "at": _now()}
         beside = f"{self.path}.new"
         try:
-            with open(beside, "w", encoding="utf-8") as file:
+            # Not through a link, which others may have put there in a shared folder.
+            with suppress(FileNotFoundError):
+                os.unlink(beside)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+            with open(os.open(beside, flags, 0o666), "w", encoding="utf-8") as file:
                 file.write(json.dumps(data) + "\n")
                 file.flush()
                 os.fsync(file.fileno())

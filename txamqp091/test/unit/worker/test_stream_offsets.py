@@ -169,6 +169,23 @@ class FileTests(SynchronousTestCase):
             self.path.write_text(text)
             error = self.assertRaises(ValueError, self.file)
             self.assertIn(words, str(error))
+        self.path.write_bytes(b"\xff\xe4")
+        error = self.assertRaises(ValueError, self.file)
+        self.assertEqual(str(error), f"{self.path} is no file with an offset")
+
+    def test_link(self) -> None:
+        """
+        A link where the new file is to be is replaced, and its target is not written.
+        """
+        target = self.path.parent / "target"
+        target.write_text("mine")
+        beside = self.path.with_name("log.offset.new")
+        beside.symlink_to(target)
+        file = self.file()
+        file.keep(42)
+        self.assertEqual(self.file().kept, 42)
+        self.assertEqual(target.read_text(), "mine")
+        self.assertFalse(self.path.is_symlink())
 
     def test_folder(self) -> None:
         """
