@@ -1,1 +1,1 @@
-The same protocol serves programs without Twisted's reactor: ``txamqp091.adapters`` has one for asyncio (and uvloop), one for Tornado, one for programs without a loop, which have pika's names, and one for threads, on every loop.
+The same protocol serves programs without Twisted's reactor: ``txamqp091.adapters`` has modules for asyncio (and uvloop), for Tornado, for programs without a loop, and for threads, on every loop.

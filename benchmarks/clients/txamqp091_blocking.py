@@ -1,17 +1,14 @@
 """
-txamqp091, without a loop: pika's programs, word for word.
+txamqp091, without a loop.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import twisted
 import txamqp091
-import txamqp091.adapters.blocking as pika
 from benchmarks.measure import Meter, Task, case_of, report
-from txamqp091.adapters.blocking import BlockingChannel
-from txamqp091.message import Message
+from txamqp091.adapters.blocking import BlockingChannel, BlockingConnection
+from txamqp091.message import Delivery, Message
 
 
 def publish(channel: BlockingChannel, task: Task, meter: Meter) -> None:
@@ -50,11 +47,11 @@ def confirm_many(channel: BlockingChannel, task: Task, meter: Meter) -> None:
 
 def consume(channel: BlockingChannel, task: Task, meter: Meter) -> None:
     """
-    A callback is called with each message.
+    A handler is called with each message.
     """
     count = task.count
 
-    def handle(*_: object) -> None:
+    def handle(_: Delivery) -> None:
         nonlocal count
         count -= 1
         if not count:
@@ -68,13 +65,13 @@ def consume(channel: BlockingChannel, task: Task, meter: Meter) -> None:
 
 def ack(channel: BlockingChannel, task: Task, meter: Meter) -> None:
     """
-    A callback is called with each message, and acknowledges it.
+    A handler is called with each message, and acknowledges it.
     """
     count = task.count
 
-    def handle(channel: BlockingChannel, method: Any, *_: object) -> None:
+    def handle(delivery: Delivery) -> None:
         nonlocal count
-        channel.basic_ack(method.delivery_tag)
+        delivery.ack()
         count -= 1
         if not count:
             channel.stop_consuming()
@@ -91,10 +88,10 @@ def keep(channel: BlockingChannel, task: Task, meter: Meter) -> None:
     """
     All messages are kept.
     """
-    kept: list[object] = []
+    kept: list[Delivery] = []
 
-    def handle(*message: object) -> None:
-        kept.append(message)
+    def handle(delivery: Delivery) -> None:
+        kept.append(delivery)
         if len(kept) == task.count:
             meter.stop()
             channel.stop_consuming()
@@ -110,7 +107,7 @@ def get(channel: BlockingChannel, task: Task, meter: Meter) -> None:
     """
     meter.start()
     for _ in range(task.count):
-        assert channel.basic_get(task.queue, auto_ack=True)[0]
+        assert channel.basic_get(task.queue, auto_ack=True)
     meter.stop()
 
 
@@ -130,7 +127,7 @@ def connect(channel: BlockingChannel, task: Task, meter: Meter) -> None:
     """
     meter.start()
     for _ in range(task.count):
-        pika.BlockingConnection(pika.URLParameters(task.uri)).close()
+        BlockingConnection(task.uri).close()
     meter.stop()
 
 
@@ -156,7 +153,7 @@ def run() -> None:
     task = Task.from_command_line()
     case = case_of(task, CASES)
     meter = Meter(task)
-    connection = pika.BlockingConnection(pika.URLParameters(task.uri))
+    connection = BlockingConnection(task.uri)
     case(connection.channel(), task, meter)
     report(meter, {"txamqp091": txamqp091.__version__, "Twisted": twisted.__version__})
     connection.close()

@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.unit.adapters.test_blocking -*-
 """
-Who turns the loop of a blocking connection.
+What turns the loop of a blocking connection.
 
 `Driver` does so in the caller's thread, while the caller waits; `ThreadDriver` has a
 thread for it, so that heartbeats are answered while the program is busy elsewhere.
@@ -12,39 +12,84 @@ __all__ = ["Driver", "ThreadDriver"]
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Condition, Thread, current_thread
 from typing import Any, ParamSpec, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txamqp091.adapters._selector import SelectorLoop
+from txamqp091.errors import AMQPError, ConnectionLost, LocalProtocolError
+from txamqp091.protocol import AMQPProtocol
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-
-def _nothing() -> None:
-    """
-    Nobody has to be told.
-    """
+#: How long a Ctrl-C lets the connection be closed in order, in seconds.
+_GOODBYE = 1.0
 
 
 class Driver:
     """
-    Turns the loop while somebody waits.
+    Turns the loop while the program waits.
+
+    The loop does not know the driver's users, but by weak references: the connection of
+    a program that forgot it can be collected.
 
     :ivar loop: the loop.
-    :ivar interrupted: called when something like a Ctrl-C ends the waiting.
-    :cvar turns_by_itself: whether the loop turns also when nobody waits.
+    :ivar gone: whether the connection has ended, and its transport has gone.
+    :cvar turns_by_itself: whether the loop turns also when nothing waits.
     """
 
     turns_by_itself = False
 
     def __init__(self) -> None:
         self.loop = SelectorLoop()
-        self.interrupted: Callable[[], None] = _nothing
+        self.gone = False
+        self._native: AMQPProtocol | None = None
+        self._interrupted = False
+
+    def watch(self, native: AMQPProtocol) -> None:
+        """
+        Know the connection, once there is one.
+        """
+        self._native = native
+        self.do(lambda: native.when_closed().addBoth(self._ended))
+
+    def _ended(self, _: object) -> None:
+        self.gone = True
+
+    @property
+    def reason(self) -> AMQPError | None:
+        """
+        Why the connection has ended, or is ending; None while it has not.
+        """
+        native = self._native
+        reason = None if native is None else native.close_reason
+        # It is kept: with its traceback, it would keep all frames that it went through.
+        return reason and reason.with_traceback(None)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """
+        A context in which this thread uses the connection, and no other.  A Ctrl-C, or
+        its like, that ends it leaves a connection that was closed.
+
+        :raises LocalProtocolError: another thread uses it.
+        """
+        outermost = self.loop.enter()
+        try:
+            yield
+        except Exception:
+            raise
+        except BaseException:
+            self._interrupt()
+            raise
+        finally:
+            if outermost:
+                self.loop.user.clear()
 
     def ask(
         self,
@@ -54,49 +99,82 @@ class Driver:
         **kwargs: P.kwargs,
     ) -> T:
         """
-        Call what returns a Deferred, and wait for it.
+        Call a function that returns a Deferred, and wait for that.
 
         :param seconds: for how long; None is without limit.
         :raises TimeoutError: the time was up; the Deferred was cancelled.
+        :raises LocalProtocolError: another thread uses the connection; the function was
+            not called.
         """
-        # What another thread has settled before a channel is closed has to be said
-        # before it, too.
-        self.loop.catch_up()
-        deferred = verb(*args, **kwargs)
+        loop = self.loop
         outcome: list[Any] = []
-        deferred.addBoth(outcome.append)
-        if outcome:
-            self.loop.flush()
-            return _value(outcome[0])  # type: ignore[no-any-return]
+        outermost = loop.enter()
         try:
-            self._turn(lambda: outcome, seconds)
+            lost = self.reason
+            try:
+                # What another thread has settled leaves before a channel is closed.
+                loop.catch_up()
+                deferred = verb(*args, **kwargs)
+                deferred.addBoth(outcome.append)
+                if outcome:
+                    loop.flush()
+            except TypeError:  # an argument that the verb does not have
+                raise
+            except BaseException as error:
+                loop.drop(error)
+                raise
+            if outcome:
+                if lost is None and self.gone and not isinstance(outcome[0], Failure):
+                    # It was said into a connection that has ended before.
+                    raise self._lost()
+            else:
+                self._wait(deferred, outcome, seconds)
+        except Exception:
+            raise
+        except BaseException:
+            self._interrupt()
+            raise
         finally:
-            if not outcome:
+            if outermost:
+                loop.user.clear()
+        return _value(outcome[0])  # type: ignore[no-any-return]
+
+    def _wait(
+        self, deferred: Deferred[Any], outcome: list[Any], seconds: float | None
+    ) -> None:
+        came = False
+        try:
+            self.loop.run(lambda: outcome or self.gone, seconds)
+            came = bool(outcome)
+        finally:
+            if not came:
                 deferred.cancel()
                 self.loop.flush()
-                outcome.clear()
-        if not outcome:
-            raise _too_long(seconds)
-        return _value(outcome[0])  # type: ignore[no-any-return]
+        if not came:
+            raise self._lost() if self.gone else _too_long(seconds)
+
+    def _lost(self) -> AMQPError:
+        return self.reason or ConnectionLost("the connection has ended")
 
     def do(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """
-        Call what belongs into the loop's thread, and does not wait.
+        Call a function that belongs into the loop's thread, and does not wait.
         """
-        self.loop.catch_up()
-        return function(*args, **kwargs)
+        return self.loop.work(function, *args, **kwargs)
 
     def until(self, ready: Callable[[], object], seconds: float | None) -> bool:
         """
-        Wait until something is true.
+        Wait until something is true, or the connection has gone.
 
-        :returns: whether it is, when the time is up.
+        :returns: whether it is true, when the time is up.
         """
-        return self._turn(ready, seconds)
+        self.loop.run(lambda: ready() or self.gone, seconds)
+        return bool(ready())
 
     def flush(self) -> None:
         """
-        Have what was said leave, and what has come be read.
+        Have what was said leave, and what has come be read.  For a thread that uses
+        the connection.
         """
         self.loop.flush()
 
@@ -106,29 +184,31 @@ class Driver:
         """
         self.loop.stop()
 
-    def interrupt(self) -> None:
+    def abandon(self) -> None:
         """
-        Something like a Ctrl-C has ended a call.
+        The program has forgotten the connection: drop it.  From any thread.
         """
-        interrupted, self.interrupted = self.interrupted, _nothing
-        interrupted()
+        self._drop()
+        self.loop.run(lambda: self.gone, 0)
+        self.stop()
 
-    @contextmanager
-    def interruptible(self) -> Iterator[None]:
+    def _drop(self) -> None:
+        for transport in list(self.loop.transports):
+            transport.abortConnection()
+
+    def _interrupt(self) -> None:
         """
-        A context in which a Ctrl-C, or its like, ends the call.
+        Close the connection: something like a Ctrl-C has ended a call.
         """
+        if self._interrupted or self._native is None or self.loop.forked:
+            return
+        self._interrupted = True
         try:
-            yield
-        except Exception:
-            raise
+            self.ask(_GOODBYE, self._native.close)
         except BaseException:
-            self.interrupt()
-            raise
-
-    def _turn(self, ready: Callable[[], object], seconds: float | None) -> bool:
-        with self.interruptible():
-            return self.loop.run(ready, seconds)
+            with suppress(Exception):
+                self.do(self._drop)
+        self.stop()
 
 
 class ThreadDriver(Driver):
@@ -138,23 +218,68 @@ class ThreadDriver(Driver):
 
     turns_by_itself = True
 
+    _log = Logger()
+
     def __init__(self) -> None:
         super().__init__()
-        self._ended = False
+        self._over = False
+        self._abandoned = False
         self._waiting = 0
         self._turned = Condition()
+        # Calls that have begun, and wait.
+        self._asked: set[Future[Any]] = set()
         self._thread = Thread(target=self._work, name="txamqp091", daemon=True)
         self._thread.start()
 
     def _work(self) -> None:
-        self.loop.run(self._tick)
+        while True:
+            try:
+                self.loop.run(self._tick)
+                break
+            except BaseException:  # the loop has dropped the connection
+                self._log.failure("The work of a connection failed")
         self.loop.stop()
 
     def _tick(self) -> bool:
+        if self.gone and self._asked:
+            # Whatever was interrupted will not be answered.
+            for each in list(self._asked):
+                self._answer(each, Failure(self._lost()))
         if self._waiting:
             with self._turned:
                 self._turned.notify_all()
-        return self._ended
+        return self._over or (self._abandoned and self.gone)
+
+    def _answer(self, answered: Future[Any], outcome: Any) -> None:
+        self._asked.discard(answered)
+        if not answered.done():
+            answered.set_result(outcome)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """
+        See `Driver.held`; other threads may use the connection meanwhile.
+        """
+        self._check()
+        try:
+            yield
+        except Exception:
+            raise
+        except BaseException:
+            self._interrupt()
+            raise
+
+    def _check(self) -> None:
+        """
+        :raises LocalProtocolError: this thread cannot wait for the other.
+        """
+        if self.loop.forked:
+            self.loop.enter()  # which says why not
+        if current_thread() is self._thread:
+            raise LocalProtocolError(
+                "the connection's own thread cannot wait for the connection: a "
+                "callback of a Future, which runs there, calls channel.threadsafe"
+            )
 
     def ask(
         self,
@@ -166,16 +291,23 @@ class ThreadDriver(Driver):
         """
         See `Driver.ask`.
         """
+        self._check()
         begun: list[Deferred[T]] = []
         answered: Future[Any] = Future()
 
         def begin() -> None:
-            deferred = verb(*args, **kwargs)
+            try:
+                deferred = verb(*args, **kwargs)
+            except BaseException:
+                self._answer(answered, Failure())
+                return
             begun.append(deferred)
-            deferred.addBoth(answered.set_result)
+            self._asked.add(answered)
+            deferred.addBoth(lambda outcome: self._answer(answered, outcome))
 
         def give_up() -> None:
-            begun[0].cancel()
+            for each in begun:
+                each.cancel()
 
         self.loop.callFromThread(begin)
         try:
@@ -186,9 +318,10 @@ class ThreadDriver(Driver):
             # Unless it came just now: then it would be lost.
             if outcome is None or _was_cancelled(outcome):
                 raise _too_long(seconds) from None
-        except BaseException:
+        except BaseException as error:
             self.loop.callFromThread(give_up)
-            self.interrupt()
+            if not isinstance(error, Exception):
+                self._interrupt()
             raise
         return _value(outcome)  # type: ignore[no-any-return]
 
@@ -196,6 +329,7 @@ class ThreadDriver(Driver):
         """
         See `Driver.do`.
         """
+        self._check()
         done: Future[T] = Future()
 
         def call() -> None:
@@ -207,6 +341,21 @@ class ThreadDriver(Driver):
         self.loop.callFromThread(call)
         return done.result()
 
+    def until(self, ready: Callable[[], object], seconds: float | None) -> bool:
+        """
+        See `Driver.until`.
+        """
+        self._check()
+        with self._turned:
+            self._waiting += 1
+            try:
+                self._turned.wait_for(
+                    lambda: ready() or self.gone or self._over, seconds
+                )
+            finally:
+                self._waiting -= 1
+        return bool(ready())
+
     def flush(self) -> None:
         """
         See `Driver.flush`: the thread does.
@@ -216,21 +365,26 @@ class ThreadDriver(Driver):
         """
         See `Driver.stop`.
         """
-        self._ended = True
+        if self.loop.forked:
+            self.loop.stop()
+            return
+        self._over = True
         self.loop.callFromThread(_nothing)
         if current_thread() is not self._thread:
             self._thread.join()
 
-    def _turn(self, ready: Callable[[], object], seconds: float | None) -> bool:
-        with self.interruptible(), self._turned:
-            self._waiting += 1
-            try:
-                return bool(
-                    self._turned.wait_for(lambda: ready() or self._ended, seconds)
-                    and ready()
-                )
-            finally:
-                self._waiting -= 1
+    def abandon(self) -> None:
+        """
+        See `Driver.abandon`.
+        """
+        self._abandoned = True
+        self.loop.callFromThread(self._drop)
+
+
+def _nothing() -> None:
+    """
+    Wakes the loop.
+    """
 
 
 def _value(outcome: Any) -> Any:

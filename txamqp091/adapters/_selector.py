@@ -8,7 +8,13 @@ socket, perhaps with TLS by Python's own ssl module, and `SelectorEndpoint` conn
 
 from __future__ import annotations
 
-__all__ = ["READ", "WRITE", "SelectorEndpoint", "SelectorLoop", "SelectorTransport"]
+__all__ = [
+    "READ",
+    "WRITE",
+    "SelectorEndpoint",
+    "SelectorLoop",
+    "SelectorTransport",
+]
 
 import errno
 import heapq
@@ -22,8 +28,10 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from threading import Lock, Thread, get_ident
+from threading import enumerate as enumerate_threads
 from time import monotonic
-from typing import Any, cast
+from typing import Any, ParamSpec, TypeVar, cast
+from weakref import WeakSet
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import AlreadyCalled, AlreadyCancelled
@@ -36,14 +44,16 @@ from twisted.internet.interfaces import (
     IReactorTime,
     IStreamClientEndpoint,
 )
-from twisted.logger import Logger
 from zope.interface import implementer
 
 from txamqp091._hosts import ascii_host
 from txamqp091.adapters._ssl import context_for, server_name
 from txamqp091.adapters._transport import Transport, address_of, why_not_connected
-from txamqp091.errors import LocalProtocolError
+from txamqp091.errors import AMQPError, LocalProtocolError
 from txamqp091.parameters import ConnectionParameters
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
@@ -123,22 +133,42 @@ class SelectorCall:
 @implementer(IReactorTime, IReactorFromThreads)
 class SelectorLoop:
     """
-    Turns as long as `run` is told to, in whichever thread calls it, one at a time.
+    A loop that turns as long as `run` waits, in the thread that calls it.
+
+    Theory.  One thread at a time has the loop, from `enter` on; another one is refused
+    before it has done anything.  In a turn the loop waits for sockets first: an
+    exception that a signal handler raises there does no harm.  What comes after that
+    is the connection's own work.  An exception that interrupts it leaves a state that
+    nothing can know, so the loop drops the connection, ends the turn and raises the
+    exception.
+
+    Such an exception can come between any two calls, also between having the loop and
+    noting that.  So the note is all there is: one entry of a dictionary, made and
+    taken away by one call of a C function each.
 
     :ivar stopped: whether it will turn no more.
+    :ivar forked: whether this is a copy, in a child of the process that made it.
+    :ivar transports: what would be dropped.
+    :ivar turns: how often it has looked at the network.
+    :ivar user: the thread that has the loop, as the only value.
+    :ivar last_user: the last thread that had it.
     """
-
-    _log = Logger()
 
     def __init__(self) -> None:
         self.stopped = False
+        self.forked = False
+        self.transports: set[SelectorTransport] = set()
         self.seconds = monotonic
         self._selector = selectors.DefaultSelector()
         self._soon: deque[SelectorCall] = deque()
         self._later: list[tuple[float, int, SelectorCall]] = []
         self._numbers = itertools.count()
-        self._running: int | None = None
+        self.turns = 0
         self._looked_at = 0.0
+        self.user: dict[None, int] = {}
+        self.last_user = 0
+        self._turning = False
+        self._failure: BaseException | None = None
         # From other threads.
         self._lock = Lock()
         self._posted: deque[Callable[[], object]] = deque()
@@ -147,6 +177,7 @@ class SelectorLoop:
         for each in (self._wake, wakened):
             each.setblocking(False)
         self._selector.register(wakened, READ, self._woken)
+        _loops.add(self)
 
     # -- what the protocol calls ---------------------------------------------------
 
@@ -191,6 +222,8 @@ class SelectorLoop:
         See ``IReactorFromThreads``.  When the loop will turn no more, the call is
         made at once: nothing happens at the same time then.
         """
+        if self.forked:
+            raise self._refusal()
         call = partial(callable, *args, **kwargs)
         with self._lock:
             if not self.stopped:
@@ -204,7 +237,58 @@ class SelectorLoop:
         with suppress(BlockingIOError, InterruptedError):
             self._wakened.recv(4096)
 
-    # -- turning -------------------------------------------------------------------
+    # -- whose turn it is ------------------------------------------------------------
+
+    def enter(self) -> bool:
+        """
+        Have the loop, in this thread.
+
+        :returns: whether it had not before.  Then the caller clears `user` in the end.
+        :raises LocalProtocolError: another thread has it, or the process was forked.
+        """
+        user, me = self.user, get_ident()
+        if user.get(None) == me:
+            return False
+        if user.setdefault(None, me) != me:
+            if self.forked or any(
+                each.ident == user[None] for each in enumerate_threads()
+            ):
+                raise self._refusal()
+            user[None] = me  # that thread has ended, in the middle of a call
+        self.last_user = me
+        return True
+
+    def work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """
+        Call a function that is part of the connection's work.
+
+        :raises LocalProtocolError: as `enter` does.
+        """
+        outermost = self.enter()
+        try:
+            self.catch_up()
+            return function(*args, **kwargs)
+        except (AMQPError, TypeError):
+            raise
+        except BaseException as error:
+            self.drop(error)
+            raise
+        finally:
+            if outermost:
+                self.user.clear()
+
+    def _refusal(self) -> LocalProtocolError:
+        if self.forked:
+            return LocalProtocolError(
+                "the connection was made before this process was forked, and belongs "
+                "to the parent: connect again here"
+            )
+        return LocalProtocolError(
+            "the connection is in use by another thread: from other threads, use "
+            "channel.threadsafe or add_callback_threadsafe"
+        )
+
+    # -- turning ---------------------------------------------------------------------
 
     def run(self, done: Callable[[], object], seconds: float | None = None) -> bool:
         """
@@ -212,40 +296,45 @@ class SelectorLoop:
 
         :param seconds: for how long at the most; None is without limit.
         :returns: whether it is true.
+        :raises LocalProtocolError: as `enter` does, or when the loop is at work: its
+            callbacks cannot wait.
         """
         deadline = None if seconds is None else monotonic() + seconds
-        with self._turning:
+        outermost = self.enter()
+        try:
+            if self._turning:
+                raise LocalProtocolError(
+                    "the connection is at work: what it calls, such as a callback of "
+                    "a Future, cannot wait for it"
+                )
             while not done() and not self.stopped:
                 left = None if deadline is None else deadline - monotonic()
                 self._turn(left)
                 if left is not None and left <= 0:
                     break
+        finally:
+            if outermost:
+                self.user.clear()
         return bool(done())
 
     def flush(self) -> None:
         """
         Do what is to be done in the next turn, without looking at the network, or
-        only if that is some time ago.
+        only if that is some time ago.  For the thread that has the loop.
         """
-        if self._running is not None or self.stopped:
+        if self._turning or self.stopped:
             return
         if monotonic() - self._looked_at > 0.01:
-            self.run(lambda: False, 0)
-        elif self._soon:
-            with self._turning:
-                self._run_soon()
+            self.run(_never, 0)
+        elif self._soon or self._posted:
+            self._work(self._run_soon)
 
     def catch_up(self) -> None:
         """
-        Do what other threads have asked for so far.
+        Do what other threads have asked for so far.  For the thread that has the loop.
         """
-        if self._posted and self._running is None and not self.stopped:
-            with self._turning:
-                self._run_posted()
-
-    @property
-    def _turning(self) -> _Turning:
-        return _Turning(self)
+        if self._posted and not self._turning and not self.stopped:
+            self._work(self._run_posted)
 
     def _turn(self, left: float | None) -> None:
         if self._soon or self._posted:
@@ -255,8 +344,26 @@ class SelectorLoop:
             left = first if left is None or first < left else left
         if left is not None and left < 0:
             left = 0
-        for key, mask in self._selector.select(left):
-            key.data(mask)
+        ready = self._selector.select(left)
+        self.turns += 1
+        self._work(self._run_all, ready)
+
+    def _work(self, function: Callable[..., None], *args: object) -> None:
+        self._turning = True
+        try:
+            function(*args)
+        except BaseException as error:  # between the calls: `_call` has the others
+            self._failed(error)
+        finally:
+            self._turning = False
+        if self._failure is not None:
+            failure = self._failure
+            self._end_dropped()
+            raise failure
+
+    def _run_all(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
+        for key, mask in ready:
+            self._call(key.data, mask)
         self._looked_at = now = monotonic()
         while self._later and self._later[0][0] <= now:
             time, _, call = heapq.heappop(self._later)
@@ -273,43 +380,53 @@ class SelectorLoop:
         for _ in range(len(self._soon)):
             self._call(self._soon.popleft().run)
 
-    def _call(self, function: Callable[[], object]) -> None:
+    def _call(self, function: Callable[..., object], *args: object) -> None:
         try:
-            function()
-        except Exception:
-            self._log.failure("A call by the loop failed")
+            function(*args)
+        except BaseException as error:
+            self._failed(error)
 
-    def enter(self) -> None:
-        """
-        Begin to turn in this thread.
-        """
-        if self._running is not None:
-            where = "itself" if self._running == get_ident() else "another thread"
-            raise LocalProtocolError(
-                f"the connection is in use by {where}: from other threads, use "
-                "channel.threadsafe or add_callback_threadsafe"
-            )
-        self._running = get_ident()
+    def _failed(self, error: BaseException) -> None:
+        if self._failure is None:
+            self._failure = error
+        for transport in list(self.transports):
+            transport.interrupted(error)
 
-    def leave(self) -> None:
+    def drop(self, error: BaseException) -> None:
         """
-        Turn no more, for now.
+        Drop the connection, as an exception has interrupted its work, and have
+        everything end that waits for it.  For the thread that has the loop.
         """
-        self._running = None
+        if not self._turning:  # or else the turn does
+            self._failed(error)
+            self._end_dropped()
+
+    def _end_dropped(self) -> None:
+        self._turning = True
+        try:
+            self._run_soon()
+        finally:
+            self._turning = False
+            self._failure = None
 
     def stop(self) -> None:
         """
         Turn no more at all.  What other threads have asked for is still done.
         """
-        with self._lock:
-            if self.stopped:
-                return
-            self.stopped = True
-        while self._posted:
-            self._call(self._posted.popleft())
+        if not self.forked:
+            with self._lock:
+                if self.stopped:
+                    return
+                self.stopped = True
+            while self._posted:
+                self._call(self._posted.popleft())
+            self._failure = None
+        # In a child, that closes its copies only: the parent has its own.
         self._selector.close()
         self._wake.close()
         self._wakened.close()
+        for transport in self.transports:
+            transport.release()
 
     # -- sockets -------------------------------------------------------------------
 
@@ -332,21 +449,24 @@ class SelectorLoop:
             self._selector.register(sock, events, ready)
 
 
-class _Turning:
+def _never() -> bool:
+    return False
+
+
+_loops: WeakSet[SelectorLoop] = WeakSet()
+
+
+def _forked() -> None:
     """
-    A loop turns in this thread.
+    Leave the connections to the parent: this is its child.
     """
+    for loop in _loops:
+        loop.forked = True
+        loop.user = {None: 0}  # no thread can have it
 
-    __slots__ = ("_loop",)
 
-    def __init__(self, loop: SelectorLoop) -> None:
-        self._loop = loop
-
-    def __enter__(self) -> None:
-        self._loop.enter()
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.leave()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 class SelectorTransport(Transport):
@@ -355,8 +475,6 @@ class SelectorTransport(Transport):
 
     :ivar bufferSize: how many bytes may wait before the producer is paused.
     """
-
-    _log = Logger()
 
     bufferSize = 65536
 
@@ -369,6 +487,7 @@ class SelectorTransport(Transport):
         self._reading = True
         self._paused = False
         self._events = 0
+        self._orderly = True
         self._over = False
 
     def begin(self, factory: IProtocolFactory) -> None:
@@ -377,6 +496,7 @@ class SelectorTransport(Transport):
         """
         protocol = factory.buildProtocol(self.getPeer())
         tls = self._sock if isinstance(self._sock, ssl.SSLSocket) else None
+        self._loop.transports.add(self)
         self.made(protocol, tls)
         self._watch()
         if tls is not None and tls.pending():
@@ -408,12 +528,7 @@ class SelectorTransport(Transport):
             if not data:
                 self._end(None)
                 return
-            try:
-                self.protocol.dataReceived(data)
-            except Exception as problem:
-                self._log.failure("A protocol failed, and its connection is dropped")
-                self._end(problem)
-                return
+            self.protocol.dataReceived(data)
             # What TLS has taken from the socket already, the selector cannot see.
             if self._ssl is None or not cast(ssl.SSLSocket, self._sock).pending():
                 return
@@ -442,17 +557,32 @@ class SelectorTransport(Transport):
                 self.drained()
         self._watch()
 
+    def interrupted(self, error: BaseException) -> None:
+        """
+        An exception has interrupted the connection's work: its state is not known.
+        """
+        self._orderly = False
+        self._end(RuntimeError(f"{type(error).__name__} interrupted it"))
+
+    def release(self) -> None:
+        """
+        Close the socket, and tell nobody.
+        """
+        self._sock.close()
+
     def _end(self, problem: BaseException | None) -> None:
         """
         It is over; the protocol is told in a turn of its own.
         """
         if not self._over:
             self._over = True
+            self._loop.transports.discard(self)
             self._reading = False
             self._pieces.clear()
             self._events = 0
             self._loop.watch(self._sock, 0, self._ready)
-            if isinstance(self._sock, ssl.SSLSocket) and not self.aborted:
+            orderly = self._orderly and not self.aborted
+            if isinstance(self._sock, ssl.SSLSocket) and orderly:
                 with suppress(OSError, ValueError):
                     self._sock.unwrap()  # says goodbye, and does not wait for theirs
             self._sock.close()

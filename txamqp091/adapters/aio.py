@@ -17,7 +17,6 @@ __all__ = ["Answer", "Channel", "Connection", "Deliveries", "Subscription", "con
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from functools import partial, wraps
-from inspect import isasyncgenfunction, isgeneratorfunction
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from twisted.internet.defer import CancelledError, Deferred, fail
@@ -33,7 +32,7 @@ from txamqp091.adapters._asyncio import (
     wrong_loop,
 )
 from txamqp091.adapters.threads import ThreadsafeChannel
-from txamqp091.consumer import Consumer
+from txamqp091.consumer import HANDLING, Consumer
 from txamqp091.endpoint import connect as open_connection
 from txamqp091.interfaces import ICredentials
 from txamqp091.message import Body, Delivery, Message
@@ -420,9 +419,20 @@ class Channel(_Bound):
             its own; or it may return a Future, or whatever else can be awaited.
         """
         self._check_loop()
+        consumer: list[Consumer] = []
+        try:
+            consumers.check_handler(handler)
+            handler = _in_tasks(handler, consumer)
+        except TypeError:
+            pass  # the channel says so
+
+        def subscribed(native: Consumer) -> Subscription:
+            consumer.append(native)
+            return Subscription(native, self._reactor)
+
         started = self.native.basic_consume(
             queue,
-            _in_tasks(handler),
+            handler,
             auto_ack,
             exclusive,
             consumer_tag,
@@ -433,10 +443,7 @@ class Channel(_Bound):
             no_local=no_local,
             no_wait=no_wait,
         )
-        subscribed = started.addCallback(
-            lambda native: Subscription(native, self._reactor)
-        )
-        return _Precious(subscribed, self._loop, _end)
+        return _Precious(started.addCallback(subscribed), self._loop, _end)
 
     def consume(
         self,
@@ -481,17 +488,15 @@ def _ignore(_: object) -> None:
     """
 
 
-def _in_tasks(handler: consumers.Handler) -> consumers.Handler:
+def _in_tasks(
+    handler: consumers.Handler, consumer: list[Consumer]
+) -> consumers.Handler:
     """
     A handler whose results are awaited by asyncio, so that it can await what is
     asyncio's.
+
+    :param consumer: whose handler it is, once that is known.
     """
-    if (
-        not callable(handler)
-        or isgeneratorfunction(handler)
-        or isasyncgenfunction(handler)
-    ):
-        return handler  # which the channel refuses
 
     def handle(delivery: Delivery) -> object:
         result = handler(delivery)
@@ -502,7 +507,12 @@ def _in_tasks(handler: consumers.Handler) -> consumers.Handler:
         ):
             return result
         # A coroutine becomes a task; a Future stays what it is.
-        return Deferred.fromFuture(asyncio.ensure_future(cast(Any, result)))
+        context = HANDLING.set(consumer[0] if consumer else None)
+        try:
+            future = asyncio.ensure_future(cast(Any, result))
+        finally:
+            HANDLING.reset(context)
+        return Deferred.fromFuture(future)
 
     return handle
 
@@ -666,11 +676,13 @@ class Connection(_Bound):
     when_unblocked = _answered(AMQPProtocol.when_unblocked)
     update_secret = _answered(AMQPProtocol.update_secret)
 
-    def observe_blocked(self, observer: Callable[[str | None], object]) -> None:
+    def observe_blocked(
+        self, observer: Callable[[str | None], object]
+    ) -> Callable[[], None]:
         """
         See `txamqp091.protocol.AMQPProtocol.observe_blocked`.
         """
-        self.native.observe_blocked(observer)
+        return self.native.observe_blocked(observer)
 
 
 async def connect(

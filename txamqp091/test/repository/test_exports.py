@@ -45,8 +45,7 @@ PUBLIC = {
         Answer Channel Connection Deliveries Subscription connect
     """,
     "txamqp091.adapters.blocking": """
-        BasicProperties BlockingChannel BlockingConnection ConnectionParameters
-        DeliveryMode Frame PlainCredentials URLParameters exceptions in_threads
+        BlockingChannel BlockingConnection Deliveries Subscription Timer in_threads
     """,
     "txamqp091.adapters.threads": """
         InThreads ThreadsafeChannel in_threads threadsafe

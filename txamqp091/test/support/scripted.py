@@ -304,6 +304,8 @@ class ScriptedBroker:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
+            # Small answers leave at once: they would wait for each other's ACK, 40 ms.
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, True)
             self.accepted += 1
             self._sockets.append(sock)
             self._spawn(self._play, sock)

@@ -170,7 +170,7 @@ class BlockingTestCase(ServedTestCase):
         """
         ready = -1
         for _ in range(6000):
-            ready = channel.queue_declare(queue, passive=True).method.message_count
+            ready = channel.queue_declare(queue, passive=True).message_count
             if ready == count:
                 return
             channel.connection.sleep(0.01)

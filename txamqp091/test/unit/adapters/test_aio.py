@@ -9,7 +9,7 @@ import asyncio
 import gc
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from threading import Thread
 from typing import Any
 
@@ -35,6 +35,7 @@ from txamqp091.errors import (
     ConsumerCancelled,
     HeartbeatTimeout,
     InvalidURI,
+    LocalProtocolError,
     Nacked,
     NotFound,
     Returned,
@@ -298,6 +299,73 @@ class AioTests(AioTestCase):
             self.assertIsNone(await channel.basic_get(queue))
 
         self.run_with_channel(scenario)
+
+    def test_handler_refused(self) -> None:
+        """
+        A generator function is refused as a handler, and so is waiting in a handler
+        for its own end.
+        """
+
+        def generator(delivery: Delivery) -> Iterator[None]:
+            yield
+
+        async def scenario(channel: Channel, queue: str) -> None:
+            for handler in (generator, None):
+                with self.assertRaises(TypeError):
+                    await channel.basic_consume(queue, handler)  # type: ignore[arg-type]
+            done = asyncio.Event()
+            failures: list[BaseException] = []
+
+            async def handle(delivery: Delivery) -> None:
+                try:
+                    await subscription.when_idle()
+                except LocalProtocolError as error:
+                    failures.append(error)
+                delivery.ack()
+                done.set()
+
+            subscription = await channel.basic_consume(queue, handle)
+            await channel.basic_publish("", queue, "x")
+            await done.wait()
+            await subscription.when_idle()
+            self.assertEqual(len(failures), 1)
+
+        self.run_with_channel(scenario)
+
+    def test_base_exceptions(self) -> None:
+        """
+        A handler that fails with anything at all, such as the cancellation of a Future
+        that it asked, fails like any other: the connection goes on.
+        """
+
+        async def scenario(channel: Channel, queue: str) -> None:
+            cancelled = asyncio.get_running_loop().create_future()
+            cancelled.cancel()
+            seen: list[bool] = []
+            done = asyncio.Event()
+
+            def plain(delivery: Delivery) -> None:
+                seen.append(delivery.redelivered)
+                if len(seen) < 2:
+                    cancelled.result()
+                delivery.ack()
+                done.set()
+
+            async def task(delivery: Delivery) -> None:
+                plain(delivery)
+
+            for handler in (plain, task):
+                seen.clear()
+                done.clear()
+                subscription = await channel.basic_consume(queue, handler)
+                await channel.basic_publish("", queue, "x")
+                await done.wait()
+                await subscription.cancel()
+                self.assertEqual(seen, [False, True])
+                self.assertTrue(channel.connection.is_open)
+
+        self.run_with_channel(scenario)
+        self.assertEqual(len(self.flushLoggedErrors()), 2)
 
     def test_broker_cancels(self) -> None:
         """

@@ -6,17 +6,28 @@ Deliveries are in `txamqp091.test.unit.adapters.test_blocking_consuming`.
 
 from __future__ import annotations
 
+import gc
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
+from traceback import walk_tb
 from typing import Any
+from weakref import ref
 
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091.adapters.blocking import BlockingChannel, BlockingConnection
+from txamqp091.adapters._driver import ThreadDriver
+from txamqp091.adapters.blocking import (
+    BlockingChannel,
+    BlockingConnection,
+    in_threads,
+)
 from txamqp091.errors import (
     AuthenticationFailed,
     Closed,
@@ -31,7 +42,7 @@ from txamqp091.errors import (
     Returned,
     TLSFailed,
 )
-from txamqp091.message import Message
+from txamqp091.message import Delivery, Message
 from txamqp091.test.support.chaos import Direction
 from txamqp091.test.support.processes import HOST, free_ports
 from txamqp091.test.support.served import (
@@ -43,6 +54,33 @@ from txamqp091.test.support.served import (
 from txamqp091.wire import spec
 
 
+class JobTimeout(Exception):
+    """
+    What a signal handler raises.
+    """
+
+
+def never() -> Deferred[None]:
+    """
+    What is asked for, and not answered.
+    """
+    return Deferred()
+
+
+def wait_for_ever(connection: BlockingConnection) -> None:
+    """
+    Ask for that.
+    """
+    connection.ask(never)
+
+
+def closing(connection: BlockingConnection) -> Callable[[object], None]:
+    """
+    A function that refers to a connection.
+    """
+    return lambda _: connection.close()
+
+
 @every_served
 class BlockingTests(BlockingTestCase):
     """
@@ -51,8 +89,7 @@ class BlockingTests(BlockingTestCase):
 
     def test_verbs(self) -> None:
         """
-        A verb returns the broker's answer, whose fields can be read as pika's users
-        do, too.
+        A verb returns the broker's answer.
         """
         channel, queue = self.channel_and_queue()
         channel.exchange_declare("amq.direct", passive=True)
@@ -60,12 +97,9 @@ class BlockingTests(BlockingTestCase):
         channel.basic_publish("amq.direct", "key", "x")
         channel.queue_unbind(queue, "amq.direct", "key")
         declared = channel.queue_declare(queue, passive=True)
-        self.assertEqual(declared.method.queue, queue)
         self.assertEqual((declared.queue, declared.message_count), (queue, 1))
-        self.assertEqual(channel.queue_purge(queue).method.message_count, 1)
-        self.assertEqual(channel.channel_number, 1)
-        with self.assertRaises(AttributeError):
-            declared.nonsense  # noqa: B018
+        self.assertEqual(channel.queue_purge(queue).message_count, 1)
+        self.assertEqual(channel.number, 1)
 
     def test_confirms(self) -> None:
         """
@@ -104,18 +138,20 @@ class BlockingTests(BlockingTestCase):
         channel, queue = self.channel_and_queue()
         body = bytes(range(256)) * 32768
         channel.basic_publish("", queue, body)
-        self.assertEqual(channel.basic_get(queue, auto_ack=True)[2], body)
+        delivery = channel.basic_get(queue, auto_ack=True)
+        assert delivery is not None
+        self.assertEqual(delivery.body, body)
 
     def test_get(self) -> None:
         """
         One message can be fetched, and nothing of no messages.
         """
         channel, queue = self.channel_and_queue()
-        self.assertEqual(channel.basic_get(queue), (None, None, None))
+        self.assertIsNone(channel.basic_get(queue))
         channel.basic_publish("", queue, "x")
-        delivery, properties, body = channel.basic_get(queue)
-        assert delivery is not None and properties is not None
-        self.assertEqual((body, properties.content_type), (b"x", None))
+        delivery = channel.basic_get(queue)
+        assert delivery is not None
+        self.assertEqual(delivery.body, b"x")
         channel.basic_ack(delivery.delivery_tag)
 
     def test_observe_returns(self) -> None:
@@ -140,7 +176,7 @@ class BlockingTests(BlockingTestCase):
         connection = channel.connection
         with self.assertRaises(NotFound):
             channel.queue_declare(queue + "-no", passive=True)
-        self.assertTrue(channel.is_closed)
+        self.assertFalse(channel.is_open)
         connection.process_data_events(0.05)
         connection.sleep(0.01)
         with connection.channel() as other:
@@ -167,7 +203,7 @@ class BlockingTests(BlockingTestCase):
         """
         channel, queue = self.channel_and_queue()
         channel.basic_publish("", queue, "x")
-        delivery, _, _ = channel.basic_get(queue)
+        delivery = channel.basic_get(queue)
         assert delivery is not None
         seen: list[type[Any] | None] = []
         write = channel.native._machine._write
@@ -188,7 +224,7 @@ class BlockingTests(BlockingTestCase):
         channel.close()
         connection.close()
         connection.close()
-        self.assertTrue(connection.is_closed)
+        self.assertFalse(connection.is_open)
         for call in (
             connection.channel,
             connection.process_data_events,
@@ -224,7 +260,7 @@ class BlockingTests(BlockingTestCase):
         with connection.within(0.05), self.assertRaises(TimeoutError):
             channel.basic_publish("", queue, "y")
         self.node.set_memory_alarm(False)
-        connection.wait_until_unblocked()
+        connection.when_unblocked()
         connection.process_data_events()
         self.assertEqual([each is None for each in seen], [False, True])
         self.expect_depth(channel, queue, 1)
@@ -266,8 +302,8 @@ class BlockingTests(BlockingTestCase):
         connection.call_later(0.01, lambda: called.append("first"))
         removed = connection.call_later(0.01, lambda: called.append("removed"))
         connection.call_later(0.02, lambda: called.append("second"))
-        connection.remove_timeout(removed)
-        connection.remove_timeout(removed)
+        removed.cancel()
+        removed.cancel()
         time.sleep(0.03)
         self.assertEqual(called, [])
         connection.sleep(0.05)
@@ -289,7 +325,7 @@ class BlockingTests(BlockingTestCase):
                 with self.assertRaises(ConnectionLost) as raised:
                     channel.queue_declare(self.queue_name(), exclusive=True)
                 self.assertFalse(raised.exception.by_us)
-                self.assertTrue(connection.is_closed)
+                self.assertFalse(connection.is_open)
                 with self.assertRaises(ConnectionLost):
                     connection.channel()
 
@@ -343,6 +379,196 @@ class BlockingTests(BlockingTestCase):
             said, _ = process.communicate(timeout=120)
         self.assertEqual((said, process.returncode), ("closed\nFalse True\n", 0))
 
+    # -- signals ---------------------------------------------------------------------
+
+    def interrupts(self) -> None:
+        """
+        Have a signal whose handler raises.
+        """
+
+        def handle(*_: object) -> None:
+            raise JobTimeout
+
+        before = signal.signal(signal.SIGUSR1, handle)
+        self.addCleanup(signal.signal, signal.SIGUSR1, before)
+
+    def test_signal_while_waiting(self) -> None:
+        """
+        What a signal handler raises while a call waits ends the call, and harms
+        nothing.
+        """
+        self.interrupts()
+        for background in (False, True):
+            channel, queue = self.channel_and_queue(background=background)
+            main = threading.get_ident()
+            for call in (
+                partial(channel.connection.sleep, 60),
+                channel.consume(queue).get,
+                partial(wait_for_ever, channel.connection),
+            ):
+                timer = threading.Timer(
+                    0.02, signal.pthread_kill, (main, signal.SIGUSR1)
+                )
+                timer.start()
+                with self.assertRaises(JobTimeout):
+                    call()
+                timer.join()
+            channel.queue_declare(queue, passive=True)
+
+    def test_signal_at_work(self) -> None:
+        """
+        What a signal handler raises in the middle of the connection's work is raised by
+        the call; the connection is lost, and says why.
+        """
+        self.interrupts()
+
+        def interrupted(channel: BlockingChannel) -> Any:
+            asked = channel.native.queue_declare("any", passive=True)
+            asked.addErrback(lambda _: None)
+            signal.raise_signal(signal.SIGUSR1)
+            return asked
+
+        for way in ("turn", "verb"):
+            channel, _ = self.channel_and_queue()
+            connection = channel.connection
+            if way == "turn":
+                loop = connection.native.reactor
+                loop.callLater(0, signal.raise_signal, signal.SIGUSR1)
+                call = partial(wait_for_ever, connection)
+            else:
+                call = partial(connection.ask, interrupted, channel)
+            with self.assertRaises(JobTimeout):
+                call()
+            self.assertFalse(connection.is_open)
+            with self.assertRaisesRegex(ConnectionLost, "JobTimeout interrupted"):
+                channel.queue_declare("any", passive=True)
+            connection.close()
+
+    def test_background_work_fails(self) -> None:
+        """
+        With ``background``, what fails in the connection's work is logged, and ends the
+        calls that wait.
+        """
+        channel, _ = self.channel_and_queue(background=True)
+        connection = channel.connection
+
+        def fail() -> None:
+            raise JobTimeout
+
+        connection.native.reactor.callFromThread(fail)  # type: ignore[attr-defined]
+        with self.assertRaisesRegex(ConnectionLost, "JobTimeout interrupted"):
+            connection.ask(never)
+        self.assertEqual(len(self.flushLoggedErrors(JobTimeout)), 1)
+
+    def test_own_thread(self) -> None:
+        """
+        With ``background``, what the connection's own thread calls cannot wait.
+        """
+        channel, queue = self.channel_and_queue(background=True)
+        outcome: list[BaseException] = []
+        done = threading.Event()
+
+        def called(_: object) -> None:
+            for call in (
+                partial(channel.queue_declare, queue),
+                partial(channel.connection.sleep, 1),
+                partial(channel.connection.call_later, 1, print),
+            ):
+                try:
+                    call()
+                except LocalProtocolError as error:
+                    outcome.append(error)
+            done.set()
+
+        channel.threadsafe.queue_purge(queue).add_done_callback(called)
+        self.assertTrue(done.wait(60))
+        self.assertEqual(len(outcome), 3)
+        self.assertIn("own thread", str(outcome[0]))
+
+    # -- what is kept ------------------------------------------------------------------
+
+    def test_forgotten(self) -> None:
+        """
+        A connection that the program has forgotten is collected, whatever it was used
+        for; a warning says so, and the thread of its loop ends.
+        """
+        for background in (False, True):
+            connection = BlockingConnection(self.uri, background=background)
+            channel = connection.channel()
+            queue = self.queue_name()
+            channel.queue_declare(queue, exclusive=True)
+            channel.basic_consume(queue, closing(connection))
+            channel.basic_publish("", queue, "x")
+            connection.observe_blocked(closing(connection))
+            channel.observe_returns(closing(connection))
+            connection.call_later(60, connection.close)
+            deliveries = channel.consume(queue)
+            waiting = channel.native.when_closed()
+            ended: list[object] = []
+            waiting.addBoth(ended.append)
+            driver, it = connection._driver, ref(connection)
+            del connection, channel, deliveries
+            with self.assertWarnsRegex(ResourceWarning, "unclosed <BlockingConnection"):
+                gc.collect()
+            self.assertIsNone(it())
+            if isinstance(driver, ThreadDriver):
+                driver._thread.join(60)
+                self.assertFalse(driver._thread.is_alive())
+            self.assertTrue(driver.loop.stopped)
+            self.assertEqual(len(ended), 1)
+            gc.collect()
+
+    def test_at_work_in_threads(self) -> None:
+        """
+        A connection that has handlers in threads, or a channel for other threads, is
+        not forgotten.
+        """
+        channel, queue = self.channel_and_queue(background=True)
+        handled = threading.Event()
+
+        def work(delivery: Delivery) -> None:
+            delivery.ack()
+            handled.set()
+
+        def begin() -> ref[BlockingConnection]:
+            connection = BlockingConnection(self.uri, background=True)
+            handler = in_threads(work, 1)
+            self.addCleanup(handler.stop)
+            connection.channel().basic_consume(queue, handler)
+            return ref(connection)
+
+        channel.queue_delete(queue)
+        channel.queue_declare(queue, durable=True, auto_delete=True)
+        it = begin()
+        gc.collect()
+        ask = channel.connection.channel().threadsafe
+        ask.basic_publish("", queue, "x").result(60)
+        self.assertTrue(handled.wait(60))
+        connection = it()
+        assert connection is not None
+        connection.close()
+
+    def test_error_keeps_no_stacks(self) -> None:
+        """
+        However often a call is refused, the error does not keep more stacks.
+        """
+        channel, queue = self.channel_and_queue()
+        channel.connection.close()
+        stack: list[int] = []
+        calls = (
+            partial(channel.basic_publish, "", queue, bytearray(1000)),
+            channel.connection.channel,
+            channel.connection.process_data_events,
+            partial(channel.connection.add_callback_threadsafe, print),
+        )
+        for call in calls:
+            for _ in range(1000):
+                try:
+                    call()
+                except Closed as error:
+                    stack = [1 for _ in walk_tb(error.__traceback__)]
+            self.assertLess(len(stack), 8)
+
     # -- connecting ------------------------------------------------------------------
 
     def test_several(self) -> None:
@@ -371,14 +597,14 @@ class BlockingTests(BlockingTestCase):
                 channel.queue_declare(queue, exclusive=True)
                 channel.confirm_delivery()
                 channel.basic_publish("", queue, "x")
-                delivery, _, body = channel.basic_get(queue)
+                delivery = channel.basic_get(queue)
                 assert delivery is not None
                 delivery.ack()
-                self.assertEqual(body, b"x")
+                self.assertEqual(delivery.body, b"x")
                 with self.assertRaises(NotFound):
                     channel.queue_declare(queue + "-no", passive=True)
                 connection.process_data_events(0.05)
-        self.assertTrue(connection.is_closed)
+        self.assertFalse(connection.is_open)
 
     def test_background_time_limit(self) -> None:
         """
@@ -453,13 +679,15 @@ class TLSTests(BlockingTestCase):
         channel.queue_declare(queue, exclusive=True)
         body = bytes(range(256)) * 8192
         channel.basic_publish("", queue, body)
-        self.assertEqual(channel.basic_get(queue, auto_ack=True)[2], body)
+        delivery = channel.basic_get(queue, auto_ack=True)
+        assert delivery is not None
+        self.assertEqual(delivery.body, body)
         channel.publish_many(Message("", queue, body[:2000]) for _ in range(1000))
         messages = channel.consume(queue, auto_ack=True)
-        next(messages)
+        messages.get()
         channel.connection.sleep(0.1)
         for _ in range(999):
-            self.assertEqual(next(messages)[2], body[:2000])
+            self.assertEqual(messages.get().body, body[:2000])
 
     def test_wrong_name(self) -> None:
         """
@@ -537,10 +765,11 @@ class ConnectTests(SynchronousTestCase):
         """
         program = (
             "import sys, threading\n"
-            "import txamqp091.adapters.blocking as pika\n"
+            "from txamqp091 import ConnectionClosed\n"
+            "from txamqp091.adapters.blocking import BlockingConnection\n"
             "try:\n"
-            "    pika.BlockingConnection('amqp://127.0.0.1:1')\n"
-            "except pika.exceptions.AMQPConnectionError:\n"
+            "    BlockingConnection('amqp://127.0.0.1:1')\n"
+            "except ConnectionClosed:\n"
             "    print('twisted.internet.reactor' in sys.modules)\n"
             "    print('asyncio' in sys.modules, threading.active_count())\n"
         )

@@ -1,7 +1,7 @@
 # -*- test-case-name: txamqp091.test.unit.adapters.test_blocking_pika -*-
 """
 Programs written for pika, with nothing changed but the import: those of its README, and
-of RabbitMQ's tutorials.  Where the broker is, is put into them.
+of RabbitMQ's tutorials.  The broker's address is put into them.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from textwrap import dedent
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091.adapters import blocking
+from txamqp091.adapters import _pika
 from txamqp091.credentials import PlainCredentials
 from txamqp091.errors import AMQPError
 from txamqp091.test.support.served import CHECKOUT, BlockingTestCase, every_served
 
-IMPORT = "import txamqp091.adapters.blocking as pika\n"
+IMPORT = "import txamqp091.adapters._pika as pika\n"
 
 SEND = """
 connection = pika.BlockingConnection()
@@ -222,19 +222,19 @@ class NamesTests(SynchronousTestCase):
         Parameters are made in pika's order.
         """
         credentials = PlainCredentials("me", "secret")
-        made = blocking.ConnectionParameters(
+        made = _pika.ConnectionParameters(
             "rabbit", 5673, "mine", credentials, heartbeat=7
         )
         self.assertEqual(
             (made.host, made.port, made.virtual_host), ("rabbit", 5673, "mine")
         )
         self.assertEqual((list(made.credentials), made.heartbeat), ([credentials], 7))
-        self.assertEqual(blocking.ConnectionParameters().host, "localhost")
+        self.assertEqual(_pika.ConnectionParameters().host, "localhost")
 
     def test_exceptions(self) -> None:
         """
         Each of pika's exceptions is one of ours.
         """
-        for name, error in vars(blocking.exceptions).items():
+        for name, error in vars(_pika.exceptions).items():
             if not name.startswith("_"):
                 self.assertTrue(issubclass(error, AMQPError), name)

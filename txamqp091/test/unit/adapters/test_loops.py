@@ -222,11 +222,38 @@ class SelectorLoopTests(ClockMixin, SynchronousTestCase):
 
         self.loop.callLater(0, inside)
         self.turn()
-        self.assertIn("itself", str(refused[0]))
+        self.assertIn("cannot wait for it", str(refused[0]))
+
+    def test_one_thread(self) -> None:
+        """
+        One thread has it at a time, as often as it likes.
+        """
+        refused: list[LocalProtocolError] = []
+
+        def intrude() -> None:
+            try:
+                self.loop.work(lambda: None)
+            except LocalProtocolError as error:
+                refused.append(error)
+
+        def let_in() -> None:
+            thread = threading.Thread(target=intrude)
+            thread.start()
+            thread.join()
+
+        def mine() -> None:
+            self.loop.work(let_in)
+            self.assertEqual(self.loop.last_user, threading.get_ident())
+
+        self.loop.work(mine)
+        self.assertIn("another thread", str(refused[0]))
+        let_in()
+        self.assertEqual(len(refused), 1)
+        self.assertNotEqual(self.loop.last_user, threading.get_ident())
 
     def test_failing_call(self) -> None:
         """
-        A call that fails is logged, and the others are made.
+        What a call raises is raised when the turn has ended: the others are made.
         """
         made: list[int] = []
 
@@ -235,9 +262,10 @@ class SelectorLoopTests(ClockMixin, SynchronousTestCase):
 
         self.loop.callLater(0, fail)
         self.loop.callLater(0, made.append, 1)
-        self.turn()
+        with self.assertRaises(RuntimeError):
+            self.turn()
         self.assertEqual(made, [1])
-        self.assertEqual(len(self.flushLoggedErrors(RuntimeError)), 1)
+        self.turn()
 
     def test_stop(self) -> None:
         """

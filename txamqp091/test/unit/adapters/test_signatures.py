@@ -21,19 +21,9 @@ INTERNAL = {"abandon"}
 
 # What a program without a loop has in another shape, and why.
 BLOCKING_OTHERWISE = {
-    "basic_consume": "its callback is called as pika calls it, and by turns",
-    "basic_cancel": "it returns what auto_ack left over, as pika's does",
-    "consume": "it is an iterator, with an inactivity_timeout",
+    "basic_consume": "its handler is called by turns",
     "join_acks": "each acknowledgement leaves at once",
     "when_closed": "there is nobody to tell: calls raise",
-}
-
-# What pika has, and what there is instead.
-PIKA_OTHERWISE = {
-    "add_on_cancel_callback": "ConsumerCancelled is raised",
-    "add_on_return_callback": "observe_returns",
-    "add_on_connection_blocked_callback": "observe_blocked",
-    "add_on_connection_unblocked_callback": "observe_blocked",
 }
 
 
@@ -105,31 +95,6 @@ class SignatureTests(SynchronousTestCase):
         """
         otherwise = frozenset(BLOCKING_OTHERWISE) | INTERNAL
         self.compare(blocking.BlockingChannel, Channel, otherwise)
-
-    def test_pika(self) -> None:
-        """
-        The blocking channel and connection have pika's methods, with pika's arguments,
-        but for those that are listed.
-        """
-        try:
-            from pika.adapters import blocking_connection as pika
-        except ImportError:
-            self.skipTest("pika is not installed")
-        for ours, theirs in (
-            (blocking.BlockingChannel, pika.BlockingChannel),
-            (blocking.BlockingConnection, pika.BlockingConnection),
-        ):
-            offered = public_methods(ours)
-            for name, method in public_methods(theirs).items():
-                if name not in PIKA_OTHERWISE:
-                    self.assertIn(name, offered)
-                    names = [
-                        each
-                        for each, kind, _ in arguments(offered[name])
-                        if kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
-                    ]
-                    expected = [each for each, _, _ in arguments(method)]
-                    self.assertEqual(names, expected, name)
 
     def test_threadsafe(self) -> None:
         """

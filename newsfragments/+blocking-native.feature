@@ -1,0 +1,1 @@
+The blocking adapter has the names, defaults, deliveries and errors of the rest: handlers take a ``Delivery``, verbs return the broker's methods, ``channel.consume(...)`` is an iterator that ``with`` cancels, ``get(timeout)`` waits for one message.
