@@ -11,9 +11,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # More for pytest: make test PYTEST="-k consumer"
 PYTEST ?=
-# How many processes run tests; each has RabbitMQ nodes of its own.  0: this process,
-# which a debugger wants.
-JOBS ?= 2
+# How many processes run tests; each has RabbitMQ nodes of its own, unless
+# TXAMQP091_BROKERS names servers that run.  0: one process, which a debugger needs.
+JOBS ?= $(if $(findstring ://,$(TXAMQP091_BROKERS)),0,2)
 # A file stays in one process.  The files of faults come first: they are the slowest.
 RUN_TESTS := $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder \
 	--durations=25

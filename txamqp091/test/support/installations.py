@@ -6,18 +6,29 @@ The RabbitMQ servers that are installed here, and those that should be.
 their file systems, ``/`` being the system's own.  Without it they are the system's
 and those in the chroots that ``.ci/brokers`` makes: in ``TXAMQP091_BROKERS_DIR``, or
 in ``/var/lib/txamqp091``.
+
+``TXAMQP091_BROKERS`` can list running servers instead, as URIs with spaces between
+them: ``amqp://localhost:5673 amqp://localhost:5674``, as ``.ci/compose.yaml`` starts
+them.  The tests control each server by ``TXAMQP091_RABBITMQCTL``, a command in which
+``{port}`` is the server's port.  Tests that start, stop or configure a server are
+skipped.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from urllib.parse import urlsplit
 
-__all__ = ["Broker", "Installation", "known_brokers"]
+from txamqp091.wire.spec import PROTOCOL_HEADER, ConnectionStart
+
+__all__ = ["Broker", "Installation", "known_brokers", "running_server"]
 
 #: What the project promises to work with, at its two ends: a name, the first
 #: version it means, and the first that it does not mean any more.
@@ -31,10 +42,12 @@ class Installation:
 
     :ivar root: where its file system begins: ``/``, or a chroot.
     :ivar version: such as ``3.10.8``.
+    :ivar port: where it listens, if it is a running server; otherwise 0.
     """
 
     root: Path
     version: str
+    port: int = 0
 
     @classmethod
     def at(cls, root: Path) -> Installation | None:
@@ -109,8 +122,12 @@ def known_brokers() -> Iterator[Broker]:
     The brokers that are here, one of each version, then the required ones that are
     not.
     """
+    listed = os.environ.get("TXAMQP091_BROKERS", "")
     found: dict[str, Installation] = {}
-    for root in _roots():
+    for uri in listed.split() if "://" in listed else ():
+        running = running_server(uri)
+        found.setdefault(running.version, running)
+    for root in _roots(listed):
         installation = Installation.at(root)
         if installation is not None:
             found.setdefault(installation.version, installation)
@@ -121,9 +138,34 @@ def known_brokers() -> Iterator[Broker]:
             yield Broker(name, None)
 
 
-def _roots() -> list[Path]:
-    listed = os.environ.get("TXAMQP091_BROKERS")
+def _roots(listed: str) -> list[Path]:
     if listed:
-        return [Path(root).resolve() for root in listed.split(":") if root]
+        paths = [] if "://" in listed else listed.split(":")
+        return [Path(root).resolve() for root in paths if root]
     chroots = os.environ.get("TXAMQP091_BROKERS_DIR") or "/var/lib/txamqp091"
     return [Path("/"), *sorted(Path(chroots).glob("rabbitmq-*"))]
+
+
+@cache
+def running_server(uri: str) -> Installation:
+    """
+    The RabbitMQ that listens at a URI.  It tells its version before anybody logs in.
+
+    :raises ValueError: the URI is not that of a RabbitMQ on this machine.
+    """
+    parts = urlsplit(uri)
+    port = parts.port or 5672
+    if parts.scheme != "amqp" or parts.hostname not in ("localhost", "127.0.0.1"):
+        raise ValueError(f"TXAMQP091_BROKERS: not amqp://localhost:PORT: {uri}")
+    try:
+        with socket.create_connection(("127.0.0.1", port), 10) as sock:
+            sock.settimeout(30)
+            sock.sendall(PROTOCOL_HEADER)
+            stream = sock.makefile("rb")
+            payload = stream.read(int.from_bytes(stream.read(7)[3:], "big"))
+    except OSError as error:
+        raise ValueError(f"TXAMQP091_BROKERS: {uri}: {error}") from error
+    if payload[:4] != ConnectionStart.prefix:
+        raise ValueError(f"TXAMQP091_BROKERS: {uri}: no RabbitMQ answers there")
+    version = ConnectionStart.decode(payload).server_properties["version"]
+    return Installation(Path("/"), str(version), port)

@@ -40,7 +40,7 @@ from txamqp091.protocol import AMQPProtocol
 from txamqp091.test.support.chaos import ChaosProxy
 from txamqp091.test.support.cluster import RabbitCluster
 from txamqp091.test.support.installations import Broker, Installation, known_brokers
-from txamqp091.test.support.rabbit import RabbitNode
+from txamqp091.test.support.rabbit import RabbitNode, RunningNode
 
 __all__ = [
     "RabbitTestCase",
@@ -69,9 +69,12 @@ def shared_node(installation: Installation) -> RabbitNode:
     """
     node = _nodes.get(installation)
     if node is None:
-        node = _nodes[installation] = RabbitNode(
-            installation, tls=True, plugins=["rabbitmq_consistent_hash_exchange"]
-        )
+        if installation.port:
+            node = RunningNode(installation)
+        else:
+            plugins = ["rabbitmq_consistent_hash_exchange"]
+            node = RabbitNode(installation, tls=True, plugins=plugins)
+        _nodes[installation] = node
         atexit.register(node.stop)
     if not node.running:
         node.start()
@@ -127,7 +130,6 @@ class RabbitTestCase(TestCase):
     :ivar node: a running node.  It is shared: leave it as it was.
     :ivar vhost: a virtual host that only the tests of this class use.
     :ivar uri: where to connect, in the clear.
-    :ivar tls_uri: where to connect by TLS.
     """
 
     timeout = 240.0
@@ -141,7 +143,13 @@ class RabbitTestCase(TestCase):
         self.node = shared_node(installed(self.broker))
         self.vhost = _vhost(self.node, type(self).__name__)
         self.uri = f"amqp://guest:guest@{self.node.host}:{self.node.port}/{self.vhost}"
-        self.tls_uri = (
+
+    @property
+    def tls_uri(self) -> str:
+        """
+        Where to connect by TLS.
+        """
+        return (
             f"amqps://guest:guest@localhost:{self.node.tls_port}/{self.vhost}"
             f"?cacertfile={quote(str(self.node.ca_file))}"
         )

@@ -25,8 +25,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
+
+from twisted.trial.unittest import SkipTest
 
 from txamqp091.test.support.certificates import Authority
 from txamqp091.test.support.installations import Installation
@@ -41,7 +44,7 @@ from txamqp091.test.support.processes import (
 )
 from txamqp091.wire.spec import PROTOCOL_HEADER, ConnectionStart
 
-__all__ = ["RabbitNode", "speaks_amqp"]
+__all__ = ["RabbitNode", "RunningNode", "speaks_amqp"]
 
 _calls = itertools.count(1)
 
@@ -102,6 +105,8 @@ class RabbitNode:
         installation = installation or Installation.at(Path("/"))
         if installation is None:
             raise RabbitError("this system has no RabbitMQ")
+        if installation.port:
+            raise SkipTest("this test needs a RabbitMQ that it can start itself")
         self.installation = installation
         self.version = installation.version
         self.name = f"{name}@localhost"
@@ -442,3 +447,73 @@ class RabbitNode:
         name = f"{vhost.replace('/', '%2F')}_{queue}"
         leader = self.eval(f"{{_, N}} = ra_leaderboard:lookup_leader('{name}'), N.")
         return leader.strip("'")
+
+
+class RunningNode(RabbitNode):
+    """
+    A RabbitMQ that was running before the tests: see
+    `txamqp091.test.support.installations`.  A test that starts, ends or freezes the
+    node, or needs one of its files, is skipped.
+    """
+
+    tls_port = 0
+    running = True
+
+    def __init__(
+        self, installation: Installation, command: Sequence[str] | None = None
+    ) -> None:
+        """
+        :param command: runs the node's ``rabbitmqctl``.
+        """
+        self.installation = installation
+        self.version = installation.version
+        self.port = installation.port
+        if command is None:
+            command = os.environ.get(
+                "TXAMQP091_RABBITMQCTL", "docker exec txamqp091-{port} rabbitmqctl"
+            ).split()
+        self._command = [each.replace("{port}", str(self.port)) for each in command]
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise SkipTest(f"a RabbitMQ that the tests did not start has no {name}")
+
+    def __repr__(self) -> str:
+        return f"<RunningNode {self.version} port={self.port}>"
+
+    def launch(self) -> None:
+        """
+        It runs.
+        """
+
+    def await_ready(self, timeout: float = 180.0) -> None:
+        """
+        It is.
+        """
+
+    def stop(self) -> None:
+        """
+        It is not ours to stop.
+        """
+
+    def eval(self, expression: str, timeout: float = 60.0) -> str:
+        """
+        Evaluate an Erlang expression in the node: in half a second or more.
+        """
+        done = subprocess.run(
+            [*self._command, "--silent", "eval", expression],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        if done.returncode:
+            raise RabbitError(f"{expression}: {done.stdout}{done.stderr}")
+        return done.stdout.strip()
+
+    def add_vhost(self, vhost: str, user: str = "guest") -> None:
+        """
+        Make a virtual host anew: an earlier run of the tests may have left it.
+        """
+        with contextlib.suppress(RabbitError):
+            self.eval(f'rabbit_vhost:delete(<<"{vhost}">>, <<"test">>).')
+        super().add_vhost(vhost, user)

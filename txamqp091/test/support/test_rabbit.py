@@ -23,7 +23,7 @@ from txamqp091.protocol import AMQPProtocol
 from txamqp091.test.support.installations import Broker, Installation, known_brokers
 from txamqp091.test.support.integration import RabbitTestCase, every_broker, installed
 from txamqp091.test.support.processes import HOST, RabbitError, free_ports, wait_for
-from txamqp091.test.support.rabbit import RabbitNode, speaks_amqp
+from txamqp091.test.support.rabbit import RabbitNode, RunningNode, speaks_amqp
 from txamqp091.test.support.scripted import FrameSocket
 from txamqp091.wire.frames import content_frames, method_frame
 from txamqp091.wire.properties import Properties
@@ -148,6 +148,14 @@ class InstallationTests(SynchronousTestCase):
         self.assertEqual(found.pop("4.3.99"), root)
         self.assertNotIn("4.3.98", found)
 
+    def test_no_server(self) -> None:
+        """
+        A URI of no RabbitMQ on this machine is an error, not a skipped test.
+        """
+        for uri in ("amqp://localhost:1", "amqp://example.com", "http://localhost:80"):
+            with self.assertRaisesRegex(ValueError, "^TXAMQP091_BROKERS: "):
+                self.brokers(TXAMQP091_BROKERS=uri)
+
     def test_missing(self) -> None:
         """
         A required broker that is not here is known too, as missing.
@@ -194,6 +202,60 @@ class InstallationTests(SynchronousTestCase):
         text = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
         low, high = map(int, text.split())
         self.assertEqual([port for port in ports if low <= port <= high], [])
+
+
+@every_broker
+class RunningTests(RabbitTestCase):
+    """
+    A RabbitMQ that the tests did not start.
+    """
+
+    def running(self) -> RunningNode:
+        """
+        The shared node, as if it had been running before.
+        """
+        uri = f"amqp://localhost:{self.node.port}"
+        found = {}
+        self.patch(os, "environ", {**os.environ, "TXAMQP091_BROKERS": uri})
+        for broker in known_brokers():
+            found[broker.name] = broker.installation
+        installation = found[self.node.version]
+        assert installation is not None
+        environment = [f"{k}={v}" for k, v in self.node.environment.items()]
+        command = self.node.installation.command(
+            "/usr/bin/env",
+            "--ignore-environment",
+            *environment,
+            f"{self.node.installation.sbin}/rabbitmqctl",
+        )
+        return RunningNode(installation, command)
+
+    def test_control(self) -> None:
+        """
+        Tests use it, and control it by ``rabbitmqctl``.
+        """
+        node = self.running()
+        self.assertEqual((node.port, node.running), (self.node.port, True))
+        node.start()
+        for _ in range(2):
+            node.add_vhost("made-anew")
+        with logged_in(node.port, "made-anew") as client:
+            client.send_method(QueueDeclare(queue="q", durable=True), 1)
+            publish(client, "q")
+            self.assertEqual(node.queue_depth("q", "made-anew"), 1)
+        self.assertRaises(RabbitError, node.eval, "no_such_module:call().")
+        node.stop()
+        self.assertTrue(self.node.running)
+
+    def test_limits(self) -> None:
+        """
+        What takes a node of one's own skips the test.
+        """
+        node = self.running()
+        self.assertRaises(SkipTest, RabbitNode, node.installation)
+        self.assertRaises(SkipTest, node.kill)
+        with self.assertRaises(SkipTest):
+            node.ca_file  # noqa: B018
 
 
 @every_broker
