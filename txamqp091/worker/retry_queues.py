@@ -161,7 +161,7 @@ class RetryQueues:
         """
         What to publish to the parking queue: the original, with the reason.
 
-        :raises UndecodableProperty: as `again`.
+        :raises UndecodableProperty: as `retry`.
         """
         headers = self._headers(delivery, error)
         headers["x-error-traceback"] = _traceback(error)
