@@ -10,26 +10,37 @@ from __future__ import annotations
 
 __all__ = ["ThreadRunner"]
 
+from collections import deque
 from collections.abc import Callable
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
-_Task = Callable[[], None]
+
+class _Task(NamedTuple):
+    """
+    A function to call in a thread.
+    """
+
+    function: Callable[[Any], object]
+    argument: Any
+    context: Context
+    begin: Callable[[], bool] | None
+    result: Deferred[Any]
 
 
 class ThreadRunner:
     """
-    Runs functions in at most so many threads.  They start when they are needed, and
-    end with `stop`, or with the process.
+    Runs functions in a limited number of threads.  A thread starts when it is needed,
+    and ends with `stop`, or with the process.
 
     :ivar size: how many threads there may be.
-    :ivar busy: how many functions were given in, and have not ended.
+    :ivar busy: how many functions run.
     """
 
     def __init__(self, reactor: IReactorFromThreads, size: int, name: str) -> None:
@@ -37,35 +48,47 @@ class ThreadRunner:
         self.busy = 0
         self._reactor = reactor
         self._name = name
+        # In the reactor's thread until a thread is free: a function that is not to run
+        # any more does not.
+        self._waiting: deque[_Task] = deque()
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._threads = 0
         self._stopped = False
 
-    def run(self, function: Callable[[Any], object], argument: Any) -> Deferred[Any]:
+    def run(
+        self,
+        function: Callable[[Any], object],
+        argument: Any,
+        begin: Callable[[], bool] | None = None,
+    ) -> Deferred[Any]:
         """
         Call a function in a thread, with the context variables of the caller.
 
+        :param begin: called in the reactor's thread when a thread is free for the
+            function; returns whether to call the function at all.
         :returns: fires in the reactor's thread with what the function returned, or
-            fails with what it raised.  Cancelling it ends the waiting, not the
-            function.
+            fails with what it raised.  Fires with None if ``begin`` says no.
+            Cancelling it keeps the function from being called; if the function runs,
+            it goes on, and its result is ignored.
         """
-        # Without a canceller: what comes after it was cancelled is ignored then.
+        # Without a canceller: a result that comes after it was cancelled is ignored.
         result: Deferred[Any] = Deferred()
-        context = copy_context()
-
-        def task() -> None:
-            try:
-                value: object = context.run(function, argument)
-            # SystemExit too: it would end the thread, and tell nobody.
-            except BaseException:
-                value = Failure()
-            self._reactor.callFromThread(self._ended, result, value)
-
-        self.busy += 1
-        if self._threads < min(self.busy, self.size):
-            self._start()
-        self._tasks.put(task)
+        self._waiting.append(_Task(function, argument, copy_context(), begin, result))
+        self._next()
         return result
+
+    def _next(self) -> None:
+        while self._waiting and self.busy < self.size:
+            task = self._waiting.popleft()
+            if task.result.called:
+                continue  # it was cancelled
+            if task.begin is not None and not task.begin():
+                task.result.callback(None)
+                continue
+            self.busy += 1
+            if self._threads < self.busy:
+                self._start()
+            self._tasks.put(task)
 
     def _start(self) -> None:
         self._threads += 1
@@ -74,18 +97,33 @@ class ThreadRunner:
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
-            task()
+            try:
+                value: object = task.context.run(task.function, task.argument)
+            # SystemExit too: it would end the thread, and nobody would know.
+            except BaseException:
+                value = Failure()
+            self._reactor.callFromThread(self._ended, task.result, value)
+            del task, value  # or the thread would keep them while it waits
 
     def _ended(self, result: Deferred[Any], value: object) -> None:
         self.busy -= 1
         result.callback(value)
+        self._next()
 
     def stop(self) -> None:
         """
-        Let the threads end when they have done what was given in.  One that hangs is
-        left behind: it does not keep the process.
+        Let the threads end when they have done what was given in.  A thread that hangs
+        is left behind: it does not keep the process.
         """
-        if not self._stopped:
-            self._stopped = True
-            for _ in range(self._threads):
-                self._tasks.put(None)
+        if self._stopped:
+            return
+        self._stopped = True
+        while self._waiting:
+            task = self._waiting.popleft()
+            if task.begin is None and not task.result.called:
+                self.busy += 1
+                self._tasks.put(task)
+            elif not task.result.called:
+                task.result.callback(None)
+        for _ in range(self._threads):
+            self._tasks.put(None)

@@ -56,6 +56,8 @@ _log = Logger(namespace="txamqp091.daemon")
 #: The options that set a setting.
 _FLAGS = {
     "prefetch": "consumers.prefetch",
+    "dead-letter-queue": "consumers.dead_letter_queue",
+    "on-error": "consumers.on_error",
     "shutdown-timeout": "shutdown_timeout",
     "give-up-after": "give_up_after",
     "admin": "admin",
@@ -113,6 +115,12 @@ class Options(usage.Options):
         ["prefetch", None, None,
          ("Maximum number of unacknowledged messages per consumer; 0 means "
           f"unlimited.  Default: {DEFAULT_PREFETCH}.")],
+        ["dead-letter-queue", None, None,
+         ("Queue for messages that failed.  Default, with --declare: the name of the "
+          "queue and .dead.")],
+        ["on-error", None, None,
+         ("once-more, reject, drop or halt.  Default: once-more.  drop discards failed "
+          "messages.")],
         ["shutdown-timeout", None, None,
          "Seconds that running handlers have to finish after a SIGTERM.  Default: 30."],
         ["give-up-after", None, None,

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 __all__ = ["check_parts", "load_handlers", "make_daemon", "token_credentials"]
 
-import inspect
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,6 @@ from txamqp091.daemon.settings_schema import Problem
 from txamqp091.daemon.systemd import Notifier, Watchdog, watchdog_seconds
 from txamqp091.daemon.tokens import TokenSource, find_token
 from txamqp091.daemon.tracing import Tracing
-from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service import (
@@ -45,6 +44,7 @@ from txamqp091.service import (
     SecretRefresh,
 )
 from txamqp091.worker.consumer_service import ConsumerService
+from txamqp091.worker.handler_check import check_handler
 from txamqp091.worker.handler_publisher import (
     HandlerPublisher,
     Republisher,
@@ -66,8 +66,8 @@ def load_handlers(settings: Settings) -> dict[str, Handler]:
     """
     The handlers, by the labels of their consumers.
 
-    :raises Problem: the name of a handler is malformed, or a coroutine function is to
-        be called in a thread.
+    :raises Problem: the name of a handler is malformed; or a coroutine function is to
+        be called in a thread, or needs another reactor.
     :raises HandlerNotFound: a handler does not exist.
     """
     handlers = {}
@@ -79,19 +79,14 @@ def load_handlers(settings: Settings) -> dict[str, Handler]:
             raise HandlerNotFound(f"{path}: {error}") from None
         except ValueError as error:
             raise Problem(path, str(error)) from None
-        if consumer.in_thread and _is_coroutine_function(handler):
-            raise Problem(
-                path,
-                "is a coroutine function, which runs in the reactor's thread: leave "
-                "out in_thread",
-            )
+        # Twistd has installed the reactor that its command line names.
+        reactor = sys.modules.get("twisted.internet.reactor", object())
+        try:
+            check_handler(handler, reactor, in_thread=consumer.in_thread)
+        except (TypeError, ValueError) as error:
+            raise Problem(path, str(error)) from None
         handlers[consumer.label] = handler
     return handlers
-
-
-def _is_coroutine_function(handler: Any) -> bool:
-    call = handler if inspect.isroutine(handler) else type(handler).__call__
-    return inspect.iscoroutinefunction(call)
 
 
 def check_parts(settings: Settings, reactor: Any) -> None:
@@ -304,8 +299,6 @@ def _make_consumer(
         if consumer.in_thread:
             given = ThreadPublisher(parts.reactor, parts.publisher)
         handler = partial(cast("Callable[..., Any]", handler), publisher=given)
-    if consumer.in_thread:
-        handler = _in_thread(handler, parts.threads)
     if parts.tracing is not None:
         handler = parts.tracing.traced(handler, consumer.queue)
     offsets = None
@@ -324,7 +317,7 @@ def _make_consumer(
         leave_to_broker=consumer.broker_delays,
         shutdown_timeout=settings.shutdown_timeout,
         republish=parts.republish,
-        cancels=not consumer.in_thread,
+        threads=parts.threads if consumer.in_thread else None,
         histogram=None if metrics is None else metrics.histogram(consumer.label),
     )
 
@@ -340,23 +333,6 @@ def _make_admin(
         admin_site(reactor, daemon.health, None if metrics is None else metrics.text),
         lambda error: daemon.end(Problem("admin", str(error)), ExitStatus.CONFIG),
     )
-
-
-def _in_thread(handler: Handler, threads: ThreadRunner) -> Handler:
-    """
-    The same handler, in a thread.
-    """
-
-    def call(delivery: Delivery) -> object:
-        result = handler(delivery)
-        if hasattr(result, "__await__") or hasattr(result, "addCallback"):
-            raise TypeError(
-                f"a handler in a thread returned {type(result).__name__}, for which "
-                "nobody waits there"
-            )
-        return result
-
-    return lambda delivery: threads.run(call, delivery)
 
 
 def _check_retries(

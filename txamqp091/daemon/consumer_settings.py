@@ -16,14 +16,13 @@ from txamqp091.arguments import classic_queue, queue_consumer, quorum_queue
 from txamqp091.consumer import DEFAULT_PREFETCH
 from txamqp091.daemon.settings_schema import setting
 from txamqp091.service import Entity, Queue
-from txamqp091.worker.failure_policy import FailurePolicy, OnError, OnRefused
+from txamqp091.worker.failure_policy import Dead, FailurePolicy, OnError, OnRefused
 from txamqp091.worker.handler_runner import HandlerOptions
 from txamqp091.worker.retry_queues import RetryQueues
 from txamqp091.worker.stream_offsets import StreamOffset
 
-# How often a quorum queue that we declare may deliver a message, at least: it counts
-# more than failures of handlers.
-_DELIVERY_LIMIT = 20
+#: How many deliveries without an answer make a message dead, by default.
+MAX_DELIVERIES = 20
 
 
 class QueueType(Enum):
@@ -53,28 +52,26 @@ class RetrySettings:
     """
 
     delays: tuple[float, ...] = setting(
-        "How many seconds a message waits before it is tried the second time, the "
-        "third, and so on; the last one counts for all further tries.",
+        "Seconds that a message waits before the second attempt, the third, and so on; "
+        "the last one counts for all further attempts.",
         (5.0, 30.0, 120.0, 600.0),
         least=0.001,
         most=315_360_000,
     )
     attempts: int | None = setting(
-        "How often a message is tried before it is dead; by default once more than "
-        "there are delays.",
+        "Number of attempts before a message is dead.  Default: one more than the "
+        "number of delays.",
         None,
         least=2,
         most=1000,
         reload=True,
     )
     parking: str = setting(
-        "The queue that dead messages go to, with the error in their headers.  It is "
-        "declared.",
+        "The dead-letter queue; the same as ``dead_letter_queue`` of the consumer.",
         "",
     )
     dead_letters: bool = setting(
-        "That the consumer's queue has a dead-letter exchange which this file does not "
-        "know of, by a policy of the broker: then no parking queue is needed.",
+        "The same as ``dead_letters`` of the consumer.",
         False,
     )
     method: RetryMethod = setting(
@@ -84,15 +81,16 @@ class RetrySettings:
         RetryMethod.QUEUES,
     )
     queue_type: QueueType = setting(
-        "The kind of the delay queues and the parking queue: ``quorum`` or "
+        "The type of the delay queues and the dead-letter queue: ``quorum`` or "
         "``classic``.",
         QueueType.QUORUM,
     )
     max_deliveries: int = setting(
-        "How many deliveries that nobody answered make a message dead without being "
-        "tried again: it ends the process that works on it.  Only quorum queues count "
-        "them.  0 is no limit.",
-        20,
+        "How many deliveries that nobody settled make a message dead, before the "
+        "handler is called again: the message probably ends the process.  Its handler "
+        "runs alone from half of that number on, so that other messages are not "
+        "counted out for it.  Only quorum queues count deliveries.  0 is no limit.",
+        MAX_DELIVERIES,
         least=0,
         most=1_000_000,
         reload=True,
@@ -156,12 +154,36 @@ class ConsumerSettings:
         reload=True,
     )
     on_error: OnError | None = setting(
-        "What an exception of the handler means.  ``once-more``: the message goes back "
-        "to its queue the first time, and is dead the second time.  ``retry``: it is "
-        "tried again after delays.  ``reject``: it is dead at once.  ``halt``: it goes "
-        "back, and the daemon ends.  By default ``retry`` if there is a table "
-        "``retry``, else ``once-more``.",
+        "What an exception of the handler means.  ``once-more``: the daemon keeps the "
+        "message, calls the handler again after 5 s, and dead-letters the message if "
+        "the handler fails again.  ``retry``: the daemon retries the message after "
+        "delays, and dead-letters it after the last attempt.  ``reject``: the daemon "
+        "dead-letters the message at once.  ``drop``: **the daemon discards the "
+        "message** at once.  ``halt``: the message goes back, and the daemon ends.  "
+        "Default: ``retry`` if there is a table ``retry``, else ``once-more``.",
         None,
+        reload=True,
+    )
+    dead_letter_queue: str = setting(
+        "The queue that dead messages go to, with the error in their headers.  The "
+        "daemon declares it.  Default, with ``declare``: the name of the queue and "
+        "``.dead``.  Without such a queue, and without ``dead_letters`` or ``on_error "
+        '= "drop"``, the daemon does not start.',
+        "",
+    )
+    dead_letters: bool = setting(
+        "The queue has a dead-letter exchange that this file does not know of, such as "
+        "one that a policy of the broker sets.  The daemon rejects dead messages, and "
+        "declares no dead-letter queue.",
+        False,
+    )
+    consumer_timeout: float = setting(
+        "The ``consumer_timeout`` of the broker or the queue, in seconds, which is 30 "
+        "minutes unless somebody has changed it.  The daemon logs a warning when a "
+        "message is not settled after half of that time.  0 means no warning.",
+        1800.0,
+        least=0,
+        most=31_536_000,
         reload=True,
     )
     retry: RetrySettings | None = setting(
@@ -213,6 +235,25 @@ class ConsumerSettings:
         return self.name or self.queue
 
     @property
+    def says_dead_letters(self) -> bool:
+        """
+        Whether the settings say that the queue has a dead-letter exchange.
+        """
+        return self.dead_letters or (self.retry is not None and self.retry.dead_letters)
+
+    @property
+    def dead_queue(self) -> str:
+        """
+        The name of the dead-letter queue; "" if there is none.
+        """
+        named = self.dead_letter_queue
+        if not named and self.retry is not None:
+            named = self.retry.parking
+        if named or self.says_dead_letters or self.means is OnError.DROP:
+            return named
+        return f"{self.queue}.dead" if self.declare else ""
+
+    @property
     def means(self) -> OnError:
         """
         What an exception means.
@@ -230,35 +271,32 @@ class ConsumerSettings:
 
     def retry_queues(self) -> RetryQueues:
         """
-        Where failed messages go.
+        The queues that failed messages go to.
         """
         retry = self.retry
         if retry is None:
-            return RetryQueues(queue=self.queue)
-        method = retry.method
+            return RetryQueues(queue=self.queue, dead_letter_queue=self.dead_queue)
         return RetryQueues(
             queue=self.queue,
-            delays=() if method is RetryMethod.BROKER else retry.delays,
-            dead_letter_queue=retry.parking,
+            delays=() if self.broker_delays else retry.delays,
+            dead_letter_queue=self.dead_queue,
             queue_type=retry.queue_type.value,
         )
 
     def handler_options(self, log_messages: bool = False) -> HandlerOptions:
         """
-        How the messages are worked on.
+        How messages are handled.
 
         :param log_messages: whether successes are logged too.
         """
         retry = self.retry
-        policy = FailurePolicy(on_error=self.means)
-        if retry is not None:
-            policy = FailurePolicy(
-                on_error=self.means,
-                attempts=retry.tries,
-                delays=retry.delays,
-                parks=bool(retry.parking),
-                max_deliveries=retry.max_deliveries,
-            )
+        policy = FailurePolicy(
+            on_error=self.means,
+            attempts=1 if retry is None else retry.tries,
+            delays=() if retry is None else retry.delays,
+            on_dead=self._on_dead(),
+            max_deliveries=MAX_DELIVERIES if retry is None else retry.max_deliveries,
+        )
         return HandlerOptions(
             stream=self.stream_offset is not None,
             consumer=self.label,
@@ -268,7 +306,20 @@ class ConsumerSettings:
             order_by=self.order_by,
             timeout=self.timeout,
             log_messages=log_messages,
+            consumer_timeout=self.consumer_timeout,
         )
+
+    def _on_dead(self) -> Dead:
+        """
+        What happens to a dead message.
+        """
+        if self.means is OnError.DROP:
+            return Dead.DROP
+        if self.dead_queue:
+            return Dead.QUEUE
+        if self.means is OnError.HALT and not self.says_dead_letters:
+            return Dead.HALT
+        return Dead.EXCHANGE
 
     def arguments(self) -> dict[str, Any]:
         """
@@ -291,21 +342,23 @@ class ConsumerSettings:
     def _arguments(self) -> dict[str, Any]:
         retry = self.retry
         dead: dict[str, Any] = {}
-        if retry is not None and retry.parking:
+        if self.dead_queue:
+            # The broker dead-letters, too: what exceeds the delivery limit.
             dead = {
                 "dead_letter_exchange": "",
-                "dead_letter_routing_key": retry.parking,
+                "dead_letter_routing_key": self.dead_queue,
             }
         match self.queue_type:
             case QueueType.CLASSIC:
                 return classic_queue(**dead)
             case QueueType.DEFAULT:
                 return {f"x-{name.replace('_', '-')}": dead[name] for name in dead}
-        if retry is None:
-            return quorum_queue(**dead)
-        if self.broker_delays:
+        tries, most = 0, MAX_DELIVERIES
+        if retry is not None:
+            tries, most = retry.tries, retry.max_deliveries
+        if retry is not None and self.broker_delays:
             dead["delayed_retry_type"] = "failed"
             dead["delayed_retry_min"] = min(retry.delays)
             dead["delayed_retry_max"] = max(retry.delays)
-        limit = max(_DELIVERY_LIMIT, retry.tries + 5, retry.max_deliveries + 5)
-        return quorum_queue(delivery_limit=limit, **dead)
+        # The daemon counts deliveries, and dead-letters before the broker does.
+        return quorum_queue(delivery_limit=max(tries, most, 20) + 5, **dead)

@@ -249,9 +249,10 @@ class Daemon(MultiService):
         self._stopped()
 
     def _stopped(self) -> None:
-        unfinished = 0
+        unfinished = False
         for consumer in self.consumers:
-            unfinished += consumer.counts.unfinished
+            if consumer.counts.unfinished or not consumer.in_order:
+                unfinished = True
             name = f"{printable(consumer.label)}: " if len(self.consumers) > 1 else ""
             _log.info(
                 "Stopped ({cause}): {name}{counts}",

@@ -18,7 +18,7 @@ __all__ = [
 ]
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -204,6 +204,24 @@ class Settings:
             }
         )
 
+    def completed(self) -> Settings:
+        """
+        The same settings, with a dead-letter queue for each consumer whose queue is in
+        the list of queues, and has no dead-letter exchange.
+        """
+        try:
+            listed = self._listed()
+        except (ValueError, TypeError):
+            return self  # `validate` says what is wrong
+        consumers = []
+        for consumer in self.consumers:
+            case = _Case(consumer, listed.queue(consumer.queue))
+            if case.queue is not None and case.queue.name and not case.loses_nothing:
+                name = f"{consumer.queue}.dead"
+                consumer = replace(consumer, dead_letter_queue=name)
+            consumers.append(consumer)
+        return replace(self, consumers=tuple(consumers))
+
     def validate(self) -> None:
         """
         Check that the settings agree with each other.
@@ -311,9 +329,23 @@ class _Case:
         """
         Whether messages that failed for the last time have a place to go to.
         """
-        retry, queue = self.retry, self.queue
-        listed = queue is not None and "x-dead-letter-exchange" in queue.arguments
-        return bool(retry.parking) or retry.dead_letters or listed
+        consumer, queue = self.consumer, self.queue
+        return (
+            bool(consumer.dead_queue)
+            or consumer.says_dead_letters
+            or (queue is not None and "x-dead-letter-exchange" in queue.arguments)
+        )
+
+    @property
+    def loses_nothing(self) -> bool:
+        """
+        Whether each dead message has a place to go to, or the settings say to drop it.
+        """
+        return (
+            self.has_dead_letters
+            or self.is_stream
+            or self.consumer.means in (OnError.DROP, OnError.HALT)
+        )
 
 
 def _octets(name: str) -> int:
@@ -432,16 +464,23 @@ _RULES = (
         "is neither quorum nor classic",
     ),
     _Rule(
-        "retry.parking",
-        lambda case: case.retry.parking == case.consumer.queue,
+        "dead_letter_queue",
+        lambda case: case.consumer.dead_queue == case.consumer.queue,
         "is the consumer's own queue",
     ),
     _Rule(
-        "retry.parking",
-        lambda case: not case.has_dead_letters,
-        "is missing: a message that failed for the last time would be lost.  Name a "
-        "queue for such messages; or set dead_letters = true if the queue has a "
-        "dead-letter exchange by a policy of the broker",
+        "dead_letter_queue",
+        lambda case: case.consumer.dead_letter_queue and case.retry.parking,
+        "is set, and retry.parking is set too: leave out one of them",
+    ),
+    _Rule(
+        "dead_letter_queue",
+        lambda case: not case.loses_nothing,
+        "is missing: failed messages would be discarded.  Name a queue for them here, "
+        "which the daemon declares; or set declare = true, and the daemon declares the "
+        "queue {case.consumer.queue}.dead; or set dead_letters = true if the queue has "
+        "a dead-letter exchange, by its arguments or by a policy; or set on_error = "
+        '"drop" to discard failed messages',
     ),
     _Rule(
         "retry.method",

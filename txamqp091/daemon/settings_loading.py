@@ -62,7 +62,7 @@ def load(
         _merge_environment(data, environ)
         for name, text in flags.items():
             _merge_flag(data, name, text)
-        settings = build(Settings, data)
+        settings = build(Settings, data).completed()
         settings.validate()
     except Problem as problem:
         if path is None or problem.path.startswith((PREFIX, "--")):

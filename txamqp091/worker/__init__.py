@@ -11,6 +11,7 @@ from __future__ import annotations
 from txamqp091.worker.consumer_service import ConsumerService
 from txamqp091.worker.counts import Counts
 from txamqp091.worker.failure_policy import (
+    Dead,
     FailurePolicy,
     Halt,
     HandlerTimeout,
@@ -30,6 +31,7 @@ __all__ = [
     "ConsumerHealth",
     "ConsumerService",
     "Counts",
+    "Dead",
     "FailurePolicy",
     "Halt",
     "HandlerOptions",

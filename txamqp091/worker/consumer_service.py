@@ -1,12 +1,22 @@
 # -*- test-case-name: txamqp091.test.unit.worker.test_consumer_service -*-
 """
-A service that works on the messages of one queue, and stops without losing anything.
+A service that handles the messages of one queue, and stops without losing any.
 
 Theory.  A `ConsumerService` has a consumer of an `AMQPClientService`, which subscribes
 again when the connection or the queue was lost, and a `HandlerRunner`, which outlives
 both.  It ends by itself in two cases only: when the broker refuses the consumer for
 good (there is no such queue, or no permission) and `OnRefused` says so; and when a
 handler raises `Halt`.
+
+Messages that were often delivered and never settled may end the process.  Each start
+begins by fetching such messages one by one, with ``basic.get``: if one of them ends the
+process, the broker counts no other delivery against it.
+
+The prefetch window changes in two cases.  When the broker ends the consumer, since a
+delivery was not settled within ``consumer_timeout`` while others waited here, the
+service subscribes with half of the prefetch.  While the broker blocks publishers,
+failed messages cannot be sent on and fill the window; the service then subscribes once
+more, so that other messages are handled.
 """
 
 from __future__ import annotations
@@ -14,21 +24,35 @@ from __future__ import annotations
 __all__ = ["ConsumerService"]
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txamqp091._observer import OneShot
+from txamqp091._threads import ThreadRunner
+from txamqp091.channel import Channel
 from txamqp091.consumer import DEFAULT_PREFETCH, Handler
-from txamqp091.errors import AMQPError, printable
+from txamqp091.errors import (
+    AMQPError,
+    ConsumerCancelled,
+    DeliveryAckTimeout,
+    UndecodableProperty,
+    printable,
+)
 from txamqp091.protocol import AMQPProtocol
-from txamqp091.service import AMQPClientService, RecoveringConsumer
+from txamqp091.service import (
+    AMQPClientService,
+    RecoveringChannel,
+    RecoveringConsumer,
+)
 from txamqp091.worker.counts import Counts, Histogram
-from txamqp091.worker.failure_policy import Halt, OnRefused
+from txamqp091.worker.failure_policy import Dead, OnRefused
+from txamqp091.worker.handler_check import check_handler
 from txamqp091.worker.handler_publisher import Republisher
 from txamqp091.worker.handler_runner import HandlerOptions, HandlerRunner, Republish
 from txamqp091.worker.health import ConsumerHealth
@@ -37,27 +61,35 @@ from txamqp091.worker.stream_offsets import OffsetFile
 
 _log = Logger(namespace="txamqp091.worker")
 
-#: What says, among the arguments of a consumer, where in a stream to begin.
+#: The argument of a consumer that says where in a stream to begin.
 _OFFSET = "x-stream-offset"
 
-#: After how many seconds the place in a stream is kept.
+#: After how many seconds the offset in a stream is written to its file.
 _KEPT_AFTER = 5.0
+
+#: How often, within ``consumer_timeout``, unsettled deliveries are looked for.
+_LOOKS = 20
+
+#: How many prefetch windows there may be while the broker blocks publishers.
+_WINDOWS = 10
 
 
 class ConsumerService(Service):
     """
     Calls a handler for the messages of a queue while the service is started.
 
-    The handler is called with each delivery, and may return a Deferred or a
-    coroutine.  `HandlerOptions` say how the message is settled then.  By default it is
-    acknowledged when the handler has succeeded; when the handler has failed, the
-    message goes back to the queue the first time, and is rejected the second time.  A
-    handler may settle its message itself.
+    The handler is called with each delivery, and may return a Deferred, or anything
+    that can be awaited.  The message is acknowledged when the handler has succeeded.
+    When it has failed, the `FailurePolicy` of the `HandlerOptions` decides.  By default
+    the handler is called again, after 5 s, and then with growing delays; the message is
+    neither discarded nor dead-lettered.  A handler may settle its message itself.
 
     :ivar queue: the queue.
-    :ivar label: what it is called.
-    :ivar consumed: whether it has got as far as to consume, since it was started.
-    :ivar runner: the handlers.
+    :ivar label: what logs, health and metrics call the consumer.
+    :ivar consumed: whether it has consumed since it was started.
+    :ivar in_order: whether the last stop was in order: every channel was closed in
+        time, so that the broker has processed all acknowledgements.
+    :ivar runner: runs the handlers.
     """
 
     def __init__(
@@ -75,33 +107,39 @@ class ConsumerService(Service):
         leave_to_broker: bool = False,
         shutdown_timeout: float = 30.0,
         republish: Republish | None = None,
-        cancels: bool = True,
+        threads: ThreadRunner | None = None,
         histogram: Histogram | None = None,
     ) -> None:
         """
-        :param client: the connection; who starts and stops it is the caller.
-        :param options: how the messages are worked on.
-        :param prefetch: how many messages may be here at a time.
-        :param exclusive: nobody else may consume from the queue.
+        :param client: the connection, which the caller starts and stops.
+        :param options: how messages are handled.
+        :param prefetch: how many deliveries may be unsettled; 0 is no limit.
+        :param exclusive: no other consumer may consume from the queue.
         :param arguments: see `txamqp091.arguments.queue_consumer`.
-        :param offsets: where the place in a stream is kept.
+        :param offsets: the file that keeps the offset in a stream.
         :param on_refused: what to do when the broker refuses the consumer.
-        :param leave_to_broker: whether the queue delays what is to be retried by
-            itself, where the broker can.
+        :param leave_to_broker: whether the queue itself delays retries, where the
+            broker can.
         :param shutdown_timeout: how many seconds running handlers have to finish when
             the service is stopped.
-        :param republish: publishes what is to be retried or parked; by default, on a
+        :param republish: publishes what is retried or dead-lettered; by default, on a
             channel of its own.
-        :param cancels: see `HandlerRunner`.
+        :param threads: where to call the handler; by default, in the reactor's thread.
         :param histogram: see `HandlerRunner`.
+        :raises TypeError: the handler cannot be one, such as a generator function.
+        :raises ValueError: the handler needs asyncio, and the reactor does not run it.
         """
+        check_handler(handler, client.reactor, in_thread=threads is not None)
+        if _OFFSET in (arguments or {}):
+            options = replace(options or HandlerOptions(), stream=True)
         self.queue = queue
-        self.label = (
-            options.consumer if options is not None and options.consumer else queue
-        )
+        self.label = (options.consumer if options is not None else "") or queue
         self.consumed = False
+        self.in_order = True
         self._client = client
         self._prefetch = prefetch
+        # What the broker is asked for, which is less after a consumer timeout.
+        self._window = prefetch
         self._exclusive = exclusive
         self._arguments = dict(arguments or {})
         self._is_stream = _OFFSET in self._arguments
@@ -119,14 +157,23 @@ class ConsumerService(Service):
             client.reactor,
             options,
             republish=Republisher(client) if republish is None else republish,
-            cancels=cancels,
+            restore=lambda: Deferred.fromCoroutine(self._declare_queues()),
+            threads=threads,
             histogram=histogram,
-            halted=self._halted,
+            halted=self._fail,
+            held=self._look_at_window,
         )
-        self._stop_observing: Callable[[], None] = lambda: None
-        # The last one is the present one.
+        self._stop_observing: Callable[[], None] = _nothing
+        self._blocked = ""
+        # How many prefetch windows there are, since the broker has blocked.
+        self._windows = 1
+        self._watch_call: IDelayedCall | None = None
+        # What comes before the subscription.
+        self._first: RecoveringChannel | None = None
+        self._looking = 0
+        # The last one is the present one; the others have unsettled deliveries.
         self._consumers: list[RecoveringConsumer] = []
-        self._drain: ConsumerDrain | None = None
+        self._drain: _Drain | None = None
         self._drained: OneShot[None] = OneShot()
         self._ready: OneShot[None] = OneShot()
         self._ended: OneShot[None] = OneShot()
@@ -140,45 +187,56 @@ class ConsumerService(Service):
     @property
     def subscribed(self) -> bool:
         """
-        Whether the broker gives us messages.
+        Whether the broker delivers messages to it.
         """
         return bool(self._consumers) and self._consumers[-1].is_subscribed
 
     @property
     def running_handlers(self) -> int:
         """
-        How many handlers have begun and not ended.
+        How many handlers run.
         """
         return self.runner.running
 
     @property
     def counts(self) -> Counts:
         """
-        What became of the messages.
+        How many messages were settled in which way.
         """
         return self.runner.counts
 
     def health(self, stalled_after: float = 0.0) -> ConsumerHealth:
         """
-        How it is, now.
+        The present health.
 
-        :param stalled_after: after how many seconds it does not get on any more whose
-            handlers all run, and none has ended; 0 is never.
+        :param stalled_after: after how many seconds without a settled message the
+            consumer is stalled, if it can take no more messages; 0 is never.
         """
         runner = self.runner
         idle = runner.idle_seconds()
-        full = 0 < (runner.options.concurrency or self._prefetch) <= runner.running
         return ConsumerHealth(
             name=self.label,
             queue=self.queue,
             subscribed=self.subscribed,
             refused=self._refusal(),
+            looking=self._looking,
             running=runner.running,
             waiting=runner.waiting,
-            stalled=idle if full and 0 < stalled_after < idle else 0.0,
+            held=runner.held,
+            unpublished=runner.problem if runner.held else "",
+            blocked=self._blocked if runner.held else "",
+            stalled=idle if self._is_full() and 0 < stalled_after < idle else 0.0,
             idle=runner.seconds_since_last(),
             counts=runner.counts,
         )
+
+    def _is_full(self) -> bool:
+        """
+        Whether no other message can be handled.
+        """
+        runner = self.runner
+        slots = runner.options.concurrency
+        return 0 < slots <= runner.running or 0 < self._window <= runner.unsettled
 
     def _refusal(self) -> str:
         consumer = self._consumers[-1] if self._consumers else None
@@ -189,22 +247,22 @@ class ConsumerService(Service):
     def when_ready(self) -> Deferred[None]:
         """
         :returns: fires once the service consumes; fails with the reason when it ends
-            before that.  Each caller has a Deferred of their own; cancelling it does
-            nothing else.
+            before that.  Each caller has its own Deferred; cancelling it does nothing
+            else.
         """
         return self._ready.when_fired()
 
     def when_ended(self) -> Deferred[None]:
         """
-        :returns: fires once `stopService` has done its work; fails with the reason as
-            soon as the service ends by itself: with what the broker has refused the
-            consumer with, or with `Halt`.  It is to be stopped even then, as handlers
-            may be running.  Each caller has a Deferred of their own; cancelling it
-            does nothing else.
+        :returns: fires once `stopService` has finished; fails with the reason as soon
+            as the service ends by itself: with the error of the broker that refused
+            the consumer, or with `Halt`.  Stop the service even then, as handlers may
+            be running.  Each caller has its own Deferred; cancelling it does nothing
+            else.
         """
         return self._ended.when_fired()
 
-    # -- starting, changing, stopping --------------------------------------------------
+    # -- starting ----------------------------------------------------------------------
 
     def startService(self) -> None:
         """
@@ -218,12 +276,26 @@ class ConsumerService(Service):
             self._drain = None
             self._ready, self._ended = OneShot(), OneShot()
             self._drained = OneShot()
+        self.in_order = True
+        self._window = self._prefetch
+        self.runner.closing = False
         self._stop_observing = self._client.observe(
-            ready=self._connected, refused=self._refused
+            ready=self._connected,
+            blocked=self._set_blocked,
+            unblocked=self._set_blocked,
+            lost=lambda _: self._set_blocked(),
+            unsubscribed=self._unsubscribed,
+            refused=self._refused,
+            draining=self._stop_watching,
         )
         if self._client.connection is not None:
             self._connected(self._client.connection, [])
-        self._subscribe()
+        if self.runner.options.policy.max_deliveries and not self._is_stream:
+            channel = self._first = self._client.channel()
+            looking = Deferred.fromCoroutine(self._look_first(channel))
+            looking.addErrback(self._not_in_order)
+        else:
+            self._subscribe()
         self._keep_offset()
 
     def _connected(self, connection: AMQPProtocol, _: object) -> None:
@@ -233,19 +305,61 @@ class ConsumerService(Service):
         self.runner.broker_delays = self._leave_to_broker and broker_delays(
             connection.server_properties
         )
+        self._set_blocked(connection.blocked or "")
+        self.runner.reconnected()
+        self._stop_watching()
+        self._watch()
 
-    def _keep_offset(self) -> None:
+    def _set_blocked(self, reason: str = "") -> None:
+        self._blocked = reason
+        self._windows = 1
+        if reason:
+            self._look_at_window()
+
+    async def _look_first(self, channel: RecoveringChannel) -> None:
         """
-        Remember where to go on in a stream, from time to time.
+        Fetch the messages that were delivered before and never settled, then subscribe.
+        RabbitMQ has put them before all others.
         """
-        self._keeping = None
-        if self._reader is not None and self._reader.offset is not None:
-            self._offset = self._reader.offset
-        if self._offsets is not None:
-            self._offsets.keep(self._offset)
-            if self.running:
-                clock = self._client.reactor
-                self._keeping = clock.callLater(_KEPT_AFTER, self._keep_offset)
+        runner = self.runner
+        taken: list[Deferred[None] | None] = []
+        try:
+            while self.running and runner.options.policy.max_deliveries:
+                await channel.when_open()
+                queue = self._client.queue_name(self.queue)
+                delivery = await channel.call(Channel.basic_get, queue)
+                if delivery is None:
+                    break
+                if not self.running:
+                    delivery.nack()
+                    break
+                if not self._looking:
+                    self.consumed = True
+                    self._ready.fire(None)
+                self._looking += 1
+                try:
+                    count = runner.failed_deliveries(delivery)
+                except UndecodableProperty:
+                    count = 0
+                alone = runner.options.policy.is_suspect(count)
+                if alone or self._is_full():
+                    await runner.when_idle()
+                taken.append(runner.take(delivery))
+                if not count:
+                    break
+                if alone and taken[-1] is not None:
+                    await taken[-1]
+        except (AMQPError, CancelledError):
+            pass  # the subscription fails in the same way, and says so
+        self._looking = 0
+        if self.running:
+            self._subscribe()
+        for each in taken:
+            if each is not None:
+                await each
+        if self._first is channel:
+            self._first = None
+            channel.close()
 
     def _subscribe(self) -> None:
         arguments = self._arguments
@@ -254,14 +368,26 @@ class ConsumerService(Service):
         consumer = self._client.consume(
             self.queue,
             self.runner.take,
-            prefetch=self._prefetch,
+            prefetch=self._window,
             exclusive=self._exclusive,
             arguments=arguments,
             consumer_tag=self.label,
+            # Of a message that is over the size limit; the others have a policy.
+            on_failure="reject" if self._has_exchange() else "requeue",
         )
         self._consumers.append(consumer)
         self._reader = consumer
-        consumer.when_subscribed().addCallbacks(self._is_subscribed, _ignore)
+        consumer.channel.observe(
+            closed=lambda reason: self._channel_ended(consumer, reason)
+        )
+        consumer.when_subscribed().addCallbacks(self._is_subscribed, _nothing)
+
+    def _has_exchange(self) -> bool:
+        """
+        Whether the queue has a dead-letter exchange, or dead messages are discarded.
+        """
+        policy = self.runner.options.policy
+        return policy.discards or policy.on_dead is Dead.EXCHANGE
 
     def _is_subscribed(self, _: None) -> None:
         self.consumed = True
@@ -274,70 +400,196 @@ class ConsumerService(Service):
         )
         self._ready.fire(None)
 
+    # -- while it runs -----------------------------------------------------------------
+
     def change(self, options: HandlerOptions, prefetch: int) -> None:
         """
-        Go on in another way.  What is being worked on is not disturbed.
+        Use other options.  Running handlers are not disturbed.
+
+        :raises ValueError: the options do not fit together.
         """
+        if self._is_stream:
+            options = replace(options, stream=True)
         self.runner.change(options)
         if prefetch != self._prefetch:
-            self._prefetch = prefetch
-            if self.running and self._is_stream:
-                self._begin_again(self._consumers[-1])
-            elif self.running:
-                # AMQP has a limit for a consumer only when it begins.  The channel of
-                # the old one stays open until its last message was answered for.
-                self._consumers[-1].cancel()
-                self._subscribe()
+            self._prefetch = self._window = prefetch
+            self._resubscribe()
 
-    def _begin_again(self, consumer: RecoveringConsumer) -> None:
+    def _resubscribe(self) -> None:
         """
-        Go on in a stream by another consumer, when this one has done what it has: or
-        that would be worked on twice.
+        Subscribe with another prefetch: AMQP has one for each subscription.  The
+        channel of the old consumer stays open until its last delivery is settled.
         """
+        if not self.running or not self._consumers:
+            return
+        consumer = self._consumers[-1]
+        cancelled = consumer.cancel()
+        idle = consumer.cancel().addCallback(lambda _: consumer.when_idle())
+        idle.addCallback(lambda _: self._forget(consumer))
+        if self._is_stream:
+            # The messages that are handled now would come twice.
+            cancelled.addCallback(lambda _: consumer.when_idle())
+            cancelled.addCallback(lambda _: self._subscribe_after(consumer))
+        elif self._exclusive:
+            cancelled.addCallback(lambda _: self._subscribe_after(consumer))
+        else:
+            self._subscribe_after(consumer)
 
-        def is_done(_: object) -> None:
-            if self.running and self._consumers[-1:] == [consumer]:
-                if consumer.offset is not None:
-                    self._offset = consumer.offset
-                self._subscribe()
+    def _subscribe_after(self, consumer: RecoveringConsumer) -> None:
+        if not self.running or self._consumers[-1:] != [consumer]:
+            return
+        if self._is_stream and consumer.offset is not None:
+            self._offset = consumer.offset
+        self._subscribe()
 
-        done = consumer.cancel().addCallback(lambda _: consumer.when_idle())
-        done.addCallback(is_done)
+    def _forget(self, consumer: RecoveringConsumer) -> None:
+        if consumer in self._consumers:
+            self._consumers.remove(consumer)
+
+    def _channel_ended(
+        self, consumer: RecoveringConsumer, reason: BaseException
+    ) -> None:
+        """
+        The channel of a consumer has ended: its deliveries come again.
+        """
+        waiting = self.runner.waiting
+        self.runner.drop_stale()
+        if isinstance(reason, DeliveryAckTimeout):
+            self._timed_out(consumer, waiting)
+
+    def _unsubscribed(
+        self, consumer: RecoveringConsumer, reason: BaseException, _: float | None
+    ) -> None:
+        """
+        The broker has ended a subscription, and may have put its messages back.
+        """
+        if isinstance(reason, ConsumerCancelled) and consumer in self._consumers:
+            limit = self.runner.options.consumer_timeout
+            oldest, waiting = self.runner.oldest(), self.runner.waiting
+            self.runner.hand_back()
+            if oldest is not None and limit:
+                if self._client.reactor.seconds() - oldest >= limit / 2:
+                    self._timed_out(consumer, waiting)
+
+    def _timed_out(self, consumer: RecoveringConsumer, waiting: int) -> None:
+        """
+        A delivery was not settled within RabbitMQ's ``consumer_timeout``.
+
+        :param waiting: how many deliveries no handler was called for.
+        """
+        window = self._window
+        if waiting and window > 1 and consumer in self._consumers[-1:]:
+            self._window = window // 2
+        _log.error(
+            "The broker has ended the consumer {consumer} of the queue {queue}: a "
+            "delivery was not settled within its consumer_timeout, while {waiting} "
+            "deliveries waited here.  The prefetch is {prefetch} now.  Make handlers "
+            "faster, set a smaller prefetch, or let the broker wait longer",
+            consumer=self.label,
+            queue=printable(self.queue),
+            waiting=waiting,
+            prefetch=self._window,
+        )
+        if self._window != window:
+            self._resubscribe()
+
+    def _look_at_window(self) -> None:
+        """
+        See whether failed messages leave room for others, while the broker takes no
+        messages.
+        """
+        window, held = self._window, self.runner.held
+        if (
+            self._blocked
+            and self.subscribed
+            and not self._is_stream
+            and window * self._windows - window // 2 <= held < window * _WINDOWS
+        ):
+            self._windows += 1
+            self._resubscribe()
+
+    def _watch(self) -> None:
+        """
+        Warn of deliveries that are not settled for long.
+        """
+        limit = self.runner.options.consumer_timeout
+        clock = self._client.reactor
+        self._watch_call = clock.callLater((limit or 1800.0) / _LOOKS, self._watch)
+        if limit:
+            self.runner.warn_of_timeouts(limit / 2, limit)
+
+    def _stop_watching(self) -> None:
+        if self._watch_call is not None:
+            self._watch_call.cancel()
+            self._watch_call = None
+
+    async def _declare_queues(self) -> None:
+        """
+        Declare the queues for failed messages again.
+        """
+        queues = self.runner.options.retry_queues
+        if queues is None:
+            return
+        entities = queues.entities()
+        if self.runner.broker_delays:
+            entities = [each for each in entities if each not in queues.delaying()]
+        for outcome in await self._client.declare(*entities):
+            if outcome.error is not None:
+                raise outcome.error
+
+    def _keep_offset(self) -> None:
+        """
+        Write down where to go on in a stream, from time to time.
+        """
+        self._keeping = None
+        if self._reader is not None and self._reader.offset is not None:
+            self._offset = self._reader.offset
+        if self._offsets is not None:
+            self._offsets.keep(self._offset)
+            if self.running:
+                clock = self._client.reactor
+                self._keeping = clock.callLater(_KEPT_AFTER, self._keep_offset)
+
+    # -- stopping ----------------------------------------------------------------------
 
     def stopService(self) -> Deferred[None]:
         """
         Twisted: take no more messages, let the running handlers finish, acknowledge
-        what they did, give back the rest, and close the channel.
+        their messages, give back the others, and close the channels.
 
-        :returns: fires when all that is done; it does not fail.  Handlers that take
-            longer than the limit are cancelled, and their messages go back.  Stopping
-            twice is harmless, and so is stopping before there is a connection;
-            cancelling the Deferred does nothing.
+        :returns: fires when that is done; it does not fail.  Handlers that take longer
+            than ``shutdown_timeout`` are cancelled, and their messages go back.  It may
+            be called twice, and before there is a connection; cancelling the Deferred
+            does nothing.
         """
         Service.stopService(self)
-        if not self._consumers:
+        if not (self._consumers or self._first):
             return succeed(None)
         if self._drain is None:
             self._stop_observing()
+            self._stop_watching()
             consumers, self._consumers = self._consumers, []
-            self._drain = ConsumerDrain(
-                self._client.reactor, self.runner, self._shutdown_timeout
+            others, self._first = [self._first] if self._first else [], None
+            self._drain = _Drain(
+                self._client, self.runner, self._shutdown_timeout, self._blocked
             )
-            draining = Deferred.fromCoroutine(self._drain.run(consumers))
+            draining = Deferred.fromCoroutine(self._drain.run(consumers, others))
             draining.addErrback(self._not_in_order).addCallback(self._has_drained)
         return self._drained.when_fired()
 
     def skip_grace_period(self) -> None:
         """
-        Wait no longer for handlers, now that the service is being stopped.
+        Do not wait for handlers any longer, now that the service is being stopped.
         """
         if self._drain is not None:
             self._drain.expire()
 
-    def _not_in_order(self, failure: Failure) -> None:
+    def _not_in_order(self, failure: Failure) -> bool:
         _log.failure("The service was not stopped in order", failure=failure)
+        return False
 
-    def _has_drained(self, _: object) -> None:
+    def _has_drained(self, in_order: bool) -> None:
+        self.in_order = in_order
         if self._keeping is not None:
             self._keeping.cancel()
         self._keep_offset()
@@ -358,63 +610,106 @@ class ConsumerService(Service):
         if self._on_refused is OnRefused.END or not self.consumed:
             self._fail(reason)
 
-    def _halted(self, halt: Halt) -> None:
-        self._fail(halt)
-
     def _fail(self, reason: BaseException) -> None:
         self._ready.fail(reason)
         self._ended.fail(reason)
 
 
-def _ignore(_: object) -> None:
+def _nothing(*_: object) -> None:
     """
-    Nothing is to be done about it.
+    Do nothing.
     """
 
 
-#: How many seconds the broker has to confirm the end of a consumer or a channel.
+#: How many seconds the broker has at least to confirm the end of a consumer or channel.
 _STEP = 5.0
 
 
-class ConsumerDrain:
+class _Drain:
     """
-    The end of a consumer, in order, and with so much patience.
+    Stops a consumer in order, before a deadline.
     """
 
     def __init__(
-        self, reactor: IReactorTime, runner: HandlerRunner, seconds: float
+        self,
+        client: AMQPClientService,
+        runner: HandlerRunner,
+        seconds: float,
+        blocked: str,
     ) -> None:
         """
-        :param seconds: how long handlers may take.
+        :param seconds: how long handlers, and the broker, may take.
+        :param blocked: why the broker takes no messages; "" if it does.
         """
-        self._reactor = reactor
+        self._client = client
         self._runner = runner
+        self._reactor = client.reactor
         self._deadline = self._reactor.seconds() + seconds
+        self._blocked = blocked
         self._waiting: Deferred[Any] | None = None
         self._hurried = False
 
-    async def run(self, consumers: Sequence[RecoveringConsumer]) -> None:
+    async def run(
+        self,
+        consumers: Sequence[RecoveringConsumer],
+        channels: Sequence[RecoveringChannel],
+    ) -> bool:
         """
-        All of it.
+        Do all of it.
+
+        :returns: whether the broker has confirmed it in time.
         """
+        runner = self._runner
+        recovering = [*(each.channel for each in consumers), *channels]
+        # A consumer that is cancelled closes its channel, sooner or later.
+        open_channels = [each.channel for each in recovering if each.channel]
         cancelled = [each.cancel() for each in consumers]
-        # After the basic.cancel, or they would come back to us.
-        self._runner.hand_back()
-        for each in cancelled:
-            await self._wait(each, self._left(_STEP))
-        if self._runner.running:
-            _log.info(
-                "Waiting for {number} running handlers", number=self._runner.running
+        runner.closing = True
+        # After the basic.cancel, or the broker would deliver them to us again.
+        runner.hand_back()
+        for step in cancelled:
+            await self._wait(step, self._left(_STEP))
+        if runner.running:
+            _log.info("Waiting for {number} running handlers", number=runner.running)
+            await self._wait(runner.when_idle(), self._left())
+        runner.abandon()
+        await self._end_publishing()
+        for each in recovering:
+            each.close()
+        in_time = True
+        for channel in open_channels:
+            # A channel that is closed has processed all acknowledgements.
+            if not await self._wait(channel.when_closed(), max(self._left(), _STEP)):
+                in_time = False
+        if not in_time:
+            _log.error(
+                "The broker has not confirmed the end of a channel in time: messages "
+                "from queue {queue} that were handled may be delivered again",
+                queue=printable(runner.queue),
             )
-            await self._wait(self._runner.when_idle(), self._left())
-            self._runner.abandon()
-        # A channel has heard all acknowledgements when it has closed.
-        for consumer in consumers:
-            await self._wait(consumer.channel.close(), _STEP)
+        return in_time
+
+    async def _end_publishing(self) -> None:
+        runner = self._runner
+        if not runner.held:
+            return
+        if not self._blocked:
+            await self._wait(runner.when_settled(), self._left())
+        number = runner.stop_publishing()
+        if number:
+            reason = "their publishing was not confirmed in time"
+            if self._blocked:
+                reason = f"the broker blocks publishers ({printable(self._blocked)})"
+            _log.warn(
+                "{number} failed messages go back to the queue {queue}: {reason}",
+                number=number,
+                queue=printable(runner.queue),
+                reason=reason,
+            )
 
     def expire(self) -> None:
         """
-        Have no more patience.
+        Expire the deadline now.
         """
         self._hurried = True
         if self._waiting is not None:
@@ -426,14 +721,19 @@ class ConsumerDrain:
             left = 0.0
         return max(left if most is None else min(left, most), 0.0)
 
-    async def _wait(self, step: Deferred[Any], seconds: float) -> None:
+    async def _wait(self, step: Deferred[Any], seconds: float) -> bool:
         """
-        Wait for a step, as long as patience lasts.
+        Wait for a step until the deadline.
+
+        :returns: whether it has ended.
         """
         self._waiting = step.addTimeout(seconds, self._reactor)
         try:
             await step
-        except (AMQPError, CancelledError, TimeoutError):
-            pass  # what it was for has ended already, or will not
+        except (CancelledError, TimeoutError):
+            return False
+        except AMQPError:
+            return True  # what it was for has ended already
         finally:
             self._waiting = None
+        return True

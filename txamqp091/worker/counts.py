@@ -1,29 +1,27 @@
-# -*- test-case-name: txamqp091.test.unit.worker.test_handler_runner -*-
+# -*- test-case-name: txamqp091.test.unit.worker.test_counts -*-
 """
-What became of messages: the words for it, the counts, and how long it took.
+Counts and durations of handled messages.
 """
 
 from __future__ import annotations
 
-__all__ = ["Histogram", "MessageOutcome", "Counts", "identity", "message_id_of"]
+__all__ = ["Counts", "Histogram", "MessageOutcome"]
 
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 
-from txamqp091.errors import UndecodableProperty, printable
-from txamqp091.message import Delivery
-
 
 class MessageOutcome(Enum):
     """
-    What became of one message.
+    How one message was settled.
     """
 
     ACKNOWLEDGED = "ack"
     REQUEUED = "requeue"
     REJECTED = "reject"
+    DISCARDED = "drop"
     SETTLED = "settled"
     STALE = "stale"
     UNFINISHED = "unfinished"
@@ -34,18 +32,22 @@ class MessageOutcome(Enum):
 @dataclass
 class Counts:
     """
-    What became of the messages.
+    How many messages were settled in which way.
 
     :ivar acknowledged: the handler succeeded.
-    :ivar requeued: it failed, and the message went back to its queue.
-    :ivar rejected: it failed, and the message was dropped, or went to the dead
-        letters.
-    :ivar settled: the handler has answered for the message itself.
-    :ivar stale: the handler ended after the channel had, so that there was nobody to
-        tell: the broker delivers the message again.
-    :ivar unfinished: the handler was given up, and the message went back.
-    :ivar retried: it failed, and the message will come again after a delay.
-    :ivar parked: it failed for the last time, and the message is in the parking queue.
+    :ivar requeued: the message went back to its queue.
+    :ivar rejected: the handler failed, and the message went to the dead-letter exchange
+        of its queue.
+    :ivar settled: the handler has settled the message itself.
+    :ivar stale: the handler ended after its channel had: the broker delivers the
+        message again.
+    :ivar unfinished: the handler did not end before the shutdown deadline, and the
+        message went back.
+    :ivar retried: the handler failed, and the message is retried after a delay.
+    :ivar dead_lettered: the handler failed for the last time, and the message is in the
+        dead-letter queue.
+    :ivar discarded: the handler failed, and the message was discarded, as the policy
+        says.
     """
 
     acknowledged: int = 0
@@ -56,10 +58,11 @@ class Counts:
     unfinished: int = 0
     retried: int = 0
     dead_lettered: int = 0
+    discarded: int = 0
 
     def count(self, outcome: MessageOutcome) -> None:
         """
-        One more.
+        Count one more message.
         """
         name = outcome.name.lower()
         setattr(self, name, getattr(self, name) + 1)
@@ -75,25 +78,28 @@ class Counts:
     def __str__(self) -> str:
         counts = [f"{self.acknowledged} acknowledged", f"{self.requeued} requeued"]
         if self.retried:
-            counts.append(f"{self.retried} to be retried")
+            counts.append(f"{self.retried} retried")
         counts.append(f"{self.rejected} rejected")
         if self.dead_lettered:
-            counts.append(f"{self.dead_lettered} parked")
+            counts.append(f"{self.dead_lettered} dead-lettered")
+        if self.discarded:
+            counts.append(f"{self.discarded} discarded")
         if self.settled:
-            counts.append(f"{self.settled} answered by the handler itself")
+            counts.append(f"{self.settled} settled by the handler")
         if self.stale:
-            counts.append(f"{self.stale} done but not acknowledged in time")
+            counts.append(f"{self.stale} handled but not acknowledged in time")
         counts.append(f"{self.unfinished} unfinished")
         return ", ".join(counts)
 
 
 class Histogram:
     """
-    How long things take, by classes: what a histogram is made of.
+    Durations by buckets.
 
-    :ivar bounds: up to how many seconds each class reaches; one more is for the rest.
-    :ivar counts: how many were in each class.
-    :ivar total: how many seconds all of them took.
+    :ivar bounds: the upper bound of each bucket, in seconds; one more bucket is for the
+        rest.
+    :ivar counts: how many durations each bucket has.
+    :ivar total: the sum of all durations, in seconds.
     """
 
     def __init__(self, bounds: Sequence[float]) -> None:
@@ -103,32 +109,7 @@ class Histogram:
 
     def add(self, seconds: float) -> None:
         """
-        One took so long.
+        Add a duration.
         """
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
-
-
-def message_id_of(delivery: Delivery) -> str | None:
-    """
-    Its message-id, if it can be read.
-    """
-    try:
-        return delivery.properties.message_id
-    except UndecodableProperty:
-        return None
-
-
-def identity(delivery: Delivery) -> str:
-    """
-    Which message it is, for a log.  Of what is in it, nothing.
-    """
-    try:
-        message_id = repr(delivery.properties.message_id)
-    except UndecodableProperty:
-        message_id = "unreadable"
-    return (
-        f"delivery tag {delivery.delivery_tag}, message-id {printable(message_id)}, "
-        f"exchange {printable(repr(delivery.exchange))}, "
-        f"routing key {printable(repr(delivery.routing_key))}"
-    )

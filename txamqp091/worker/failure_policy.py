@@ -1,27 +1,29 @@
 # -*- test-case-name: txamqp091.test.unit.worker.test_failure_policy -*-
 """
-Decides how a message is settled after its handler ended.
+Decides how a message is settled after its handler failed.
 
-The exceptions are for handlers to raise.  `FailurePolicy` is the policy of a consumer,
+Handlers may raise the exceptions below.  `FailurePolicy` is the policy of a consumer,
 and `FailurePolicy.decide` applies it to one failure of one message.
 `txamqp091.worker.handler_runner.HandlerRunner` carries the decision out.
+
+A message is *dead* when it is not to be tried again.  `Dead` says what happens then.
 """
 
 from __future__ import annotations
 
 __all__ = [
     "Action",
+    "Dead",
     "Decision",
+    "FailurePolicy",
     "Halt",
     "HandlerTimeout",
     "OnError",
     "OnRefused",
-    "FailurePolicy",
     "Reject",
     "Requeue",
     "Retry",
     "TooManyDeliveries",
-    "delivery_count",
     "retry_count",
 ]
 
@@ -30,13 +32,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from txamqp091.errors import ContentTooLarge, UndecodableProperty
+from txamqp091.errors import UndecodableProperty
 
 #: The header that counts how often a message went through a delay queue.
 RETRY_COUNT = "x-retry-count"
-
-#: The header in which quorum queues count the deliveries that failed.
-DELIVERY_COUNT = "x-delivery-count"
 
 
 # -- what a handler may raise ----------------------------------------------------
@@ -44,32 +43,32 @@ DELIVERY_COUNT = "x-delivery-count"
 
 class Reject(Exception):
     """
-    Raised by a handler: nothing will ever come of this message.  It is parked, or
-    goes to the dead letters, at once.
+    Raised by a handler: the message is dead at once.  It goes to the dead-letter queue,
+    or to the dead-letter exchange of its queue.
     """
 
 
 class Requeue(Exception):
     """
-    Raised by a handler: not now.  The message goes back to its queue, to be delivered
-    again soon, to whichever consumer.  A quorum queue counts that towards its delivery
-    limit; a classic queue counts nothing, and may deliver it again and again.
+    Raised by a handler: the message goes back to its queue, and the broker delivers it
+    again soon, to any consumer.  A quorum queue counts that towards its delivery limit;
+    a classic queue counts nothing, and may deliver the message again and again.
     """
 
 
 class Retry(Exception):
     """
-    Raised by a handler: try again after the consumer's next delay, whatever its
-    ``on_error`` is.
+    Raised by a handler: the consumer retries the message after its next delay, whatever
+    ``on_error`` says.
     """
 
 
 class Halt(Exception):
     """
-    Raised by a handler: end the daemon.  The message goes back to its queue.
+    Raised by a handler: the daemon ends.  The message goes back to its queue.
 
-    :ivar done: whether the message was dealt with, so that it is acknowledged instead.
-    :ivar status: what the process is to exit with; None for the daemon's own choice.
+    :ivar done: whether the message was handled.  It is acknowledged then.
+    :ivar status: the exit status of the process; None for the daemon's own choice.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class Halt(Exception):
 
 class HandlerTimeout(Exception):
     """
-    A handler took longer than its consumer allows.
+    A handler took longer than ``timeout`` allows.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -95,8 +94,8 @@ class HandlerTimeout(Exception):
 
 class TooManyDeliveries(Exception):
     """
-    A message was delivered again and again, and nobody answered for it: it ends those
-    who try.
+    A message was delivered as often as ``max_deliveries`` allows and was never settled:
+    it probably ends the processes that handle it.
     """
 
     def __init__(self, count: int) -> None:
@@ -104,7 +103,7 @@ class TooManyDeliveries(Exception):
         self.count = count
 
     def __str__(self) -> str:
-        return f"it was delivered {self.count} times before, without an answer"
+        return f"it was delivered {self.count} times before, and never settled"
 
 
 # -- the decision ----------------------------------------------------------------
@@ -112,28 +111,31 @@ class TooManyDeliveries(Exception):
 
 class Action(Enum):
     """
-    What is done with a message.
+    How a message is settled.
     """
 
     ACK = "ack"
-    #: To the dead letters of its queue, if there are any; ``basic.reject``.
+    #: ``basic.reject`` without requeue: the dead-letter exchange of its queue takes it,
+    #: or it is discarded.
     REJECT = "reject"
-    #: Back to its queue, as a failure; ``basic.reject``.
+    #: ``basic.reject`` with requeue, which quorum queues count as a failure.
     REQUEUE = "requeue"
-    #: Back to its queue, as no fault of the message; ``basic.nack``.
+    #: ``basic.nack`` with requeue, which RabbitMQ 4.3 does not count as a failure.
     HAND_BACK = "hand back"
-    #: To a delay queue; or ``basic.reject`` where the broker itself delays.
+    #: The message stays here, unsettled, and the handler is called again later.
+    HOLD = "hold"
+    #: To a delay queue; or ``basic.reject`` where the queue itself delays.
     RETRY = "retry"
-    #: To the parking queue, with the error in its headers.
-    DEAD_LETTER = "park"
+    #: To the dead-letter queue, with the error in its headers.
+    DEAD_LETTER = "dead-letter"
 
 
 @dataclass(frozen=True)
 class Decision:
     """
-    What is done with one message.
+    How one message is settled.
 
-    :ivar delay: for `Action.RETRY`, how many seconds it is to wait.
+    :ivar delay: for `Action.RETRY` and `Action.HOLD`, how many seconds it waits.
     :ivar halt: whether the daemon ends.
     """
 
@@ -147,87 +149,123 @@ class OnError(Enum):
     What an exception of a handler means, if it is none of those above.
     """
 
-    #: The first time the message goes back to its queue, the second time it is dead.
+    #: The handler is called a second time, a little later; then the message is dead.
     ONCE_MORE = "once-more"
-    #: It is tried again after growing delays, so many times, and then it is dead.
+    #: The message is retried after growing delays, so many times; then it is dead.
     RETRY = "retry"
-    #: It is dead at once.
+    #: The message is dead at once.
     REJECT = "reject"
-    #: It goes back, and the daemon ends.
+    #: The message is discarded at once.
+    DROP = "drop"
+    #: The message goes back to its queue, and the daemon ends.
+    HALT = "halt"
+
+
+class Dead(Enum):
+    """
+    What happens to a dead message.
+    """
+
+    #: It is published to the dead-letter queue, with the error in its headers.
+    QUEUE = "dead-letter queue"
+    #: It is rejected: its queue has a dead-letter exchange.
+    EXCHANGE = "dead-letter exchange"
+    #: It is rejected, and so discarded unless its queue has a dead-letter exchange.
+    DROP = "drop"
+    #: It is kept: the handler is called again and again, with growing delays, until
+    #: somebody stops the consumer.  What a handler itself says `Reject` to is rejected.
+    KEEP = "keep"
+    #: It goes back to its queue, and the daemon ends.
     HALT = "halt"
 
 
 class OnRefused(Enum):
     """
-    What it means that the broker does not let a consumer consume, and will not until
-    somebody changes something.
+    What it means that the broker refuses a consumer, and will refuse it until somebody
+    changes the configuration.
     """
 
-    #: The daemon ends if the consumer has never consumed; later on it waits.
+    #: The consumer ends if it has never consumed; later it waits.
     END_AT_START = "end-at-start"
-    #: The daemon ends.
+    #: The consumer ends.
     END = "end"
-    #: It is not ready, and tries again and again.
+    #: The consumer is not ready, and subscribes again and again.
     WAIT = "wait"
+
+
+#: How many seconds a dead message without a place waits, at the least and at the most,
+#: before its handler is called again.
+_KEPT_DELAYS = (5.0, 300.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FailurePolicy:
     """
-    What a consumer does with its messages.
+    How a consumer settles messages whose handler failed.
 
     :ivar on_error: what an exception means.
     :ivar attempts: how often a message is tried, with `OnError.RETRY`.
-    :ivar delays: how many seconds it waits before the second try, the third...; the
-        last one counts for all that follow.
-    :ivar parks: whether there is a parking queue.  Else what is dead is rejected.
+    :ivar delays: how many seconds a message waits before the second attempt, the
+        third...; the last one counts for all that follow.
+    :ivar pause: how many seconds a message waits before its second attempt, with
+        `OnError.ONCE_MORE`.
+    :ivar on_dead: what happens to a dead message.
     :ivar max_deliveries: how many deliveries without an answer make a message dead,
-        before the handler sees it; 0 is no limit.  Only quorum queues count them.
+        before the handler is called; 0 is no limit.  Only quorum queues count them.
     """
 
     on_error: OnError = OnError.ONCE_MORE
     attempts: int = 1
     delays: tuple[float, ...] = ()
-    parks: bool = False
+    pause: float = 5.0
+    on_dead: Dead = Dead.KEEP
     max_deliveries: int = 0
 
-    def decide(
-        self,
-        error: BaseException | None,
-        tries: int,
-        redelivered: bool,
-    ) -> Decision:
+    def decide(self, error: BaseException, tries: int, attempt: int = 1) -> Decision:
         """
-        What is to be done.
+        Decide how to settle a message.
 
-        :param error: what the handler failed with; None if it succeeded.
-        :param tries: how often the message has been tried, this one included.
-        :param redelivered: whether the broker says that it was delivered before.
+        :param error: what the handler failed with.
+        :param tries: how often the message was tried, this attempt included, as the
+            broker and the headers count.
+        :param attempt: the number of this attempt since the message was delivered.
         """
-        if error is None:
-            return Decision(Action.ACK)
         if isinstance(error, Halt):
-            action = Action.ACK if error.done else Action.HAND_BACK
-            return Decision(action, halt=True)
-        # What cannot be read now will not be readable later; and whatever is sent on
-        # would have to be read first.
-        if isinstance(error, UndecodableProperty | ContentTooLarge):
-            return Decision(Action.REJECT)
+            return Decision(Action.ACK if error.done else Action.HAND_BACK, halt=True)
         if isinstance(error, Requeue):
             return Decision(Action.REQUEUE)
-        if isinstance(error, Reject | TooManyDeliveries):
-            return self._dead()
+        # What cannot be decoded now cannot be decoded later.
+        if isinstance(error, Reject | TooManyDeliveries | UndecodableProperty):
+            return self.dead(attempt, rejected=isinstance(error, Reject))
         if isinstance(error, Retry) and self.delays:
-            return self._again(tries)
+            return self._retry(tries, attempt)
         match self.on_error:
             case OnError.RETRY:
-                return self._again(tries)
+                return self._retry(tries, attempt)
             case OnError.REJECT:
-                return self._dead()
+                return self.dead(attempt)
+            case OnError.DROP:
+                return Decision(Action.REJECT)
             case OnError.HALT:
                 return Decision(Action.HAND_BACK, halt=True)
+            case _ if attempt == 1:
+                return Decision(Action.HOLD, delay=self.pause)
             case _:
-                return self._dead() if redelivered else Decision(Action.REQUEUE)
+                return self.dead(attempt)
+
+    def is_suspect(self, deliveries: int) -> bool:
+        """
+        Whether a message was delivered so often without an answer that its handler is
+        to run alone, since it may end the process.
+        """
+        return bool(self.max_deliveries) and 2 * deliveries >= self.max_deliveries
+
+    def is_used_up(self, deliveries: int) -> bool:
+        """
+        Whether a message was delivered so often without an answer that it is dead.
+        """
+        # It has run alone at least once: others are not counted out for it.
+        return bool(self.max_deliveries) and deliveries >= max(self.max_deliveries, 2)
 
     def delay(self, tries: int) -> float:
         """
@@ -237,32 +275,47 @@ class FailurePolicy:
             return 0.0
         return self.delays[min(tries, len(self.delays)) - 1]
 
-    def _again(self, tries: int) -> Decision:
+    def _retry(self, tries: int, attempt: int) -> Decision:
         if tries >= self.attempts:
-            return self._dead()
+            return self.dead(attempt)
         return Decision(Action.RETRY, delay=self.delay(tries))
 
-    def _dead(self) -> Decision:
-        return Decision(Action.DEAD_LETTER if self.parks else Action.REJECT)
+    @property
+    def discards(self) -> bool:
+        """
+        Whether dead messages are discarded.
+        """
+        return self.on_error is OnError.DROP or self.on_dead is Dead.DROP
+
+    def dead(self, attempt: int, rejected: bool = False) -> Decision:
+        """
+        Decide how to settle a dead message.
+
+        :param attempt: see `decide`.
+        :param rejected: whether the handler has raised `Reject`.
+        """
+        if self.discards:
+            return Decision(Action.REJECT)
+        match self.on_dead:
+            case Dead.QUEUE:
+                return Decision(Action.DEAD_LETTER)
+            case Dead.HALT:
+                return Decision(Action.HAND_BACK, halt=True)
+            case Dead.KEEP if not rejected:
+                least, most = _KEPT_DELAYS
+                return Decision(
+                    Action.HOLD, delay=min(least * 2 ** min(attempt - 1, 10), most)
+                )
+            case _:
+                return Decision(Action.REJECT)
 
 
 def retry_count(headers: Mapping[str, Any]) -> int:
     """
-    How often a message has been sent through a delay queue.
+    How often a message was sent through a delay queue.
     """
-    return _count(headers, RETRY_COUNT)
-
-
-def delivery_count(headers: Mapping[str, Any]) -> int:
-    """
-    How often a quorum queue has delivered a message in vain; 0 on other queues.
-    """
-    return _count(headers, DELIVERY_COUNT)
-
-
-def _count(headers: Mapping[str, Any], name: str) -> int:
-    # Anybody may have written it.
-    count = headers.get(name)
+    # Any publisher may have written it.
+    count = headers.get(RETRY_COUNT)
     if isinstance(count, bool) or not isinstance(count, int):
         return 0
     return max(count, 0)

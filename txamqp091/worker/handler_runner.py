@@ -1,15 +1,22 @@
 # -*- test-case-name: txamqp091.test.unit.worker.test_handler_runner -*-
 """
-Handlers at work: one message each, so many at a time, and answered for.
+Runs a handler for each delivery, and settles the delivery: `HandlerRunner`.
 
-Theory.  A delivery waits in a lane until there is room (and until the one before it
-with its key is done), then its handler runs, then it is answered for: what the answer
-is, `txamqp091.worker.failure_policy` decides.  An answer may take time too, when the
-message is published somewhere else first.  A lane is free again when the handler has
-ended and the answer was given, whichever comes last: a handler that ran into its time
-limit, and does not let itself be cancelled, keeps its lane.
+Theory.  A delivery waits until a slot is free (and until the delivery before it with
+the same key is settled), then its handler runs, then the delivery is settled as
+`txamqp091.worker.failure_policy` decides.  The slot is free again when the handler has
+ended.  Three things may keep a delivery unsettled longer: the handler is to be called
+again after a pause; the message is published to another queue first; or publishing it
+fails, and is tried again.  Such a delivery is *held*: it takes room in the prefetch
+window, and keeps its key, but no slot.
 
-Where the messages come from is in `txamqp091.worker.consumer_service`.
+A delivery whose channel has ended is *stale*: the broker delivers the message again.
+No handler is called for a stale delivery.
+
+A message that was often delivered and never settled is a *suspect*: it may end the
+process.  Its handler runs while no other handler runs.
+
+`txamqp091.worker.consumer_service` passes the deliveries in.
 """
 
 from __future__ import annotations
@@ -17,8 +24,10 @@ from __future__ import annotations
 __all__ = ["HandlerOptions", "HandlerRunner", "Republish"]
 
 import inspect
-from collections.abc import Callable, Hashable
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
+from functools import partial
 from types import CoroutineType
 from typing import Any
 
@@ -27,41 +36,59 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
+from txamqp091._threads import ThreadRunner
 from txamqp091.consumer import Handler
-from txamqp091.errors import LocalProtocolError, UndecodableProperty, printable
-from txamqp091.message import Delivery, Message
-from txamqp091.worker.counts import (
-    Counts,
-    Histogram,
-    MessageOutcome,
-    identity,
-    message_id_of,
+from txamqp091.errors import (
+    LocalProtocolError,
+    NotFound,
+    Returned,
+    UndecodableProperty,
+    printable,
 )
+from txamqp091.message import Delivery, Message
+from txamqp091.worker.asyncio_handlers import (
+    ADVICE,
+    event_loop,
+    needs_asyncio,
+    run_coroutine,
+)
+from txamqp091.worker.counts import Counts, Histogram, MessageOutcome
 from txamqp091.worker.failure_policy import (
     Action,
+    Dead,
     Decision,
     FailurePolicy,
     Halt,
     HandlerTimeout,
+    OnError,
     Reject,
     Requeue,
     Retry,
     TooManyDeliveries,
-    delivery_count,
-    retry_count,
 )
 from txamqp091.worker.keyed_queue import KeyedQueue
-from txamqp091.worker.retry_queues import RetryQueues
+from txamqp091.worker.message_context import current, delivery_fields, identity
+from txamqp091.worker.retry_queues import RetryQueues, error_text
 
 _log = Logger(namespace="txamqp091.worker")
 
-#: How many seconds a message is held that could not be sent on, before it goes back
-#: to its queue: or it would be delivered, and fail, as fast as the network allows.
-_BRAKE = 5.0
+#: After how many seconds a failed message that cannot be published is published again,
+#: at the least and at the most.
+_SEND_AGAIN = (5.0, 60.0)
 
-# What handlers raise in order to say something: no traceback is needed to see it.
+#: How many seconds a failed message that cannot be published is held, before it goes
+#: back to its queue.
+_HELD_MAX = 600.0
+
+#: How many tracebacks are logged in a second; of other failures there is one line.
+_TRACEBACKS = 10
+
+#: The exit status of a daemon whose handler needs another reactor: its configuration is
+#: wrong.
+_EX_CONFIG = 78
+
+# Handlers raise these in order to say something: no traceback is needed.
 _SAID = (Reject, Requeue, Retry, Halt)
-
 
 #: Publishes a message, and fires when the broker has confirmed it.
 Republish = Callable[[Message], Deferred[None]]
@@ -70,19 +97,22 @@ Republish = Callable[[Message], Deferred[None]]
 @dataclass(frozen=True, kw_only=True)
 class HandlerOptions:
     """
-    How a consumer's messages are worked on.
+    How a consumer's messages are handled.
 
     :ivar consumer: what logs and headers call the consumer.
-    :ivar policy: what becomes of a message.
+    :ivar policy: how a message is settled whose handler failed.
     :ivar retry_queues: the delay queues and the dead-letter queue.
-    :ivar concurrency: how many handlers may run at a time; 0 is no limit.
-    :ivar order_by: ``"routing-key"`` or ``"header:NAME"``: messages that have the same
-        are worked on one after another.  "" for all at once.
+    :ivar concurrency: how many handlers may run at the same time; 0 is no limit.
+    :ivar order_by: ``"routing-key"`` or ``"header:NAME"``: messages with the same value
+        are handled one after another.  "" is no order.
     :ivar timeout: how many seconds a handler has; 0 is no limit.
     :ivar log_messages: whether successes are logged too.
-    :ivar stream: whether the queue is a stream.  It takes nothing back, and RabbitMQ 3
-        closes the connection for the attempt: what is rejected is acknowledged, and
-        what would go back stays unanswered, so that it comes again after a reconnect.
+    :ivar stream: whether the queue is a stream.  A stream takes nothing back, and
+        RabbitMQ 3 closes the connection for the attempt: what is rejected is
+        acknowledged, and what would go back stays unsettled, so that it comes again
+        after a reconnect.
+    :ivar consumer_timeout: RabbitMQ's ``consumer_timeout``, in seconds: the service
+        warns when half of it has passed and a delivery is not settled.  0 is never.
     """
 
     consumer: str = ""
@@ -93,40 +123,94 @@ class HandlerOptions:
     timeout: float = 0.0
     log_messages: bool = False
     stream: bool = False
+    consumer_timeout: float = 1800.0
+
+    def __post_init__(self) -> None:
+        queues, policy = self.retry_queues, self.policy
+        if policy.on_dead is Dead.QUEUE and not (queues and queues.dead_letter_queue):
+            raise ValueError(
+                "the policy sends dead messages to a dead-letter queue, and there is "
+                "none: retry_queues has to name it"
+            )
+        if queues is None and (policy.delays or policy.on_error is OnError.RETRY):
+            raise ValueError("the policy retries, and there are no retry_queues")
 
 
 class _Run:
     """
-    One delivery, from when it came to when all is done.
+    One delivery, from its arrival until it is settled and its handler has ended.
 
-    :ivar holds: why its lane is not free: the handler, and the answer.
+    :ivar attempt: how often its handler was called.
+    :ivar running: whether its handler runs.
+    :ivar answered: whether it is known how to settle it, for this attempt.
+    :ivar held: whether it is not settled though its handler has ended.
+    :ivar abandoned: whether the message was handed back, whatever its handler says.
+    :ivar finished: whether nothing is left to do.
+    :ivar refused: why its handler is not to be called.
+    :ivar late: the failure of a handler that took too long.
+    :ivar pause: after how many seconds the handler is called again.
+    :ivar call: what is to happen to it later.
+    :ivar failure: what the handler failed with.
+    :ivar message: what is published, and how it is settled then: the outcome, and words
+        for the log.
     """
 
-    # Most of it stays as it is: each has its own only of what changes.
+    # Most of it stays as it is: each instance has only what changes.
     key: Hashable | None = None
+    suspect = False
+    received = 0.0
     started = 0.0
-    holds = 1
+    attempt = 0
+    running = False
     answered = False
+    held = False
     abandoned = False
     finished = False
+    warned = False
+    refused: Failure | None = None
+    late: Failure | None = None
+    pause: float | None = None
+    call: IDelayedCall | None = None
     result: Deferred[Any] | None = None
     timer: IDelayedCall | None = None
-    brake: IDelayedCall | None = None
     ended: Deferred[None] | None = None
+    failure: Failure | None = None
+    message: Message | None = None
+    plain = False
+    outcome = MessageOutcome.RETRIED
+    words = ""
+    sends = 0
+    restores = 0
+    failed_at = 0.0
 
-    def __init__(self, delivery: Delivery) -> None:
+    def __init__(self, delivery: Delivery, runner: HandlerRunner) -> None:
         self.delivery = delivery
+        self._runner = runner
+
+    # See `txamqp091.worker.message_context.Handled`.
+
+    @property
+    def queue(self) -> str:
+        return self._runner.queue
+
+    @property
+    def consumer(self) -> str:
+        return self._runner.options.consumer or self._runner.queue
 
 
 class HandlerRunner:
     """
-    Runs a handler for each delivery, and answers for it as the policy says.  A handler
-    that answers itself is respected.
+    Runs a handler for each delivery, and settles the delivery as the policy says.  A
+    delivery that the handler has settled itself is left alone.
 
-    :ivar options: how it is done.
-    :ivar counts: the answers so far.
+    :ivar options: how messages are handled.
+    :ivar queue: the queue.
+    :ivar counts: how messages were settled so far.
     :ivar broker_delays: whether the queue itself delays what is rejected, so that no
         delay queue is needed.
+    :ivar closing: whether no delivery is to be held any more: a failed message whose
+        handler is to be called again later goes back to its queue.
+    :ivar problem: why failed messages cannot be published; "" if they can.
     """
 
     def __init__(
@@ -137,237 +221,534 @@ class HandlerRunner:
         options: HandlerOptions | None = None,
         *,
         republish: Republish | None = None,
-        cancels: bool = True,
+        restore: Callable[[], Deferred[Any]] | None = None,
+        threads: ThreadRunner | None = None,
         histogram: Histogram | None = None,
         halted: Callable[[Halt], object] | None = None,
+        held: Callable[[], object] | None = None,
     ) -> None:
         """
-        :param queue: what logs call the queue.
-        :param republish: publishes what is to be retried or parked.
-        :param cancels: whether cancelling a handler's Deferred ends the handler; if
-            not (it runs in a thread), nobody tries.
-        :param histogram: measures how long handlers take, with the answer.
+        :param clock: the reactor.
+        :param republish: publishes what is retried or dead-lettered.
+        :param restore: declares the delay queues and the dead-letter queue again.
+        :param threads: where to call the handler; by default, in the reactor's thread.
+        :param histogram: measures how long handlers take, settling included.
         :param halted: called when the policy says that the daemon is to end.
+        :param held: called whenever one more delivery is held.
         """
         self.options = HandlerOptions() if options is None else options
+        self.queue = queue
         self.counts = Counts()
         self.broker_delays = False
+        self.closing = False
+        self.problem = ""
         self._handler = handler
-        self._queue = queue
         self._clock = clock
+        self._loop = event_loop(clock)
         self._republish = republish
-        self._cancels = cancels
+        self._restore = restore
+        self._threads = threads
         self._histogram = histogram
         self._halted = halted
-        self._waiting: KeyedQueue[_Run] = KeyedQueue(self.options.concurrency)
+        self._on_held = held
+        self._slots: KeyedQueue[_Run] = KeyedQueue(0)
+        self._limit_slots()
+        # Those that wait to run alone; the first one may be running.
+        self._suspects: deque[_Run] = deque()
         self._pumping = False
         self._running: dict[_Run, None] = {}
+        self._held: dict[_Run, None] = {}
         self._idle: list[Deferred[None]] = []
-        self._moved = clock.seconds()
+        self._settled: list[Deferred[None]] = []
+        # When a delivery was settled last, or came first since all were settled.
+        self._since: float | None = None
         self._last: float | None = None
+        self._tracebacks = (0.0, 0)
+
+    # -- how it is -------------------------------------------------------------------
 
     @property
     def running(self) -> int:
         """
-        How many handlers have begun and not ended, or wait for their answer to be
-        given.
+        How many handlers run.
         """
         return len(self._running)
 
     @property
     def waiting(self) -> int:
         """
-        How many deliveries no handler has begun with.
+        How many deliveries wait for their handler to be called the first time.
         """
-        return len(self._waiting)
+        waiting = len(self._slots) + len(self._suspects)
+        return waiting - bool(self._suspects and self._suspects[0].running)
+
+    @property
+    def held(self) -> int:
+        """
+        How many deliveries are not settled though their handler has ended.
+        """
+        return len(self._held)
+
+    @property
+    def unsettled(self) -> int:
+        """
+        How many deliveries are here, and not settled.
+        """
+        return len({*self._running, *self._held}) + self.waiting
 
     def idle_seconds(self) -> float:
         """
-        For how long no handler has begun or ended though there is work to do; 0 if
-        there is none.
+        For how many seconds no delivery was settled though there is one; 0 if there is
+        none.
         """
-        if not self._running:
+        if self._since is None or not self.unsettled:
             return 0.0
-        return self._clock.seconds() - self._moved
+        return self._clock.seconds() - self._since
+
+    def oldest(self) -> float | None:
+        """
+        When the oldest delivery came that is not settled; None if there is none.
+        """
+        return min((each.received for each in self._all()), default=None)
+
+    def _all(self) -> list[_Run]:
+        waiting = self._slots.items()
+        return [*self._running, *self._held, *waiting, *self._suspects]
 
     def seconds_since_last(self) -> float | None:
         """
-        How many seconds ago the last handler has begun; None if none has.
+        How many seconds ago the last handler was called; None if none was.
         """
         return None if self._last is None else self._clock.seconds() - self._last
 
     def change(self, options: HandlerOptions) -> None:
         """
-        Go on in another way, from the next message on.
+        Use other options, from the next message on.
         """
         self.options = options
-        self._waiting.limit = options.concurrency
+        self._limit_slots()
         self._pump()
+
+    def _limit_slots(self) -> None:
+        limit = self.options.concurrency
+        if self._threads is not None:
+            # A message that waits for a thread would wait here, too.
+            limit = min(limit or self._threads.size, self._threads.size)
+        self._slots.limit = limit
 
     # -- from delivery to handler ----------------------------------------------------
 
     def take(self, delivery: Delivery) -> Deferred[None] | None:
         """
-        Work on a delivery, now or when it is its turn.
+        Handle a delivery, now or when it is its turn.
 
-        :returns: fires with None when its handler has ended, well or not, and it was
-            answered for; it does not fail.  None, if that is so already.
+        :returns: fires with None when its handler has ended, well or not, and it is
+            settled; it does not fail.  None, if that is so already.
         """
-        run = _Run(delivery)
-        try:
-            if self.options.order_by:
-                run.key = self._key(delivery)
-            if delivery.redelivered:
-                self._check_count(delivery)
-        except (UndecodableProperty, TooManyDeliveries):
-            # No handler is to see it; but it passes as one that failed at once.
-            run.key = None
-            self._waiting.taken += 1
-            self._begin(run)
-            self._finish(run, Failure())
+        run = _Run(delivery, self)
+        if delivery.redelivered or self.options.order_by:
+            self._sort(run)
+        elif not self._suspects and self._slots.enter():
+            self._start(run)
         else:
-            if run.key is None and self._waiting.enter():
-                self._start(run)
-            else:
-                self._waiting.put(run, run.key)
-                self._pump()
+            self._queue(run)
         if run.finished:
             return None
         run.ended = Deferred(lambda _: None)
         return run.ended
 
+    def _sort(self, run: _Run) -> None:
+        """
+        Handle a delivery that may have a key, or be a suspect.
+        """
+        try:
+            if self.options.order_by:
+                run.key = self._key(run.delivery)
+            if run.delivery.redelivered and self.options.policy.max_deliveries:
+                self._check_deliveries(run)
+        except (UndecodableProperty, TooManyDeliveries):
+            run.key = None
+            run.received = self._clock.seconds()
+            self._refuse(run, Failure())
+            return
+        if run.suspect:
+            run.received = self._clock.seconds()
+            self._suspects.append(run)
+            self._pump()
+        elif run.key is None and not self._suspects and self._slots.enter():
+            self._start(run)
+        else:
+            self._queue(run)
+
     def _key(self, delivery: Delivery) -> Hashable | None:
         order = self.options.order_by
         if order == "routing-key":
-            # It keeps its own on its way through delay queues.
+            # A message keeps it on its way through delay queues.
             return delivery.routing_key
         key = delivery.headers.get(order.removeprefix("header:"))
-        # Only what can be compared can be the same.
         return key if isinstance(key, str | bytes | int) else None
 
-    def _check_count(self, delivery: Delivery) -> None:
-        most = self.options.policy.max_deliveries
-        if most:
-            count = delivery_count(delivery.headers)
-            if count >= most:
-                raise TooManyDeliveries(count)
+    def _check_deliveries(self, run: _Run) -> None:
+        policy = self.options.policy
+        count = self.failed_deliveries(run.delivery)
+        if policy.is_used_up(count):
+            raise TooManyDeliveries(count)
+        if policy.is_suspect(count):
+            run.suspect, run.key = True, None
+
+    def failed_deliveries(self, delivery: Delivery) -> int:
+        """
+        How often a quorum queue has delivered a message that was not settled then; 0 on
+        other queues.
+
+        :raises UndecodableProperty: the headers cannot be decoded.
+        """
+        if not delivery.redelivered:
+            return 0
+        count = delivery.delivery_count or 0
+        if self.broker_delays:
+            # The others are retries.
+            count -= self.options.policy.attempts - 1
+        return max(count, 0)
+
+    def _queue(self, run: _Run) -> None:
+        run.received = self._clock.seconds()
+        if self._since is None:
+            self._since = run.received
+        self._slots.put(run, run.key)
+        self._pump()
 
     def _pump(self) -> None:
+        """
+        Call the handlers of all deliveries whose turn it is.
+        """
         if self._pumping:
             return
         self._pumping = True
         try:
-            while (run := self._waiting.take()) is not None:
-                self._start(run)
+            while (run := self._next()) is not None:
+                if run.delivery.is_stale or run.delivery.settled:
+                    self._free_slot(run)
+                    self._drop(run)
+                else:
+                    self._start(run)
         finally:
             self._pumping = False
 
-    def _begin(self, run: _Run) -> None:
-        self._running[run] = None
-        run.started = self._last = self._moved = self._clock.seconds()
+    def _next(self) -> _Run | None:
+        if not self._suspects:
+            return self._slots.take()
+        run = self._suspects[0]
+        if run.running or self._slots.taken:
+            return None
+        self._slots.taken += 1
+        return run
 
     def _start(self, run: _Run) -> None:
+        if self._threads is not None:
+            self._start_in_thread(run, self._threads)
+            return
         self._begin(run)
+        token = current.set(run)
         try:
             result = self._handler(run.delivery)
-        except (Exception, SystemExit):
-            self._finish(run, Failure())
-            return
+            if result is not None:
+                result = self._awaited(result)
+        except BaseException:
+            result = Failure()
+        finally:
+            current.reset(token)
         if result is None:
-            self._finish(run, None)
-            return
-        if type(result) is CoroutineType or inspect.iscoroutine(result):
-            result = Deferred.fromCoroutine(result)
-        if isinstance(result, Deferred):
-            run.result = result
-            seconds = self.options.timeout
-            if seconds and not result.called:
-                run.timer = self._clock.callLater(seconds, self._late, run, seconds)
-            result.addBoth(self._returned, run)
-        elif hasattr(result, "__await__"):
-            # Nobody would: the message were acknowledged before anything is done.
-            problem = f"a handler returned what Twisted cannot wait for: {type(result)}"
-            self._finish(run, Failure(TypeError(problem)))
+            self._handled(run, None)
+        elif isinstance(result, Deferred):
+            self._wait(run, result)
         else:
-            self._finish(run, None)
+            self._handled(run, result if isinstance(result, Failure) else None)
+
+    def _begin(self, run: _Run) -> None:
+        run.running = True
+        run.answered = False
+        run.attempt += 1
+        self._running[run] = None
+        run.started = self._last = self._clock.seconds()
+        if not run.received:
+            run.received = run.started
+            if self._since is None:
+                self._since = run.started
+
+    def _start_in_thread(self, run: _Run, threads: ThreadRunner) -> None:
+        token = current.set(run)
+        try:
+            result = threads.run(
+                self._handler, run.delivery, partial(self._begin_in_thread, run)
+            )
+        finally:
+            current.reset(token)
+        run.result = result
+        result.addBoth(self._returned, run)
+
+    def _begin_in_thread(self, run: _Run) -> bool:
+        """
+        A thread is free.
+
+        :returns: whether the message is still ours to handle.
+        """
+        if run.abandoned or run.delivery.is_stale or run.delivery.settled:
+            return False
+        self._begin(run)
+        seconds = self.options.timeout
+        if seconds:
+            run.timer = self._clock.callLater(seconds, self._late, run, seconds)
+        return True
+
+    def _awaited(self, result: object) -> object:
+        """
+        A Deferred for what a handler has returned, if there is something to await.
+        """
+        if type(result) is CoroutineType or inspect.iscoroutine(result):
+            if self._loop is not None:
+                return run_coroutine(result, self._loop)
+            return Deferred.fromCoroutine(result)
+        if isinstance(result, Deferred):
+            return result
+        if inspect.isgenerator(result) or inspect.isasyncgen(result):
+            raise TypeError(
+                "the handler returned a generator, whose body did not run: decorate it "
+                "with inlineCallbacks, or make it an async def without yield"
+            )
+        if isinstance(result, Awaitable):
+            return self._awaited(_await(result))
+        return result
+
+    def _wait(self, run: _Run, result: Deferred[Any]) -> None:
+        run.result = result
+        seconds = self.options.timeout
+        if seconds and run.timer is None and not result.called:
+            run.timer = self._clock.callLater(seconds, self._late, run, seconds)
+        result.addBoth(self._returned, run)
 
     def _returned(self, result: object, run: _Run) -> None:
-        self._finish(run, result if isinstance(result, Failure) else None)
+        """
+        The Deferred of a handler has fired.
+        """
+        if not run.running:  # a thread was free, and nothing was to be done there
+            self._free_slot(run)
+            self._drop(run)
+            self._pump()
+            return
+        if result is not None and not isinstance(result, Failure):
+            try:
+                result = self._awaited(result)
+            except BaseException:
+                result = Failure()
+            if isinstance(result, Deferred):
+                self._wait(run, result)
+                return
+        failure = result if isinstance(result, Failure) else None
+        if failure is not None and run.late is not None:
+            failure = run.late
+        self._handled(run, failure)
 
     def _late(self, run: _Run, seconds: float) -> None:
         run.timer = None
-        self._answer(run, Failure(HandlerTimeout(seconds)))
-        if self._cancels and run.result is not None:
-            run.result.cancel()
+        run.late = Failure(HandlerTimeout(seconds))
+        self._cancel(run)
+        if run.running and not run.answered:  # it runs on
+            self._settle(run, run.late)
 
-    def _finish(self, run: _Run, failure: Failure | None) -> None:
+    def _cancel(self, run: _Run) -> None:
+        """
+        Cancel a handler.  One in a thread cannot be cancelled.
+        """
+        if self._threads is None and run.result is not None:
+            try:
+                run.result.cancel()
+            except BaseException:
+                _log.failure("A handler could not be cancelled")
+
+    def _handled(self, run: _Run, failure: Failure | None) -> None:
         """
         The handler has ended.
         """
         if run.timer is not None:
             run.timer.cancel()
             run.timer = None
+        run.running = False
+        del self._running[run]
+        self._free_slot(run)
         if not run.answered:
-            self._answer(run, failure)
+            self._settle(run, failure)
+        elif run.pause is not None and not run.abandoned:
+            self._pause(run, run.pause)
+        if not run.held:
+            self._finish(run)
+        if self._slots.has_ready or self._suspects:
+            self._pump()
+        if not self._running and self._idle:
+            _fire(self._idle)
+
+    def _free_slot(self, run: _Run) -> None:
+        self._slots.free_slot()
+        if run.suspect and self._suspects and self._suspects[0] is run:
+            self._suspects.popleft()
+
+    def _finish(self, run: _Run) -> None:
+        """
+        Nothing is left to do for a delivery.
+        """
+        run.finished = True
+        run.failure = run.late = run.message = None
+        if run.key is not None:
+            self._slots.free_key(run.key)
+        if run.ended is not None and not run.ended.called:
+            run.ended.callback(None)
+
+    def _drop(self, run: _Run) -> None:
+        """
+        Forget a delivery that was not settled: the message is not ours any more.
+        """
+        if run.call is not None:
+            run.call.cancel()
+            run.call = None
+        run.abandoned = True
         self._release(run)
+
+    def _refuse(self, run: _Run, failure: Failure) -> None:
+        """
+        Settle a delivery whose handler is not to be called.
+        """
+        run.refused = failure
+        run.attempt += 1
+        run.started = self._clock.seconds()
+        self._settle(run, failure)
+        if not run.held:
+            self._finish(run)
+
+    # -- held deliveries -------------------------------------------------------------
+
+    def _hold(self, run: _Run) -> None:
+        run.held = True
+        self._held[run] = None
+        if self._on_held is not None:
+            self._on_held()
 
     def _release(self, run: _Run) -> None:
         """
-        One of the things is done that keep its lane.
+        A held delivery is settled.
         """
-        run.holds -= 1
-        if run.holds:
-            return
-        run.finished = True
-        self._moved = self._clock.seconds()
-        del self._running[run]
-        self._waiting.done(run.key)
-        if run.ended is not None and not run.ended.called:
-            run.ended.callback(None)
+        if run.held:
+            run.held = False
+            del self._held[run]
+        if not run.running:
+            self._finish(run)
         self._pump()
-        if not self._running:
-            idle, self._idle = self._idle, []
-            for waiting in idle:
-                waiting.callback(None)
+        if not self._held and self._settled:
+            _fire(self._settled)
 
-    # -- stopping ----------------------------------------------------------------------
+    def _pause(self, run: _Run, seconds: float) -> None:
+        """
+        Call the handler again later.
+        """
+        run.pause = None
+        self._hold(run)
+        run.call = self._clock.callLater(seconds, self._again, run)
 
-    def when_idle(self) -> Deferred[None]:
+    def _again(self, run: _Run) -> None:
+        run.call = None
+        delivery = run.delivery
+        if delivery.is_stale or delivery.settled:
+            self._drop(run)
+            return
+        run.held = False
+        del self._held[run]
+        if run.refused is not None:
+            self._refuse(run, run.refused)
+            return
+        run.result = run.late = None
+        # The handler may want to know.
+        delivery.redelivered = True
+        self._slots.put_first(run, run.key)
+        self._pump()
+
+    def warn_of_timeouts(self, seconds: float, limit: float) -> None:
         """
-        :returns: fires when no handler is running, which may be at once.
+        Warn of deliveries that are not settled for a while, once for each.
+
+        :param seconds: for how long.
+        :param limit: RabbitMQ's ``consumer_timeout``.
         """
-        if not self._running:
-            return succeed(None)
-        waiting: Deferred[None] = Deferred(self._idle.remove)
-        self._idle.append(waiting)
-        return waiting
+        now = self._clock.seconds()
+        late = [
+            each
+            for each in self._all()
+            if now - each.received >= seconds and not each.warned
+        ]
+        for run in late:
+            run.warned = True
+        if not late:
+            return
+        oldest = min(late, key=lambda each: each.received)
+        state = "its handler is running" if oldest.running else "it waits here"
+        _log.warn(
+            "{number} messages from queue {queue} are not settled for {age:.0f} s, the "
+            "oldest: {identity}; {state}.  RabbitMQ ends the consumer after its "
+            "consumer_timeout, which is {limit:g} s here: make the handler faster, set "
+            "a smaller prefetch, or let the broker wait longer",
+            number=len(late),
+            age=now - oldest.received,
+            state=state,
+            limit=limit,
+            **self._details(oldest, MessageOutcome.UNFINISHED),
+        )
+
+    # -- the end of a channel, and of the consumer -----------------------------------
+
+    def drop_stale(self) -> None:
+        """
+        Forget the deliveries whose channel has ended, and whose handler does not run.
+        """
+
+        def is_stale(run: _Run) -> bool:
+            return run.delivery.is_stale and not run.running
+
+        dropped = self._slots.remove(is_stale)
+        dropped += [each for each in self._suspects if is_stale(each)]
+        self._suspects = deque(each for each in self._suspects if not is_stale(each))
+        for run in dropped:
+            run.key = None  # the queue has freed it
+            self._drop(run)
+        for run in list(self._held):
+            if run.call is not None and run.delivery.is_stale:
+                self._drop(run)
 
     def hand_back(self) -> int:
         """
-        Let the deliveries go back to their queue that no handler has begun with.
+        Give back to their queue the deliveries whose handler does not run and which are
+        not being published.
 
         :returns: how many they are.
         """
-        waiting = self._waiting.clear()
+        waiting = self._slots.remove(lambda run: not run.running)
+        waiting += [each for each in self._suspects if not each.running]
+        self._suspects = deque(each for each in self._suspects if each.running)
         for run in waiting:
-            run.finished = True
-            if not run.delivery.settled:
-                self._hand_back(run.delivery)
-            if run.ended is not None and not run.ended.called:
-                run.ended.callback(None)
+            run.key = None
+        waiting += [each for each in self._held if each.call is not None]
+        for run in waiting:
+            self._give_back(run.delivery)
+            self._drop(run)
         return len(waiting)
 
-    def _hand_back(self, delivery: Delivery) -> None:
+    def _give_back(self, delivery: Delivery) -> None:
         """
-        Not a reject: that there is no time for it is no fault of the message.
+        Not a reject: that there is no time for it is no failure of the message.
         """
-        if not self.options.stream:
+        if not (delivery.settled or self._is_stream(delivery)):
             delivery.nack()
 
     def abandon(self) -> None:
         """
-        Give up the handlers that are still running: cancel them, and hand their
-        messages back.
+        Give up the handlers that run: cancel them, and give their messages back.
         """
         self.hand_back()
         running = list(self._running)
@@ -376,191 +757,342 @@ class HandlerRunner:
                 run.timer.cancel()
                 run.timer = None
             delivery = run.delivery
-            if run.answered and delivery.settled:
+            if run.answered and (delivery.settled or run.held):
                 continue  # its handler does not let itself be cancelled
             run.answered = run.abandoned = True
             self._count(run, MessageOutcome.UNFINISHED)
-            if not delivery.settled:
-                self._hand_back(delivery)
+            self._give_back(delivery)
             _log.warn(
                 "Gave up a handler; its message goes back to the queue {queue} "
                 "({identity})",
                 **self._details(run, MessageOutcome.UNFINISHED),
             )
-            if run.brake is not None:
-                run.brake.cancel()
-                self._release(run)
         for run in running:
-            if self._cancels and run.result is not None:
-                run.result.cancel()
+            self._cancel(run)
 
-    # -- the answers -------------------------------------------------------------------
-
-    def _answer(self, run: _Run, failure: Failure | None) -> None:
+    def stop_publishing(self) -> int:
         """
-        Answer for a message, or begin to.
+        Give back the failed messages that are being published.
+
+        :returns: how many they are.
+        """
+        held = list(self._held)
+        for run in held:
+            self._give_back(run.delivery)
+            self.counts.count(MessageOutcome.REQUEUED)
+            self._drop(run)
+        return len(held)
+
+    def when_idle(self) -> Deferred[None]:
+        """
+        :returns: fires when no handler runs, which may be at once.
+        """
+        return _wait_in(self._idle) if self._running else succeed(None)
+
+    def when_settled(self) -> Deferred[None]:
+        """
+        :returns: fires when no delivery is held, which may be at once.
+        """
+        return _wait_in(self._settled) if self._held else succeed(None)
+
+    # -- settling --------------------------------------------------------------------
+
+    def _settle(self, run: _Run, failure: Failure | None) -> None:
+        """
+        Settle a delivery, or begin to.
         """
         run.answered = True
         delivery = run.delivery
         if delivery.settled:
-            self._settled(
-                run, failure, MessageOutcome.SETTLED, "it had been answered for"
-            )
+            self._record(run, failure, MessageOutcome.SETTLED, "it had been settled")
             return
         if delivery.is_stale:
-            problem = "its channel has gone, so it will come again"
-            self._settled(run, failure, MessageOutcome.STALE, problem)
+            words = "its channel has ended, and the broker delivers it again"
+            self._record(run, failure, MessageOutcome.STALE, words)
             if failure is not None and isinstance(failure.value, Halt):
                 self._halt(failure.value)
             return
         if failure is None:
             delivery.ack()
+            now = self._clock.seconds()
+            self._has_settled(now)
             self.counts.acknowledged += 1
             if self._histogram is not None:
-                self._histogram.add(self._clock.seconds() - run.started)
+                self._histogram.add(now - run.started)
             if self.options.log_messages:
                 self._log_success(run, MessageOutcome.ACKNOWLEDGED)
             return
-        decision = self._decide(delivery, failure)
+        error = failure.value
+        assert error is not None
+        if self._loop is None and needs_asyncio(error):
+            error = Halt(f"{ADVICE} ({error_text(error)})", status=_EX_CONFIG)
+        run.failure, run.failed_at = failure, self._clock.seconds()
+        decision = self._decide(run, error)
         self._carry_out(run, failure, decision)
         if decision.halt:
-            self._halt(failure.value)
+            self._halt(error)
 
-    def _decide(self, delivery: Delivery, failure: Failure) -> Decision:
-        error = failure.value
+    def _has_settled(self, now: float) -> None:
+        waits = self._running or self._held or self._slots.has_ready or self._suspects
+        self._since = now if waits else None
+
+    def reconnected(self) -> None:
+        """
+        There is a new connection: what happened on the last one does not count.
+        """
+        self._since = None
+
+    def _decide(self, run: _Run, error: BaseException) -> Decision:
         policy = self.options.policy
-        if self.options.stream and isinstance(error, Requeue | Retry):
-            error = Exception(error)  # as any other, since it cannot go back
+        if isinstance(error, Requeue | Retry) and self._is_stream(run.delivery):
+            error = Exception(error)  # as any other: the message cannot go back
         try:
-            headers = delivery.headers
+            tries = self._tries(run.delivery)
         except UndecodableProperty as undecodable:
-            # There is no telling how often it was tried.
-            if isinstance(error, Halt):
-                return policy.decide(error, 1, delivery.redelivered)
-            return policy.decide(undecodable, 1, delivery.redelivered)
-        tries = 1 + retry_count(headers)
-        if self.broker_delays:
-            tries += delivery_count(headers)
-        return policy.decide(error, tries, delivery.redelivered)
+            tries = 1  # nobody can say how often it was tried
+            if not isinstance(error, Halt):
+                error = undecodable
+        return policy.decide(error, tries, run.attempt)
+
+    def _tries(self, delivery: Delivery) -> int:
+        """
+        How often a message was tried, this time included.
+        """
+        queues = self.options.retry_queues
+        tries = 1
+        if queues is not None:
+            tries += queues.retries(delivery)
+        if self.broker_delays and delivery.redelivered:
+            tries += delivery.delivery_count or 0
+        return tries
+
+    def _is_stream(self, delivery: Delivery) -> bool:
+        return self.options.stream or delivery.is_from_stream
 
     def _carry_out(self, run: _Run, failure: Failure, decision: Decision) -> None:
         delivery = run.delivery
         match decision.action:
             case Action.ACK:
                 delivery.ack()
-                self._settled(run, failure, MessageOutcome.ACKNOWLEDGED, "it is done")
-            case Action.REQUEUE | Action.HAND_BACK if self.options.stream:
-                problem = "it will come again after a reconnect"
-                self._settled(run, failure, MessageOutcome.REQUEUED, problem)
+                self._record(run, failure, MessageOutcome.ACKNOWLEDGED, "acknowledged")
+            case Action.REQUEUE | Action.HAND_BACK if self._is_stream(delivery):
+                words = "it comes again after a reconnect"
+                self._record(run, failure, MessageOutcome.REQUEUED, words)
             case Action.REQUEUE:
                 delivery.reject(True)
-                problem = "it goes back, to be tried once more"
-                self._settled(run, failure, MessageOutcome.REQUEUED, problem)
+                self._record(run, failure, MessageOutcome.REQUEUED, "requeued")
             case Action.HAND_BACK:
                 delivery.nack()
-                self._settled(run, failure, MessageOutcome.REQUEUED, "it goes back")
+                self._record(run, failure, MessageOutcome.REQUEUED, "requeued")
+            case Action.HOLD if self.closing:
+                self._give_back(delivery)
+                self._record(run, failure, MessageOutcome.REQUEUED, "requeued")
+            case Action.HOLD:
+                words = f"its handler is called again in {decision.delay:g} s"
+                self._record(run, failure, MessageOutcome.RETRIED, words)
+                if run.running:
+                    run.pause = decision.delay
+                else:
+                    self._pause(run, decision.delay)
             case Action.RETRY if self.broker_delays:
                 delivery.reject(True)
-                problem = "its queue will deliver it again, later"
-                self._settled(run, failure, MessageOutcome.RETRIED, problem)
+                words = "its queue delivers it again after a delay"
+                self._record(run, failure, MessageOutcome.RETRIED, words)
             case Action.RETRY | Action.DEAD_LETTER:
-                self._send_on(run, failure, decision)
+                self._send_on(run, decision)
             case _:
                 self._reject(run, failure)
 
     def _reject(self, run: _Run, failure: Failure) -> None:
-        if self.options.stream:
+        if self._is_stream(run.delivery):
             run.delivery.ack()
-            self._settled(run, failure, MessageOutcome.REJECTED, "it is passed over")
-            return
-        run.delivery.reject(False)
-        self._settled(run, failure, MessageOutcome.REJECTED, "it was rejected")
+            self._record(run, failure, MessageOutcome.REJECTED, "skipped")
+        elif self.options.policy.discards:
+            run.delivery.reject(False)
+            self._record(run, failure, MessageOutcome.DISCARDED, "discarded")
+        else:
+            run.delivery.reject(False)
+            words = "rejected"
+            if self.options.policy.on_dead is Dead.EXCHANGE:
+                words = "dead-lettered by its queue"
+            self._record(run, failure, MessageOutcome.REJECTED, words)
 
-    def _send_on(self, run: _Run, failure: Failure, decision: Decision) -> None:
+    # -- publishing failed messages --------------------------------------------------
+
+    def _send_on(self, run: _Run, decision: Decision) -> None:
         """
-        Publish it to a delay queue or the parking queue; only then acknowledge it.
+        Publish a message to a delay queue or the dead-letter queue, and acknowledge the
+        original when the broker has confirmed it.
         """
-        queues = self.options.retry_queues
+        queues, failure = self.options.retry_queues, run.failure
+        assert queues is not None and failure is not None
         error = failure.value
-        assert queues is not None and self._republish is not None and error is not None
-        delivery = run.delivery
+        assert error is not None
+        if decision.action is Action.RETRY:
+            run.outcome = MessageOutcome.RETRIED
+            run.words = f"retried in {decision.delay:g} s"
+        else:
+            run.outcome = MessageOutcome.DEAD_LETTERED
+            run.words = f"dead-lettered to {printable(queues.dead_letter_queue)}"
         try:
             if decision.action is Action.RETRY:
-                message = queues.retry(delivery, error, decision.delay)
-                outcome = MessageOutcome.RETRIED
-                words = f"it comes again in {decision.delay:g} s"
+                run.message = queues.retry(run.delivery, error, decision.delay)
             else:
-                tries = 1 + retry_count(delivery.headers)
-                if self.broker_delays:
-                    tries += delivery_count(delivery.headers)
-                message = queues.dead_letter(
-                    delivery, error, tries, self.options.consumer
+                tries = 1
+                if not run.plain:
+                    tries = max(self._tries_or_1(run.delivery), run.attempt)
+                consumer = self.options.consumer
+                run.message = queues.dead_letter(
+                    run.delivery, error, tries, consumer, run.plain
                 )
-                outcome = MessageOutcome.DEAD_LETTERED
-                words = f"it goes to the queue {printable(queues.dead_letter_queue)}"
-        except (UndecodableProperty, LocalProtocolError):
-            # What cannot be read, or written again, cannot be sent on.
-            self._reject(run, failure)
+        except (UndecodableProperty, LocalProtocolError) as problem:
+            self._cannot_send(run, problem)
             return
-        run.holds += 1
+        if not run.held:
+            self._hold(run)
+        self._publish(run)
+
+    def _tries_or_1(self, delivery: Delivery) -> int:
+        try:
+            return self._tries(delivery)
+        except UndecodableProperty:
+            return 1
+
+    def _cannot_send(self, run: _Run, problem: BaseException) -> None:
+        """
+        A message cannot be published as it is: it is dead, with plain properties.
+        """
+        failure = run.failure
+        assert failure is not None
+        decision = self.options.policy.dead(run.attempt)
+        if decision.action is not Action.DEAD_LETTER or run.plain:
+            if decision.action is Action.DEAD_LETTER:
+                self._send_later(run, problem)
+                return
+            self._carry_out(run, failure, decision)
+            if run.held and decision.action is not Action.HOLD:
+                self._release(run)
+            if decision.halt:
+                self._halt(failure.value)
+            return
+        run.plain = True
+        self._send_on(run, decision)
+
+    def _publish(self, run: _Run) -> None:
+        run.call = None
+        message = run.message
+        assert self._republish is not None and message is not None
+        run.sends += 1
         self._republish(message).addCallbacks(
-            self._sent_on,
-            self._not_sent_on,
-            callbackArgs=(run, failure, outcome, words),
-            errbackArgs=(run, failure),
+            self._published,
+            self._not_published,
+            callbackArgs=(run,),
+            errbackArgs=(run,),
         )
 
-    def _sent_on(
-        self, _: None, run: _Run, failure: Failure, outcome: MessageOutcome, words: str
-    ) -> None:
+    def _published(self, _: object, run: _Run) -> None:
+        self.problem = ""
+        if not run.held:  # the message was given back meanwhile, and comes twice
+            return
         if not (run.delivery.settled or run.delivery.is_stale):
             run.delivery.ack()
-        if not run.abandoned:
-            self._settled(run, failure, outcome, words)
+        self._record(run, run.failure, run.outcome, run.words)
         self._release(run)
 
-    def _not_sent_on(self, problem: Failure, run: _Run, failure: Failure) -> None:
-        delivery = run.delivery
-        if run.abandoned:
+    def _not_published(self, problem: Failure, run: _Run) -> None:
+        delivery, error = run.delivery, problem.value
+        assert error is not None
+        if not run.held:
+            return
+        if delivery.settled or delivery.is_stale:
+            words = "its channel has ended, and the broker delivers it again"
+            self._record(run, run.failure, MessageOutcome.STALE, words)
             self._release(run)
-        elif delivery.settled or delivery.is_stale:
-            self._settled(run, failure, MessageOutcome.STALE, "it will come again")
-            self._release(run)
-        elif problem.check(LocalProtocolError):
-            self._reject(run, failure)
-            self._release(run)
-        else:
-            _log.error(
-                "A message of the queue {queue} could not be sent on: {error}; it goes "
-                "back in {seconds:g} s ({identity})",
-                error=printable(str(problem.value), 500),
-                seconds=_BRAKE,
-                **self._details(run, MessageOutcome.REQUEUED),
+        elif isinstance(error, LocalProtocolError) and not run.plain:
+            self._cannot_send(run, error)
+        elif (
+            isinstance(error, Returned | NotFound)
+            and self._restore is not None
+            and run.restores < 1
+        ):
+            # The queue, or the exchange, was deleted.
+            run.restores += 1
+            _log.warn(
+                "A queue for failed messages of the queue {queue} is missing, and is "
+                "declared again: {error}",
+                error=printable(str(error), 500),
+                **self._details(run, run.outcome),
             )
-            run.brake = self._clock.callLater(_BRAKE, self._go_back, run, failure)
+            self._restore().addCallbacks(
+                lambda _: self._restored(run, error),
+                lambda failure: self._restored(run, failure.value),
+            )
+        else:
+            run.restores = 0
+            self._send_later(run, error)
 
-    def _go_back(self, run: _Run, failure: Failure) -> None:
-        run.brake = None
-        if not run.delivery.settled:
-            run.delivery.nack()
-        self._settled(run, failure, MessageOutcome.REQUEUED, "it goes back")
-        self._release(run)
+    def _restored(self, run: _Run, error: BaseException) -> None:
+        if not run.held:
+            return
+        if run.delivery.is_stale:
+            self._drop(run)
+        elif isinstance(error, Returned | NotFound):
+            self._publish(run)
+        else:
+            self._send_later(run, error)
+
+    def _send_later(self, run: _Run, error: BaseException) -> None:
+        """
+        Hold a failed message, and publish it again later.
+        """
+        problem = printable(error_text(error), 500)
+        held_for = self._clock.seconds() - run.failed_at
+        if held_for > _HELD_MAX or self.closing:
+            self._give_back(run.delivery)
+            words = f"requeued, since it cannot be published: {problem}"
+            self._record(run, run.failure, MessageOutcome.REQUEUED, words)
+            self._release(run)
+            return
+        least, most = _SEND_AGAIN
+        delay = min(least * 2.0 ** min(max(run.sends - 1, 0), 10), most)
+        if problem != self.problem:
+            _log.error(
+                "A failed message of the queue {queue} cannot be published, and is "
+                "published again in {seconds:g} s: {error} ({identity})",
+                error=problem,
+                seconds=delay,
+                **self._details(run, run.outcome),
+            )
+        self.problem = problem
+        if not run.held:
+            self._hold(run)
+        run.call = self._clock.callLater(delay, self._publish_again, run)
+
+    def _publish_again(self, run: _Run) -> None:
+        run.call = None
+        if run.delivery.is_stale or run.delivery.settled:
+            self._drop(run)
+        elif run.message is not None:
+            self._publish(run)
+        else:
+            self._cannot_send(run, UndecodableProperty("headers", "unreadable", b""))
 
     def _halt(self, error: BaseException | None) -> None:
         if self._halted is None:
             return
         if not isinstance(error, Halt):
-            error = Halt(f"{type(error).__name__}: {error}")
+            text = "" if error is None else error_text(error)
+            error = Halt(f"{type(error).__name__}: {text}")
         self._halted(error)
 
-    # -- what is told ------------------------------------------------------------------
+    # -- counting and logging --------------------------------------------------------
 
     def _count(self, run: _Run, outcome: MessageOutcome) -> None:
         self.counts.count(outcome)
         if self._histogram is not None:
             self._histogram.add(self._clock.seconds() - run.started)
 
-    def _settled(
+    def _record(
         self,
         run: _Run,
         failure: Failure | None,
@@ -568,46 +1100,89 @@ class HandlerRunner:
         words: str = "",
     ) -> None:
         """
-        Count an answer, and log it.
+        Count a settlement, and log it.
         """
         self._count(run, outcome)
+        if outcome is not MessageOutcome.STALE:
+            self._has_settled(self._clock.seconds())
         if failure is None:
             if self.options.log_messages:
                 self._log_success(run, outcome)
             return
         details = self._details(run, outcome)
         details["words"] = words
-        if isinstance(failure.value, _SAID):
+        error = failure.value
+        if isinstance(error, _SAID):
+            said = type(error).__name__
+            if text := error_text(error):
+                said = f"{said}: {text}"
             _log.info(
-                "A handler said {said} to a message of the queue {queue}: {words} "
+                "The handler raised {said} for a message from queue {queue}: {words} "
                 "({identity})",
-                said=printable(repr(failure.value)),
+                said=printable(said, 500),
                 **details,
             )
             return
         level = LogLevel.warn if outcome is MessageOutcome.RETRIED else LogLevel.error
-        _log.failure(
-            "A handler failed with a message of the queue {queue}: {words} "
-            "({identity})",
-            failure=failure,
-            level=level,
-            **details,
-        )
+        if self._shows_traceback():
+            _log.failure(
+                "The handler failed for a message from queue {queue}: {words} "
+                "({identity})",
+                failure=failure,
+                level=level,
+                **details,
+            )
+        else:
+            text = "" if error is None else error_text(error)
+            _log.emit(
+                level,
+                "The handler failed for a message from queue {queue}: {words} "
+                "({identity}); {error}; tracebacks are left out, since many handlers "
+                "fail",
+                error=printable(f"{type(error).__qualname__}: {text}", 500),
+                **details,
+            )
+
+    def _shows_traceback(self) -> bool:
+        """
+        Whether another traceback is logged in this second.
+        """
+        since, count = self._tracebacks
+        now = self._clock.seconds()
+        if now - since >= 1 or now < since:
+            since, count = now, 0
+        self._tracebacks = since, count + 1
+        return count < _TRACEBACKS
 
     def _log_success(self, run: _Run, outcome: MessageOutcome) -> None:
         _log.info(
-            "A message of the queue {queue} was worked on ({identity})",
+            "A message from queue {queue} was handled ({identity})",
             **self._details(run, outcome),
         )
 
     def _details(self, run: _Run, outcome: MessageOutcome) -> dict[str, Any]:
         delivery = run.delivery
         return {
-            "queue": printable(self._queue),
-            "consumer": self.options.consumer or self._queue,
-            "delivery_tag": delivery.delivery_tag,
-            "message_id": message_id_of(delivery),
+            **delivery_fields(delivery),
+            "queue": printable(self.queue),
+            "consumer": run.consumer,
             "duration": round(self._clock.seconds() - run.started, 6),
             "outcome": outcome.value,
             "identity": identity(delivery),
         }
+
+
+async def _await(result: Awaitable[Any]) -> Any:
+    return await result
+
+
+def _wait_in(waiting: list[Deferred[None]]) -> Deferred[None]:
+    result: Deferred[None] = Deferred(waiting.remove)
+    waiting.append(result)
+    return result
+
+
+def _fire(waiting: list[Deferred[None]]) -> None:
+    fired, waiting[:] = list(waiting), []
+    for each in fired:
+        each.callback(None)

@@ -19,25 +19,35 @@ from txamqp091.worker.counts import Counts
 @dataclass(frozen=True, kw_only=True)
 class ConsumerHealth:
     """
-    How one consumer is.
+    The health of one consumer.
 
-    :ivar subscribed: whether the broker gives it messages.
-    :ivar refused: why the broker does not, and will not, unless somebody changes
-        something; "" if that is not so.
+    :ivar subscribed: whether the broker delivers messages to it.
+    :ivar refused: why the broker refuses it, and will until somebody changes something;
+        "" if the broker does not.
+    :ivar looking: how many messages it has fetched one by one before it subscribes,
+        since they were delivered before and never settled.
     :ivar running: how many handlers run.
-    :ivar waiting: how many messages wait for a handler.
-    :ivar stalled: for how many seconds no handler has begun or ended, if that is too
-        long; else 0.
-    :ivar idle: how many seconds ago the last handler has begun; None if none has.
-    :ivar counts: what became of the messages.
+    :ivar waiting: how many deliveries wait for a handler.
+    :ivar held: how many failed messages are not settled yet.
+    :ivar unpublished: why failed messages cannot be published; "" if they can.
+    :ivar blocked: why the broker takes no failed messages; "" if it does, or if there
+        are none.
+    :ivar stalled: for how many seconds no message was settled, if the consumer can take
+        no more and that is too long; else 0.
+    :ivar idle: how many seconds ago the last handler was called; None if none was.
+    :ivar counts: how many messages were settled in which way.
     """
 
     name: str
     queue: str
     subscribed: bool
     refused: str = ""
+    looking: int = 0
     running: int = 0
     waiting: int = 0
+    held: int = 0
+    unpublished: str = ""
+    blocked: str = ""
     stalled: float = 0.0
     idle: float | None = None
     counts: Counts = field(default_factory=Counts)
@@ -49,10 +59,19 @@ class ConsumerHealth:
         """
         if self.refused:
             return f"the broker refuses it: {self.refused}"
+        if self.looking:
+            return "it handles messages one by one that were never settled before"
         if not self.subscribed:
             return "not subscribed"
+        if self.unpublished:
+            return f"failed messages cannot be published: {self.unpublished}"
+        if self.stalled and self.blocked:
+            return (
+                f"blocked: {self.held} failed messages wait, since the broker takes no "
+                f"messages ({self.blocked})"
+            )
         if self.stalled:
-            return f"no handler has ended for {self.stalled:.0f} s"
+            return f"no message was settled for {self.stalled:.0f} s"
         return ""
 
 

@@ -1,27 +1,29 @@
 # -*- test-case-name: txamqp091.test.unit.worker.test_retry_queues -*-
 """
-The way of a message that failed: delay queues, and the parking queue.
+Where failed messages go: delay queues, and the dead-letter queue.
 
 For each delay there is a fanout exchange with a queue of the same name, such as
-``orders.retry.30s``.  What waits there expires, and is dead-lettered through the fanout
-exchange ``orders.retry`` to the queue that it came from, with the routing key that it
-had.  Nobody's memory is involved, and no prefetch slot.
+``orders.retry.30s``.  A message that waits there expires, and the broker dead-letters
+it through the fanout exchange ``orders.retry`` to the queue that it came from, with the
+routing key that it had.  Waiting messages use no client memory and no prefetch slot.
 
-Here are the names, the arguments and the messages; who publishes these, and
-acknowledges the originals, is `txamqp091.worker.handler_runner`.
+`RetryQueues` knows the names, the arguments and the messages.
+`txamqp091.worker.handler_runner` publishes these messages, and acknowledges the
+originals.
 """
 
 from __future__ import annotations
 
-__all__ = ["BROKER_DELAYS_SINCE", "RetryQueues", "broker_delays"]
+__all__ = ["BROKER_DELAYS_SINCE", "RetryQueues", "broker_delays", "error_text"]
 
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from txamqp091.arguments import classic_queue, quorum_queue
-from txamqp091.errors import printable
+from txamqp091.errors import UndecodableProperty, printable
 from txamqp091.message import Delivery, Message
 from txamqp091.service import Binding, Exchange, Queue
 from txamqp091.wire.properties import Properties
@@ -30,13 +32,16 @@ from txamqp091.worker.failure_policy import RETRY_COUNT, retry_count
 #: The RabbitMQ whose quorum queues delay by themselves (``x-delayed-retry-type``).
 BROKER_DELAYS_SINCE = (4, 3)
 
-#: How much of a text, or traceback, goes into a header: all of them have to fit into
-#: one frame.
+#: How many characters of a text, or of a traceback, go into a header: all headers have
+#: to fit into one frame.
 _TEXT = 500
 _TRACEBACK = 2000
 
-# Of the original's headers, those that would do something again: CC and BCC route;
-# x-death and its like are the broker's own, and make it see circles where none are.
+#: How many bytes of properties that cannot be decoded go into a header.
+_RAW = 2000
+
+# The headers of the original that are left out.  CC and BCC would route again.  The
+# broker writes x-death and the like, and would detect cycles where there are none.
 _BROKERS_HEADERS = (
     "CC",
     "BCC",
@@ -73,9 +78,9 @@ class RetryQueues:
     Where a consumer's failed messages go.
 
     :ivar queue: the queue that they come from, and go back to.
-    :ivar delays: the delays, in seconds; none if there are to be no delay queues.
-    :ivar parking: the queue for those that are dead; "" if there is none.
-    :ivar queue_type: what kind the delay queues and the parking queue are: ``quorum``
+    :ivar delays: the delays, in seconds; empty if no delay queues are needed.
+    :ivar dead_letter_queue: the queue for dead messages; "" if there is none.
+    :ivar queue_type: the type of the delay queues and the dead-letter queue: ``quorum``
         or ``classic``.
     """
 
@@ -102,7 +107,7 @@ class RetryQueues:
 
     def entities(self) -> list[Exchange | Queue | Binding]:
         """
-        What has to be there, besides the queue itself.
+        What has to be declared, besides the queue itself.
         """
         entities: list[Exchange | Queue | Binding] = []
         if self.dead_letter_queue:
@@ -112,7 +117,8 @@ class RetryQueues:
 
     def delaying(self) -> list[Exchange | Queue | Binding]:
         """
-        What of it delays: nothing of that is needed where the queue itself does.
+        The delay queues with their exchanges: the part of `entities` that is not needed
+        where the broker delays.
         """
         entities: list[Exchange | Queue | Binding] = []
         if not self.delays:
@@ -132,21 +138,34 @@ class RetryQueues:
         return quorum_queue(
             message_ttl=delay,
             dead_letter_exchange=self.back,
-            # What waits here is nowhere else.
+            # No other queue has the message.
             dead_letter_strategy="at-least-once",
             overflow="reject-publish",
         )
 
     # -- the messages --------------------------------------------------------------
 
+    def retries(self, delivery: Delivery) -> int:
+        """
+        How often a message has been sent through a delay queue since it was published,
+        or since it was moved back after it was dead.
+
+        :raises UndecodableProperty: the headers cannot be decoded.
+        """
+        headers = delivery.headers
+        if _was_dead_lettered(headers, self.queue):
+            return 0
+        return retry_count(headers)
+
     def retry(self, delivery: Delivery, error: BaseException, delay: float) -> Message:
         """
-        What to publish so that a message is delivered again, later.
+        The message to publish so that the broker delivers the original again, later.
 
-        :raises UndecodableProperty: when there is no telling what is in the original.
+        :raises UndecodableProperty: a property of the original cannot be decoded.
         """
-        headers = self._headers(delivery, error)
-        headers[RETRY_COUNT] = retry_count(delivery.headers) + 1
+        retries = self.retries(delivery)
+        headers = self._headers(delivery, error, first=not retries)
+        headers[RETRY_COUNT] = retries + 1
         return Message(
             self.delay_name(delay),
             delivery.routing_key,
@@ -156,59 +175,137 @@ class RetryQueues:
         )
 
     def dead_letter(
-        self, delivery: Delivery, error: BaseException, tries: int, consumer: str
+        self,
+        delivery: Delivery,
+        error: BaseException,
+        tries: int,
+        consumer: str,
+        plain: bool = False,
     ) -> Message:
         """
-        What to publish to the parking queue: the original, with the reason.
+        The message to publish to the dead-letter queue: the original, with the reason.
 
-        :raises UndecodableProperty: as `retry`.
+        The properties of an original that cannot be decoded are in the header
+        ``x-original-properties``, as they came.
+
+        :param plain: leave out the headers of the original, which the broker or the
+            frame size refuses.
         """
-        headers = self._headers(delivery, error)
-        headers["x-error-traceback"] = _traceback(error)
-        headers["x-error-consumer"] = consumer
-        headers["x-error-queue"] = self.queue
-        headers["x-error-tries"] = tries
+        ours = {
+            "x-error-traceback": _traceback(error),
+            "x-error-consumer": consumer,
+            "x-error-queue": self.queue,
+            "x-error-tries": tries,
+        }
+        try:
+            if plain:
+                properties = self._plain(delivery, error, ours)
+            else:
+                first = not retry_count(delivery.headers)
+                headers = self._headers(delivery, error, first=first)
+                # Whoever moves the message back wants it to be retried again.
+                headers.pop(RETRY_COUNT, None)
+                properties = _carried(delivery, headers | ours)
+        except UndecodableProperty:
+            properties = self._plain(delivery, error, ours)
         return Message(
-            "",
-            self.dead_letter_queue,
-            delivery.body,
-            _carried(delivery, headers),
-            mandatory=True,
+            "", self.dead_letter_queue, delivery.body, properties, mandatory=True
         )
 
-    def _headers(self, delivery: Delivery, error: BaseException) -> dict[str, Any]:
+    def _headers(
+        self, delivery: Delivery, error: BaseException, first: bool
+    ) -> dict[str, Any]:
         headers = dict(delivery.headers)
         for name in _BROKERS_HEADERS:
             headers.pop(name, None)
-        # Of the first time: by now it may come from a delay queue.
-        if retry_count(delivery.headers) == 0:
-            headers["x-original-exchange"] = delivery.exchange
-            headers["x-original-routing-key"] = delivery.routing_key
+        # Later it comes from a delay queue, or from the dead-letter queue.
+        if first and "x-error-tries" not in headers:
+            headers |= _origin(delivery)
             properties = delivery.properties
             if properties.user_id is not None:
                 headers["x-original-user-id"] = properties.user_id
             if properties.expiration is not None:
                 headers["x-original-expiration"] = properties.expiration
-        headers["x-error"] = printable(str(error), _TEXT)
-        kind = type(error)
-        headers["x-error-type"] = printable(f"{kind.__module__}.{kind.__qualname__}")
-        return headers
+        return headers | _described(error)
+
+    def _plain(
+        self, delivery: Delivery, error: BaseException, ours: dict[str, Any]
+    ) -> Properties:
+        """
+        Properties for the dead-letter queue, where those of the original cannot be
+        decoded, or do not fit.
+        """
+        headers = _origin(delivery) | _described(error) | ours
+        original = delivery.properties
+        kept: dict[str, Any] = {}
+        for name in ("content_type", "content_encoding", "correlation_id", "message_id",
+                     "timestamp", "type", "app_id"):  # fmt: skip
+            with suppress(UndecodableProperty):
+                kept[name] = getattr(original, name)
+        headers["x-original-properties"] = original.encoded[:_RAW]
+        return Properties(headers=headers, delivery_mode=2, **kept)
+
+
+def _was_dead_lettered(headers: Mapping[str, Any], queue: str) -> bool:
+    """
+    Whether a queue has dead-lettered a message since it was published: the last message
+    that a delay queue got has no ``x-death``.
+    """
+    deaths = headers.get("x-death")
+    return isinstance(deaths, list) and any(
+        isinstance(each, Mapping)
+        and each.get("queue") == queue
+        and each.get("reason") in ("rejected", "delivery_limit")
+        for each in deaths
+    )
+
+
+def _origin(delivery: Delivery) -> dict[str, Any]:
+    return {
+        "x-original-exchange": _utf8(delivery.exchange),
+        "x-original-routing-key": _utf8(delivery.routing_key),
+    }
+
+
+def _utf8(text: str) -> str:
+    """
+    A name that the broker need not have checked, as a header can carry it.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _described(error: BaseException) -> dict[str, Any]:
+    kind = type(error)
+    return {
+        "x-error": printable(error_text(error), _TEXT),
+        "x-error-type": printable(f"{kind.__module__}.{kind.__qualname__}"),
+    }
 
 
 def _carried(delivery: Delivery, headers: dict[str, Any]) -> Properties:
     """
-    The original's properties with other headers, and without what the broker would
-    act on: it closes the channel over a ``user_id`` that is not ours, and drops what
-    has an ``expiration`` before its time.
+    The properties of the original with other headers, and without those that the broker
+    would act on: it closes the channel for a ``user_id`` that is not ours, and drops a
+    message with an ``expiration`` before its time.
     """
     return delivery.properties.replace(
         headers=headers, user_id=None, expiration=None, delivery_mode=2
     )
 
 
+def error_text(error: BaseException) -> str:
+    """
+    The text of an exception of user code, whose ``__str__`` may fail.
+    """
+    try:
+        return str(error)
+    except BaseException:
+        return "the error has no text: its __str__ fails"
+
+
 def _traceback(error: BaseException) -> str:
     text = "".join(traceback.format_exception(error))
     if len(text) > _TRACEBACK:
-        # Its end is what says most.
+        # The end says most.
         text = "..." + text[3 - _TRACEBACK :]
     return text.encode("utf-8", "replace").decode()

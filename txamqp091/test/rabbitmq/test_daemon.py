@@ -7,6 +7,7 @@ messages, how it stops (criterion 21), and how it says why it ended (criterion 2
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterable
 from pathlib import Path
@@ -29,7 +30,8 @@ DRAINS = 20 if os.environ.get("TXAMQP091_NIGHTLY") else 3
 
 CANARY = "canary-password"
 
-HANDLER = "txamqp091.test.support.daemon_handlers:plain"
+HANDLERS = "txamqp091.test.support.daemon_handlers"
+HANDLER = f"{HANDLERS}:plain"
 
 
 def reactor_in_use() -> Any:
@@ -46,17 +48,17 @@ class DaemonTestCase(RabbitTestCase):
     A queue, and daemons that consume from it.
     """
 
-    async def queue(self, dead_letters: bool = False) -> str:
+    async def queue(self, dead_letters: bool = False, kind: str = "classic") -> str:
         """
         Declare a queue, and perhaps one more for its dead letters.
         """
         self.channel: Channel = await self.open_channel()
         await self.channel.confirm_select()
         name = self.queue_name()
-        arguments = {}
+        arguments = {"x-queue-type": kind}
         if dead_letters:
             await self.channel.queue_declare(f"{name}-dead")
-            arguments = {
+            arguments |= {
                 "x-dead-letter-exchange": "",
                 "x-dead-letter-routing-key": f"{name}-dead",
             }
@@ -82,8 +84,9 @@ class DaemonTestCase(RabbitTestCase):
         **environment: str,
     ) -> DaemonProcess:
         """
-        Start a daemon; it has gone when the test ends.
+        Start a daemon, which rejects dead messages; it has gone when the test ends.
         """
+        variable = re.sub("[^A-Z0-9]", "_", queue.upper())
         daemon = DaemonProcess(
             "--queue",
             queue,
@@ -91,7 +94,11 @@ class DaemonTestCase(RabbitTestCase):
             f"txamqp091.test.support.daemon_handlers:{handler}",
             *arguments,
             runner=runner,
-            environment={"TXAMQP091_URI": uri or self.uri, **environment},
+            environment={
+                "TXAMQP091_URI": uri or self.uri,
+                f"TXAMQP091_CONSUMERS_{variable}_DEAD_LETTERS": "true",
+                **environment,
+            },
         )
         self.addCleanup(daemon.end)
         return daemon
@@ -191,26 +198,79 @@ class DaemonTests(DaemonTestCase):
 
     async def test_failures(self) -> None:
         """
-        A message whose handler fails goes back once, and then to the dead letters.
-        The log names it, and does not quote it.
+        A message whose handler fails is kept for a while, and its handler called again;
+        then it goes to the dead letters.  The log names it, and does not quote it.
         """
         queue = await self.queue(dead_letters=True)
         daemon = await self.consuming(queue, "plain")
         await self.publish(queue, ["poison"], body="bad secret")
         await self.publish(queue, ["good"])
-        await daemon.when_said("it was rejected")
         await daemon.when_said("done good")
+        await daemon.when_said("dead-lettered by its queue")
         self.assertEqual(await daemon.terminate(), 0)
         self.assertEqual(await self.left(queue), [])
         self.assertEqual(await self.letters(f"{queue}-dead", 1), ["poison"])
-        self.assertIn("1 requeued, 1 rejected", daemon.said("Stopped")[0])
-        [first, second] = daemon.said("A handler failed")
+        self.assertIn("1 retried, 1 rejected", daemon.said("Stopped")[0])
+        [first, second] = daemon.said("The handler failed")
+        self.assertIn("its handler is called again in 5 s", first)
         for line in (first, second):
-            self.assertIn(f"a message of the queue {queue}: ", line)
+            self.assertIn(f"a message from queue {queue}: ", line)
             self.assertRegex(line, r"\(delivery tag \d+, message-id 'poison', ")
             self.assertIn(f"exchange '', routing key '{queue}')", line)
         self.assertNotIn("secret", daemon.output)
         self.assertEqual(daemon.output.count("ValueError: no such order"), 2)
+
+    async def test_dead_letter_queue(self) -> None:
+        """
+        The daemon of README.rst, while all handlers fail: it discards no message.
+        Each is in the queue, or in the dead-letter queue, with the error.
+        """
+        self.channel = await self.open_channel()
+        await self.channel.confirm_select()
+        queue = self.queue_name()
+        daemon = DaemonProcess(
+            *("--queue", queue, "--declare", "--handler", f"{HANDLERS}:always_bad"),
+            environment={"TXAMQP091_URI": self.uri},
+        )
+        self.addCleanup(daemon.end)
+        await daemon.when_said("Consuming from the queue")
+        await self.publish(queue, map(str, range(300)))
+        await daemon.when_said("dead-lettered to", 50)
+        self.assertEqual(await daemon.terminate(), 0, daemon.output)
+        left, dead = await self.left(queue), await self.left(f"{queue}.dead")
+        self.assertGreaterEqual(len(dead), 50)
+        self.assertEqual(sorted([*left, *dead]), sorted(map(str, range(300))))
+
+    async def test_given_back(self) -> None:
+        """
+        A message that a stopped daemon has given back has not failed: the handler of
+        the next one is called twice before it is dead.
+        """
+        for kind in ("classic", "quorum"):
+            queue = await self.queue(dead_letters=True, kind=kind)
+            await self.publish(queue, "abc")
+            first = await self.consuming(queue, "never", "--shutdown-timeout=0.1")
+            await first.when_said("begun ", 3)
+            self.assertEqual(await first.terminate(), ExitStatus.UNFINISHED)
+            second = await self.consuming(queue, "always_bad")
+            await second.when_said("its handler is called again", 3)
+            self.assertEqual(await second.terminate(), 0)
+            self.assertIn("0 rejected", second.said("Stopped")[0])
+            self.assertEqual(sorted(await self.left(queue)), [*"abc"])
+
+    async def test_no_place_for_the_dead(self) -> None:
+        """
+        Without a place for dead messages it does not start, and says what to do.
+        """
+        queue = await self.queue()
+        daemon = DaemonProcess(
+            *("--queue", queue, "--handler", HANDLER),
+            environment={"TXAMQP091_URI": self.uri},
+        )
+        self.addCleanup(daemon.end)
+        self.assertEqual(await daemon.when_ended(), ExitStatus.CONFIG)
+        self.assertIn("failed messages would be discarded", daemon.errors)
+        self.assertIn("dead_letters = true", daemon.errors)
 
 
 @every_broker
@@ -401,7 +461,7 @@ class SurvivalTests(DaemonTestCase):
         self.assertEqual(await daemon.terminate(), 0, daemon.output)
         line = daemon.said("Stopped")[0]
         self.assertIn("1 acknowledged", line)
-        self.assertIn("1 done but not acknowledged in time", line)
+        self.assertIn("1 handled but not acknowledged in time", line)
         self.assertEqual(await self.left(queue), [])
 
     async def test_queue_deleted(self) -> None:
@@ -470,7 +530,7 @@ class CommandLineTests(DaemonTestCase):
         folder.mkdir()
         (folder / "twistd.pid").write_text(f"{os.getpid()}")
         daemon = DaemonProcess(
-            *("--queue", "work", "--handler", HANDLER, "--give-up-after=0.5"),
+            *("--queue=work", "--declare", "--handler", HANDLER, "--give-up-after=0.5"),
             runner="twistd -n",
             environment={"TXAMQP091_URI": f"amqp://127.0.0.1:{port}"},
             directory=folder,
@@ -530,7 +590,7 @@ class CommandLineTests(DaemonTestCase):
         secret = f"amqp://u:{CANARY}\udce4@h"
         (folder / "uri").write_bytes(secret.encode("utf-8", "surrogateescape"))
         (folder / "consumer.toml").write_bytes(b"name = 'a\xe4'")
-        needed = ["--queue", "work", "--handler", HANDLER]
+        needed = ["--queue", "work", "--handler", HANDLER, "--declare"]
         for name, arguments, variables in (
             ("--uri", [*needed, "--uri", secret], {}),
             ("--queue", [*needed[2:], "--queue", "a\udce4"], {}),

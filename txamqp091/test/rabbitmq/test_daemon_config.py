@@ -144,9 +144,11 @@ class ConfigTests(ConfigTestCase):
             name = "brisk"
             queue = "{first}"
             handler = "{HANDLERS}:brisk"
+            dead_letters = true
             [[consumers]]
             queue = "{second}"
             handler = "{HANDLERS}:blocking"
+            dead_letters = true
             in_thread = true
             """
         )
@@ -213,10 +215,10 @@ class ConfigTests(ConfigTestCase):
         self.assertEqual(await daemon.terminate(), 0, daemon.output)
         [line] = daemon.said("Stopped")
         self.assertIn(
-            "1 acknowledged, 0 requeued, 2 to be retried, 0 rejected, 1 parked", line
+            "1 acknowledged, 0 requeued, 2 retried, 0 rejected, 1 dead-lettered", line
         )
         self.assertEqual(await self.left(queue), [])
-        failures = daemon.said("A handler failed")
+        failures = daemon.said("The handler failed")
         self.assertEqual(len(failures), 3)
         for each in failures:
             self.assertIn("routing key 'order.new'", each)
@@ -275,7 +277,7 @@ class ConfigTests(ConfigTestCase):
         await self.publish(queue, ["good"])
         await daemon.when_said("done good")
         self.assertEqual(await daemon.terminate(), 0, daemon.output)
-        self.assertEqual(len(daemon.said("it was rejected")), 1)
+        self.assertEqual(len(daemon.said("dead-lettered by its queue")), 1)
         self.assertEqual(len(daemon.said("Connected to")), 1)
         await self.fetch(f"{queue}-dead")
         self.assertIsNone(await self.channel.basic_get(queue, True))
@@ -290,6 +292,7 @@ class ConfigTests(ConfigTestCase):
             [[consumers]]
             queue = "{queue}"
             handler = "{HANDLERS}:never"
+            dead_letters = true
             timeout = 0.2
             on_error = "reject"
             """
@@ -302,7 +305,7 @@ class ConfigTests(ConfigTestCase):
     async def test_drains(self) -> None:
         """
         Criterion 21, with everything at once: stopped in the middle, messages that
-        were to be retried, parked, worked on or given back are all somewhere, once.
+        were retried, parked, worked on or given back are all somewhere, once.
         """
         self.channel = await self.open_channel()
         await self.channel.confirm_select()
@@ -331,7 +334,7 @@ class ConfigTests(ConfigTestCase):
         left = [int(each) for each in await self.left(queue)]
         waiting = [int(each) for each in await self.left(f"{queue}.retry.600s")]
         self.assertEqual(sorted([*done, *left, *waiting]), list(range(300)))
-        self.assertIn(f"{len(waiting)} to be retried", daemon.said("Stopped")[0])
+        self.assertIn(f"{len(waiting)} retried", daemon.said("Stopped")[0])
 
 
 @every_broker
@@ -354,6 +357,7 @@ class AdminTests(ConfigTestCase):
             [[consumers]]
             queue = "{queue}"
             handler = "{HANDLERS}:plain"
+            dead_letters = true
             """
         )
         page = await self.ready(port, 200)
@@ -413,6 +417,7 @@ class AdminTests(ConfigTestCase):
             [[consumers]]
             queue = "{queue}"
             handler = "{HANDLERS}:plain"
+            dead_letters = true
             on_refused = "end"
             """
         )
@@ -438,9 +443,11 @@ class AdminTests(ConfigTestCase):
             [[consumers]]
             queue = "{queue}"
             handler = "{HANDLERS}:forward"
+            dead_letters = true
             [[consumers]]
             queue = "{queue}-thread"
             handler = "{HANDLERS}:forward_in_thread"
+            dead_letters = true
             in_thread = true
             """
         )
@@ -465,6 +472,7 @@ class AdminTests(ConfigTestCase):
             [[consumers]]
             queue = "{queue}"
             handler = "{HANDLERS}:never"
+            dead_letters = true
             prefetch = 1
             """
         daemon = self.configured(text, "--shutdown-timeout=0.2")
@@ -497,6 +505,7 @@ class AdminTests(ConfigTestCase):
             [[consumers]]
             queue = "{queue}"
             handler = "{HANDLERS}:plain"
+            dead_letters = true
             """
         daemon = self.configured(
             text, NOTIFY_SOCKET=f"{folder}/notify", WATCHDOG_USEC="200000"

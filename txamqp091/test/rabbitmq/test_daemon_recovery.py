@@ -88,6 +88,7 @@ class RecoveryTests(ConfigTestCase):
             [[consumers]]
             queue = "{queue}"
             handler = "{HANDLERS}:plain"
+            dead_letters = true
             """,
             TXAMQP091_URI=uri or self.uri_of_user,
             **more,
@@ -219,6 +220,7 @@ class RecoveryTests(ConfigTestCase):
             [[consumers]]
             queue = "{queue}"
             handler = "{HANDLERS}:plain"
+            dead_letters = true
             """
         )
         await daemon.when_said("The admin site cannot listen")

@@ -34,6 +34,7 @@ class TokenTests(ConfigTestCase):
             [[consumers]]
             queue = "{queue}"
             handler = "{HANDLERS}:plain"
+            dead_letters = true
             """
         )
         await daemon.when_said("Consuming from")
@@ -65,6 +66,7 @@ class TokenTests(ConfigTestCase):
             [[consumers]]
             queue = "{queue}"
             handler = "{HANDLERS}:plain"
+            dead_letters = true
             """,
             TXAMQP091_URI=f"amqp://{user}@{host}{place.path}",
         )

@@ -33,7 +33,7 @@ PUBLIC = {
         Secret SecretRefresh SecretUnavailable Topology
     """,
     "txamqp091.worker": """
-        ConsumerHealth ConsumerService Counts FailurePolicy Halt HandlerOptions
+        ConsumerHealth ConsumerService Counts Dead FailurePolicy Halt HandlerOptions
         HandlerTimeout Health OffsetFile OnError OnRefused Reject Requeue Retry
         RetryQueues TooManyDeliveries
     """,

@@ -42,6 +42,13 @@ def plain(delivery: Delivery) -> None:
     done(delivery)
 
 
+def always_bad(delivery: Delivery) -> None:
+    """
+    Fail, as when the database is down.
+    """
+    raise ConnectionRefusedError("the database is down")
+
+
 async def brisk(delivery: Delivery) -> None:
     """
     Take a few milliseconds.

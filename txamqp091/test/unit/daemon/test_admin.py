@@ -87,7 +87,7 @@ class HealthTests(SynchronousTestCase):
             ),
             (Health(consumers=[GOOD], problem="too old"), ["too old"]),
             (Health(consumers=[GOOD, absent]), ["more: not subscribed"]),
-            (Health(consumers=[stalled]), ["slow: no handler has ended for 301 s"]),
+            (Health(consumers=[stalled]), ["slow: no message was settled for 301 s"]),
             (Health(consumers=[GOOD], expired=True), ["the token has expired"]),
             (
                 Health(consumers=[GOOD], undeclared=["queue 'q': 406"]),

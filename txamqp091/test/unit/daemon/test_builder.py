@@ -11,10 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred, succeed
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs, formatEvent
-from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091.daemon import builder as assembly
 from txamqp091.daemon.builder import check_parts, load_handlers, make_daemon
@@ -88,7 +86,7 @@ class AssemblyCase(ServiceCase):
         """
         return (
             f'{top}\n[[consumers]]\nqueue = "work"\nhandler = "{HERE}:{handler}"\n'
-            f"{more}\n"
+            f"dead_letters = true\n{more}\n"
         )
 
 
@@ -307,36 +305,3 @@ class DaemonTests(AssemblyCase):
         self.assertIn(
             "nothing has changed: consumers[0].on_error", formatEvent(events[0])
         )
-
-
-class ThreadTests(SynchronousTestCase):
-    """
-    Handlers in threads.
-    """
-
-    def test_result(self) -> None:
-        """
-        It is called in a thread; what it returns must not have to be waited for.
-        """
-        ran: list[str] = []
-
-        class Threads:
-            def run(self, function: Callable[[Any], Any], value: Any) -> Any:
-                try:
-                    return function(value)
-                except TypeError as error:
-                    return error
-
-        def plain(delivery: Delivery) -> int:
-            ran.append(threading.current_thread().name)
-            return 3
-
-        def deferred(delivery: Delivery) -> Deferred[None]:
-            return succeed(None)
-
-        threads: Any = Threads()
-        delivery: Any = None
-        self.assertEqual(assembly._in_thread(plain, threads)(delivery), 3)
-        self.assertEqual(len(ran), 1)
-        error = assembly._in_thread(deferred, threads)(delivery)
-        self.assertIn("returned Deferred, for which nobody waits", str(error))

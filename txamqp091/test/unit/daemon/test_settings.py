@@ -19,13 +19,15 @@ from txamqp091.daemon.settings_loading import (
     variables,
 )
 from txamqp091.daemon.settings_schema import Problem
-from txamqp091.worker.failure_policy import OnError
+from txamqp091.worker.failure_policy import Dead, OnError
 
-LEAST = """
+NOWHERE = """
 [[consumers]]
 queue = "orders"
 handler = "shop:order"
 """
+
+LEAST = NOWHERE + "dead_letters = true\n"
 
 RETRIES = """
 [[consumers]]
@@ -72,7 +74,7 @@ class LoadTests(ConfigCase):
 
     def test_least(self) -> None:
         """
-        A queue and a handler are enough.
+        A queue and a handler are enough, and a place for dead messages.
         """
         settings = self.load(LEAST)
         [consumer] = settings.consumers
@@ -239,7 +241,7 @@ class RefusalTests(ConfigCase):
             "timeout = []": "timeout: is a list, not a number",
             "in_thread = 1": "in_thread: is an integer, not a boolean",
             'on_error = "retyr"': "on_error: is 'retyr', not one of once-more, retry, "
-            "reject, halt; did you mean retry?",
+            "reject, drop, halt; did you mean retry?",
             "retry = 3": "retry: is an integer, not a table",
             'retry = {delays = [1, "a"]}': "retry.delays[1]: is a string, not a number",
             "retry = {delays = []}": "retry.delays: is empty",
@@ -275,27 +277,66 @@ class RefusalTests(ConfigCase):
 
     def test_no_place_for_the_dead(self) -> None:
         """
-        Retries without a place for the dead are refused.
+        A consumer that would discard messages is refused, unless the settings say so.
+        The problem names what to do.
         """
         self.assertIn(
             'consumers[0].on_error: is "retry", and there is no table',
             self.problem(LEAST + 'on_error = "retry"'),
         )
-        for text in ("[consumers.retry]", "[consumers.retry]\nattempts = 3"):
-            problem = self.problem(LEAST + text)
-            self.assertIn("consumers[0].retry.parking: is missing", problem)
+        for text in (
+            "",
+            'on_error = "once-more"',
+            'on_error = "reject"',
+            "retry = {}",
+            "retry = {attempts = 3}",
+            "[[queues]]\nname = 'others'",
+        ):
+            problem = self.problem(NOWHERE + text)
+            self.assertIn("consumers[0].dead_letter_queue: is missing", problem)
+            for remedy in ("declare = true", "dead_letters = true", '= "drop"'):
+                self.assertIn(remedy, problem)
         self.assertIn(
             "is the consumer's own queue",
-            self.problem(LEAST + 'retry = {parking = "orders"}'),
-        )
-        self.load(LEAST + "retry = {dead_letters = true}")
-        self.load(
-            LEAST + "retry = {}\n[[queues]]\nname = 'orders'\n"
-            "arguments = {x-dead-letter-exchange = 'dead'}"
+            self.problem(NOWHERE + 'retry = {parking = "orders"}'),
         )
         self.assertIn(
+            "retry.parking is set too",
+            self.problem(NOWHERE + 'dead_letter_queue="a"\nretry = {parking = "b"}'),
+        )
+
+    def test_places_for_the_dead(self) -> None:
+        """
+        What the settings may say about dead messages.
+        """
+        listed = (
+            "retry = {}\n[[queues]]\nname = 'orders'\n"
+            "arguments = {x-dead-letter-exchange = 'dead'}"
+        )
+        for text, queue, on_dead in (
+            ("declare = true", "orders.dead", Dead.QUEUE),
+            ("declare = true\nretry = {}", "orders.dead", Dead.QUEUE),
+            ('declare = true\non_error = "reject"', "orders.dead", Dead.QUEUE),
+            ('declare = true\non_error = "drop"', "", Dead.DROP),
+            ("declare = true\ndead_letters = true", "", Dead.EXCHANGE),
+            ('dead_letter_queue = "d"', "d", Dead.QUEUE),
+            ('retry = {parking = "d"}', "d", Dead.QUEUE),
+            ("dead_letters = true", "", Dead.EXCHANGE),
+            ("retry = {dead_letters = true}", "", Dead.EXCHANGE),
+            ('on_error = "drop"', "", Dead.DROP),
+            ('on_error = "halt"', "", Dead.HALT),
+            ("[[queues]]\nname = 'orders'", "orders.dead", Dead.QUEUE),
+            (listed, "", Dead.EXCHANGE),
+        ):
+            settings = self.load(NOWHERE + text)
+            [consumer] = settings.consumers
+            self.assertEqual(consumer.dead_queue, queue, text)
+            self.assertIs(consumer.handler_options().policy.on_dead, on_dead, text)
+            declared = settings.topology().queue("orders.dead" if not queue else queue)
+            self.assertEqual(declared is not None, bool(queue), text)
+        self.assertIn(
             "neither quorum nor classic",
-            self.problem(LEAST + 'retry = {parking = "p", queue_type = "default"}'),
+            self.problem(NOWHERE + 'retry = {parking = "p", queue_type = "default"}'),
         )
 
     def test_names(self) -> None:
@@ -472,7 +513,11 @@ class DifferenceTests(ConfigCase):
         )
         self.assertEqual(
             self.changed(LEAST, RETRIES),
-            {"consumers.orders.retry": False, "consumers.orders.declare": False},
+            {
+                "consumers.orders.retry": False,
+                "consumers.orders.declare": False,
+                "consumers.orders.dead_letters": False,
+            },
         )
         other = LEAST.replace("queue", "name = 'more'\nqueue")
         self.assertEqual(self.changed(LEAST, LEAST + other), {"consumers.more": False})

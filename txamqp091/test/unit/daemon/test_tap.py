@@ -56,7 +56,7 @@ class TapCase(SynchronousTestCase):
         """
         Parse what is needed, and these arguments.
         """
-        needed = ["--queue", "work", "--handler", f"{__name__}:take"]
+        needed = ["--queue=work", "--declare", "--handler", f"{__name__}:take"]
         if not {"--uri", "TXAMQP091_URI"} & {*arguments, *environ}:
             needed += ["--uri", "amqp://broker"]
         return self.parse_only(*needed, *arguments, environ=environ)
@@ -116,7 +116,7 @@ class OptionsTests(TapCase):
 
     def test_least(self) -> None:
         """
-        The queue, the handler and the URI are enough.
+        The queue, the handler, the URI and --declare are enough.
         """
         options = self.parse()
         self.assertEqual(options.handlers, {"work": take})
@@ -124,7 +124,7 @@ class OptionsTests(TapCase):
         self.assertEqual(parameters.host, "broker")
         self.assertEqual(parameters.name, "amqp-consumer work")
         [consumer] = options.settings.consumers
-        self.assertEqual((consumer.prefetch, consumer.declare), (100, False))
+        self.assertEqual((consumer.prefetch, consumer.declare), (100, True))
         self.assertEqual(options.settings.shutdown_timeout, 30)
 
     def test_all(self) -> None:
@@ -183,7 +183,9 @@ class OptionsTests(TapCase):
             runner: Any = dict(given)
             options = Options({"TXAMQP091_URI": "amqp://h"})
             options.parent = runner
-            options.parseOptions(["--queue=q", f"--handler={__name__}:take"])
+            options.parseOptions(
+                ["--queue=q", "--declare", f"--handler={__name__}:take"]
+            )
             self.assertEqual(runner.get("pidfile"), written)
 
     def test_help(self) -> None:
@@ -345,6 +347,7 @@ class ProblemTests(TapCase):
         The first option that is missing is named.
         """
         arguments = ["--uri=amqp://broker", "--queue=work", "--handler=a:b"]
+        arguments.append("--declare")
         for missing in ("uri", "queue", "handler"):
             given = [each for each in arguments if missing not in each]
             self.assertRaises(SystemExit, self.parse_only, *given)
@@ -406,6 +409,7 @@ class FileTests(TapCase):
         path.write_text(
             f'uri = "amqp://user:{CANARY}@file"\n{more}\n'
             f'[[consumers]]\nqueue = "orders"\nhandler = "{handler}"\n'
+            "declare = true\n"
         )
         return str(path)
 

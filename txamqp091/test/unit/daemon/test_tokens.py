@@ -282,7 +282,7 @@ class CheckTests(SynchronousTestCase):
         They stand in the file of settings, and are checked with the others.
         """
         path = Path(self.mktemp())
-        text = '[[consumers]]\nqueue = "q"\nhandler = "m:f"\n[token]\n'
+        text = '[[consumers]]\nqueue = "q"\nhandler = "m:f"\ndeclare = true\n[token]\n'
         path.write_text(f'{text}command = ["token", "--audience", "rabbit"]')
         settings = load(str(path), {"TXAMQP091_TOKEN_USERNAME": "ann"}, {})
         assert settings.token is not None
@@ -401,6 +401,7 @@ class DaemonTests(ProcessCase):
         """
         self.path.write_text(
             f'{text}\n[[consumers]]\nqueue = "work"\nhandler = "{__name__}:take"\n'
+            "dead_letters = true\n"
         )
         settings = self.load()
         daemon = make_daemon(

@@ -25,6 +25,7 @@ retry = {delays = [5], parking = "parked"}
 [[consumers]]
 queue = "others"
 handler = "m:f"
+dead_letters = true
 """
 
 

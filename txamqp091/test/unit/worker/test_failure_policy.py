@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.unit.worker.test_failure_policy -*-
 """
-What is decided about a message whose handler has ended.
+How a message is settled whose handler failed.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091.errors import ContentTooLarge, UndecodableProperty
+from txamqp091.errors import UndecodableProperty
 from txamqp091.worker.failure_policy import (
     Action,
+    Dead,
     Decision,
     FailurePolicy,
     Halt,
@@ -21,113 +22,146 @@ from txamqp091.worker.failure_policy import (
     Requeue,
     Retry,
     TooManyDeliveries,
-    delivery_count,
     retry_count,
 )
 
 ERROR = ValueError("no")
 
 
+def retrying(on_error: OnError = OnError.RETRY, attempts: int = 3) -> FailurePolicy:
+    """
+    A policy with delays and a dead-letter queue.
+    """
+    return FailurePolicy(
+        on_error=on_error, attempts=attempts, delays=(7, 10), on_dead=Dead.QUEUE
+    )
+
+
 class DecisionTests(SynchronousTestCase):
     """
-    One decision for each way to end.
+    One decision for each failure.
     """
-
-    def test_success(self) -> None:
-        """
-        Success acknowledges, whatever the policy.
-        """
-        for on_error in OnError:
-            policy = FailurePolicy(on_error=on_error)
-            self.assertEqual(policy.decide(None, 1, False), Decision(Action.ACK))
 
     def test_once_more(self) -> None:
         """
-        By default a message is tried twice, by the broker's own mark.
+        The handler is called a second time, after a pause; then the message is dead.
         """
-        policy = FailurePolicy()
-        self.assertIs(policy.decide(ERROR, 1, False).action, Action.REQUEUE)
-        self.assertIs(policy.decide(ERROR, 1, True).action, Action.REJECT)
+        policy = FailurePolicy(on_dead=Dead.QUEUE)
+        self.assertEqual(policy.decide(ERROR, 1), Decision(Action.HOLD, 5.0))
+        self.assertEqual(policy.decide(ERROR, 1, 2), Decision(Action.DEAD_LETTER))
+        # However often it was delivered before: that was no failure.
+        self.assertEqual(policy.decide(ERROR, 9), Decision(Action.HOLD, 5.0))
 
     def test_retry(self) -> None:
         """
-        The delays grow as they were told to, and the last one is kept.
+        The delays grow as configured, and the last one counts for all that follow.
         """
-        policy = FailurePolicy(
-            on_error=OnError.RETRY, attempts=5, delays=(1, 10), parks=True
-        )
-        decisions = [policy.decide(ERROR, tries, True) for tries in range(1, 7)]
+        policy = retrying(attempts=5)
+        decisions = [policy.decide(ERROR, tries) for tries in range(1, 7)]
         self.assertEqual(
             decisions,
             [
-                Decision(Action.RETRY, 1),
+                Decision(Action.RETRY, 7),
                 *[Decision(Action.RETRY, 10)] * 3,
                 *[Decision(Action.DEAD_LETTER)] * 2,
             ],
         )
         self.assertEqual(FailurePolicy().delay(3), 0)
 
-    def test_dead_without_parking(self) -> None:
+    def test_dead(self) -> None:
         """
-        Without a parking queue what is dead is rejected.
+        Without a word about dead messages, a dead message is kept, and its handler is
+        called again with growing delays.  It is discarded only if the policy says so.
         """
-        policy = FailurePolicy(on_error=OnError.RETRY, attempts=1)
-        self.assertIs(policy.decide(ERROR, 1, False).action, Action.REJECT)
+        for on_dead, decision in {
+            Dead.QUEUE: Decision(Action.DEAD_LETTER),
+            Dead.EXCHANGE: Decision(Action.REJECT),
+            Dead.DROP: Decision(Action.REJECT),
+            Dead.HALT: Decision(Action.HAND_BACK, halt=True),
+            Dead.KEEP: Decision(Action.HOLD, 5.0),
+        }.items():
+            policy = FailurePolicy(on_error=OnError.REJECT, on_dead=on_dead)
+            self.assertEqual(policy.decide(ERROR, 1), decision)
+            self.assertIs(policy.discards, on_dead is Dead.DROP)
+        kept = [FailurePolicy().decide(ERROR, 1, each).delay for each in (2, 3, 7, 99)]
+        self.assertEqual(kept, [10.0, 20.0, 300.0, 300.0])
 
-    def test_reject(self) -> None:
+    def test_rejected(self) -> None:
         """
-        An error may be the end of a message at once.
+        What a handler itself says `Reject` to is rejected, where no place is named.
         """
-        policy = FailurePolicy(on_error=OnError.REJECT)
-        self.assertIs(policy.decide(ERROR, 1, False).action, Action.REJECT)
-        self.assertIs(policy.decide(HandlerTimeout(3), 1, False).action, Action.REJECT)
+        policy = FailurePolicy()
+        self.assertEqual(policy.decide(Reject(), 1), Decision(Action.REJECT))
+        halting = FailurePolicy(on_dead=Dead.HALT)
+        decision = Decision(Action.HAND_BACK, halt=True)
+        self.assertEqual(halting.decide(Reject(), 1), decision)
+
+    def test_drop(self) -> None:
+        """
+        Messages may be discarded at once; then nothing is dead-lettered.
+        """
+        policy = FailurePolicy(on_error=OnError.DROP)
+        for error in (ERROR, Reject(), TooManyDeliveries(9)):
+            self.assertEqual(policy.decide(error, 1), Decision(Action.REJECT))
+        self.assertTrue(policy.discards)
 
     def test_halt(self) -> None:
         """
-        An error may be the end of the daemon; then it is no fault of the message.
+        An error may end the daemon; then the message has not failed.
         """
         policy = FailurePolicy(on_error=OnError.HALT)
         expected = Decision(Action.HAND_BACK, halt=True)
-        self.assertEqual(policy.decide(ERROR, 1, False), expected)
+        self.assertEqual(policy.decide(ERROR, 1), expected)
 
     def test_said(self) -> None:
         """
-        What handlers raise is stronger than the policy.
+        What handlers raise overrides the policy.
         """
         for on_error in OnError:
-            policy = FailurePolicy(
-                on_error=on_error, attempts=3, delays=(7,), parks=True
-            )
+            policy = retrying(on_error)
+            dead = Decision(Action.DEAD_LETTER)
+            if on_error is OnError.DROP:
+                dead = Decision(Action.REJECT)
             for error, decision in {
-                Reject("bad"): Decision(Action.DEAD_LETTER),
+                Reject("bad"): dead,
                 Requeue(): Decision(Action.REQUEUE),
                 Retry(): Decision(Action.RETRY, 7),
                 Halt(): Decision(Action.HAND_BACK, halt=True),
                 Halt("full", done=True): Decision(Action.ACK, halt=True),
-                TooManyDeliveries(9): Decision(Action.DEAD_LETTER),
+                TooManyDeliveries(9): dead,
             }.items():
-                self.assertEqual(policy.decide(error, 1, True), decision)
+                self.assertEqual(policy.decide(error, 1), decision)
 
     def test_retry_without_delays(self) -> None:
         """
         A consumer without delays treats `Retry` as any error.
         """
-        self.assertIs(FailurePolicy().decide(Retry(), 1, False).action, Action.REQUEUE)
+        self.assertIs(FailurePolicy().decide(Retry(), 1).action, Action.HOLD)
 
     def test_undecodable(self) -> None:
         """
-        What cannot be read is rejected at once, and never sent on.
+        A message that cannot be decoded is dead at once.
         """
-        for on_error in OnError:
-            policy = FailurePolicy(
-                on_error=on_error, attempts=3, delays=(7,), parks=True
-            )
-            for error in (
-                UndecodableProperty("headers", "broken", b""),
-                ContentTooLarge(2, 1),
-            ):
-                decision = policy.decide(error, 1, False)
-                self.assertEqual(decision, Decision(Action.REJECT))
+        error = UndecodableProperty("headers", "broken", b"")
+        for on_error in (OnError.ONCE_MORE, OnError.RETRY, OnError.REJECT):
+            decision = retrying(on_error).decide(error, 1)
+            self.assertEqual(decision, Decision(Action.DEAD_LETTER))
+
+    def test_deliveries(self) -> None:
+        """
+        Of what was delivered and never settled, the second half of the deliveries run
+        alone, and at least one does before a message is dead.
+        """
+        policy = FailurePolicy(max_deliveries=3)
+        self.assertEqual(
+            [policy.is_suspect(each) for each in range(4)], [False, False, True, True]
+        )
+        self.assertEqual([policy.is_used_up(each) for each in (2, 3)], [False, True])
+        least = FailurePolicy(max_deliveries=1)
+        self.assertEqual([least.is_suspect(1), least.is_used_up(1)], [True, False])
+        self.assertTrue(least.is_used_up(2))
+        self.assertFalse(FailurePolicy().is_suspect(99))
+        self.assertFalse(FailurePolicy().is_used_up(99))
 
     @settings(deadline=None)
     @given(
@@ -140,12 +174,12 @@ class DecisionTests(SynchronousTestCase):
         self, on_error: OnError, attempts: int, delays: list[float], tries: int
     ) -> None:
         """
-        No message is retried for ever.
+        No message goes through delay queues for ever.
         """
         policy = FailurePolicy(
             on_error=on_error, attempts=attempts, delays=tuple(delays)
         )
-        action = policy.decide(Retry() if delays else ERROR, tries, True).action
+        action = policy.decide(Retry() if delays else ERROR, tries).action
         if tries >= attempts:
             self.assertIsNot(action, Action.RETRY)
 
@@ -159,7 +193,7 @@ class DecisionTests(SynchronousTestCase):
 
 class CountTests(SynchronousTestCase):
     """
-    The counts in headers, which anybody may have written.
+    The count in a header, which any publisher may have written.
     """
 
     def test_counts(self) -> None:
@@ -168,5 +202,4 @@ class CountTests(SynchronousTestCase):
         """
         for value, count in ((3, 3), (0, 0), (-1, 0), ("3", 0), (True, 0), (None, 0)):
             self.assertEqual(retry_count({"x-retry-count": value}), count)
-            self.assertEqual(delivery_count({"x-delivery-count": value}), count)
-        self.assertEqual((retry_count({}), delivery_count({})), (0, 0))
+        self.assertEqual(retry_count({}), 0)

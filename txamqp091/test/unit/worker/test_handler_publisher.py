@@ -288,7 +288,7 @@ class ThreadPublisherTests(TestCase):
         calls: list[tuple[Any, ...]] = []
 
         class Answering:
-            def publish(self, *details: Any) -> Deferred[None]:
+            def publish(self, *details: Any, delay: float = 0) -> Deferred[None]:
                 calls.append(details)
                 if details[2] == b"bad":
                     raise AMQPError("no")

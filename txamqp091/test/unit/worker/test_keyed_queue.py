@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.unit.worker.test_keyed_queue -*-
 """
-Who is next: the order of things that wait.
+The order in which items run.
 """
 
 from __future__ import annotations
@@ -11,65 +11,86 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091.worker.keyed_queue import KeyedQueue
 
-Thing = tuple[str | None, int]
+Item = tuple[str | None, int]
 
 
-class LanesTests(SynchronousTestCase):
+class KeyedQueueTests(SynchronousTestCase):
     """
-    Things come, are taken, and are done.
+    Items are put in, run, and give back their slots and keys.
     """
 
     def test_limit(self) -> None:
         """
-        No more than the limit are taken.
+        No more items run than the limit allows.
         """
-        lanes: KeyedQueue[str] = KeyedQueue(1)
-        lanes.put("a")
-        lanes.put("b")
-        self.assertEqual((lanes.take(), lanes.take(), len(lanes)), ("a", None, 1))
-        lanes.done()
-        self.assertEqual((lanes.take(), len(lanes)), ("b", 0))
+        queue: KeyedQueue[str] = KeyedQueue(1)
+        queue.put("a")
+        queue.put("b")
+        self.assertEqual((queue.take(), queue.take(), len(queue)), ("a", None, 1))
+        queue.free_slot()
+        self.assertEqual((queue.take(), len(queue)), ("b", 0))
 
     def test_keys(self) -> None:
         """
-        Those with one key are taken one after another.
+        Items with one key run one after another.
         """
-        lanes: KeyedQueue[str] = KeyedQueue(0)
+        queue: KeyedQueue[str] = KeyedQueue(0)
         for item in ("a1", "a2", "b1"):
-            lanes.put(item, item[0])
-        self.assertEqual([lanes.take(), lanes.take(), lanes.take()], ["a1", "b1", None])
-        lanes.done("b")
-        self.assertIsNone(lanes.take())
-        lanes.done("a")
-        self.assertEqual(lanes.take(), "a2")
+            queue.put(item, item[0])
+        self.assertEqual([queue.take(), queue.take(), queue.take()], ["a1", "b1", None])
+        queue.free_slot()
+        queue.free_key("b")
+        self.assertIsNone(queue.take())
+        queue.free_slot()
+        self.assertIsNone(queue.take())
+        queue.free_key("a")
+        self.assertEqual(queue.take(), "a2")
 
     def test_enter(self) -> None:
         """
-        What has no key may be taken at once, if nothing waits, and there is room.
+        An item without a key may run at once, if no item waits and a slot is free.
         """
-        lanes: KeyedQueue[str] = KeyedQueue(2)
-        self.assertTrue(lanes.enter())
-        lanes.put("a")
-        self.assertFalse(lanes.enter())
-        self.assertEqual(lanes.take(), "a")
-        self.assertFalse(lanes.enter())
-        lanes.done()
-        self.assertTrue(lanes.enter())
-        self.assertEqual(lanes.taken, 2)
+        queue: KeyedQueue[str] = KeyedQueue(2)
+        self.assertTrue(queue.enter())
+        queue.put("a")
+        self.assertFalse(queue.enter())
+        self.assertEqual(queue.take(), "a")
+        self.assertFalse(queue.enter())
+        queue.free_slot()
+        self.assertTrue(queue.enter())
+        self.assertEqual(queue.taken, 2)
 
-    def test_clear(self) -> None:
+    def test_put_first(self) -> None:
         """
-        All that wait are forgotten, and those that were taken can still be done.
+        An item that has run, and has kept its key, runs again before all others.
         """
-        lanes: KeyedQueue[str] = KeyedQueue(1)
-        for item in ("a1", "a2", "b1", "b2"):
-            lanes.put(item, item[0])
-        lanes.take()
-        self.assertEqual(sorted(lanes.clear()), ["a2", "b1", "b2"])
-        self.assertEqual((len(lanes), lanes.taken), (0, 1))
-        lanes.done("a")
-        lanes.put("b3", "b")
-        self.assertEqual(lanes.take(), "b3")
+        queue: KeyedQueue[str] = KeyedQueue(1)
+        for item in ("a1", "a2", "b1"):
+            queue.put(item, item[0])
+        self.assertEqual(queue.take(), "a1")
+        queue.free_slot()
+        queue.put_first("a1", "a")
+        self.assertEqual(queue.take(), "a1")
+        queue.free_slot()
+        queue.free_key("a")
+        self.assertEqual(queue.take(), "b1")
+
+    def test_remove(self) -> None:
+        """
+        Waiting items are taken out, and the next one with the same key is ready then.
+        """
+        queue: KeyedQueue[str] = KeyedQueue(0)
+        for item in ("a1", "a2", "a3", "b1", "c1"):
+            queue.put(item, item[0])
+        self.assertEqual(queue.take(), "a1")
+        self.assertEqual(list(queue.items()), ["b1", "c1", "a2", "a3"])
+        self.assertTrue(queue.has_ready)
+        self.assertEqual(queue.remove(lambda item: item in ("a2", "b1")), ["a2", "b1"])
+        self.assertEqual([queue.take(), queue.take(), len(queue)], ["c1", None, 1])
+        queue.put("b2", "b")
+        self.assertEqual(queue.take(), "b2")
+        queue.free_key("a")
+        self.assertEqual(queue.take(), "a3")
 
     @settings(deadline=None)
     @given(
@@ -78,7 +99,7 @@ class LanesTests(SynchronousTestCase):
             st.one_of(
                 st.tuples(st.just("put"), st.sampled_from([None, "a", "b", "c"])),
                 st.tuples(st.just("done"), st.integers(0, 9)),
-                st.tuples(st.just("clear"), st.none()),
+                st.tuples(st.just("remove"), st.integers(1, 3)),
             ),
             max_size=60,
         ),
@@ -87,34 +108,37 @@ class LanesTests(SynchronousTestCase):
         self, limit: int, steps: list[tuple[str, str | int | None]]
     ) -> None:
         """
-        Whatever comes: the limit is kept, nothing is lost or done twice, and each key's
-        things are taken in order, one at a time.
+        Whatever comes: the limit is kept, no item is lost or runs twice, and the items
+        of each key run in order, one at a time.
         """
-        lanes: KeyedQueue[Thing] = KeyedQueue(limit)
-        put: list[Thing] = []
-        seen: list[Thing] = []
-        taken: list[Thing] = []
+        queue: KeyedQueue[Item] = KeyedQueue(limit)
+        put: list[Item] = []
+        seen: list[Item] = []
+        taken: list[Item] = []
         for step, value in steps:
             if step == "put":
                 assert value is None or isinstance(value, str)
                 put.append((value, len(put)))
-                lanes.put(put[-1], value)
-            elif step == "clear":
-                seen += lanes.clear()
-                self.assertEqual(len(lanes), 0)
+                queue.put(put[-1], value)
+            elif step == "remove":
+                assert isinstance(value, int)
+                part = value
+                seen += queue.remove(lambda item: item[1] % part == 0)  # noqa: B023
             elif taken:
                 assert isinstance(value, int)
-                lanes.done(taken.pop(value % len(taken))[0])
-            while (thing := lanes.take()) is not None:
-                seen.append(thing)
-                taken.append(thing)
-            self.assertEqual(lanes.taken, len(taken))
+                queue.free_slot()
+                queue.free_key(taken.pop(value % len(taken))[0])
+            while (item := queue.take()) is not None:
+                seen.append(item)
+                taken.append(item)
+            self.assertEqual(queue.taken, len(taken))
             self.assertTrue(not limit or len(taken) <= limit)
             keys = [key for key, _ in taken if key is not None]
             self.assertEqual(len(keys), len(set(keys)))
         while taken:
-            lanes.done(taken.pop()[0])
-            while (thing := lanes.take()) is not None:
-                seen.append(thing)
-                taken.append(thing)
+            queue.free_slot()
+            queue.free_key(taken.pop()[0])
+            while (item := queue.take()) is not None:
+                seen.append(item)
+                taken.append(item)
         self.assertEqual(sorted(seen, key=lambda each: each[1]), put)

@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.unit.worker.test_retry_queues -*-
 """
-Delay queues and the parking queue: what they are called, and what goes there.
+Delay queues and the dead-letter queue: their names, and the messages for them.
 """
 
 from __future__ import annotations
@@ -80,14 +80,14 @@ class EntityTests(SynchronousTestCase):
 
     def test_none(self) -> None:
         """
-        Without delays and a parking queue there is nothing to declare.
+        Without delays and a dead-letter queue there is nothing to declare.
         """
         self.assertEqual(RetryQueues(queue="orders").entities(), [])
 
 
 class MessageTests(SynchronousTestCase):
     """
-    What is published instead of the original.
+    The message that is published in place of the original.
     """
 
     def delivery(self, properties: Properties = EMPTY, **details: Any) -> Delivery:
@@ -121,9 +121,9 @@ class MessageTests(SynchronousTestCase):
         """
         return dict(message.properties.headers or {})
 
-    def test_again(self) -> None:
+    def test_retry(self) -> None:
         """
-        All that was in the message stays, but for what the broker would act on.
+        The message keeps everything but what the broker would act on.
         """
         deaths: dict[str, FieldValue] = {"count": 1}
         headers: dict[str, FieldValue] = {"a": 1, "CC": ["all"], "x-death": [deaths]}
@@ -163,9 +163,9 @@ class MessageTests(SynchronousTestCase):
             },
         )
 
-    def test_again_and_again(self) -> None:
+    def test_retry_twice(self) -> None:
         """
-        Where it came from is what it was the first time.
+        Its origin stays that of the first time.
         """
         before: dict[str, FieldValue] = {
             "x-retry-count": 1,
@@ -178,7 +178,7 @@ class MessageTests(SynchronousTestCase):
         self.assertEqual(headers["x-retry-count"], 2)
         self.assertEqual(headers["x-original-exchange"], "shop")
 
-    def test_parked(self) -> None:
+    def test_dead_letter(self) -> None:
         """
         The reason is in the headers, cut to a length that fits into a frame.
         """
@@ -196,17 +196,74 @@ class MessageTests(SynchronousTestCase):
         self.assertIn("in error", self.headers(short)["x-error-traceback"])
         short.properties.encode()
 
+    def test_moved_back(self) -> None:
+        """
+        A dead message that somebody moves back to its queue is retried anew, wherever
+        it was dead-lettered.
+        """
+        before: dict[str, FieldValue] = {
+            "x-retry-count": 2,
+            "x-original-exchange": "shop",
+        }
+        delivery = self.delivery(Properties(headers=before))
+        self.assertEqual(QUEUES.retries(delivery), 2)
+        dead = QUEUES.dead_letter(delivery, self.error(), 3, "shop")
+        moved = self.delivery(dead.properties)
+        self.assertEqual(QUEUES.retries(moved), 0)
+        headers = self.headers(QUEUES.retry(moved, self.error(), 30))
+        self.assertEqual(headers["x-retry-count"], 1)
+        self.assertEqual(headers["x-original-exchange"], "shop")
+        # The broker has dead-lettered it, as RabbitMQ's headers tell.
+        for queue, reason, retries in (
+            ("orders", "rejected", 0),
+            ("orders", "delivery_limit", 0),
+            ("orders", "expired", 2),
+            ("orders.retry.30s", "expired", 2),
+            ("others", "rejected", 2),
+        ):
+            death: dict[str, FieldValue] = {"queue": queue, "reason": reason}
+            moved = self.delivery(Properties(headers={**before, "x-death": [death]}))
+            self.assertEqual(QUEUES.retries(moved), retries, (queue, reason))
+
     def test_undecodable(self) -> None:
         """
-        What cannot be read cannot be sent on.
+        A message that cannot be decoded is not retried.  It is dead-lettered with what
+        can be decoded, and with the bytes of the rest.
         """
-        raw = (0x2000).to_bytes(2, "big") + b"\x00\x00\x00\xff"
+        raw = (0x2080).to_bytes(2, "big") + b"\x00\x00\x00\x01\xff\x02m1"
         delivery = self.delivery(Properties.from_wire(raw))
-        for make in (
-            lambda: QUEUES.retry(delivery, self.error(), 30),
-            lambda: QUEUES.dead_letter(delivery, self.error(), 1, "shop"),
-        ):
-            self.assertRaises(UndecodableProperty, make)
+        self.assertRaises(
+            UndecodableProperty, lambda: QUEUES.retry(delivery, self.error(), 30)
+        )
+        message = QUEUES.dead_letter(delivery, self.error(), 1, "shop")
+        headers = self.headers(message)
+        self.assertEqual(headers["x-original-properties"], raw)
+        self.assertEqual(headers["x-original-routing-key"], "work")
+        self.assertEqual(headers["x-error"], "no\\nstock")
+        self.assertEqual(message.properties.message_id, "m1")
+        self.assertEqual((message.body, message.mandatory), (b"body", True))
+
+    def test_plain(self) -> None:
+        """
+        A message whose headers leave no room in a frame goes without them.
+        """
+        delivery = self.delivery(Properties(headers={"large": "x" * 9000}, type="t"))
+        message = QUEUES.dead_letter(delivery, self.error(), 1, "shop", plain=True)
+        self.assertNotIn("large", self.headers(message))
+        self.assertEqual(message.properties.type, "t")
+        self.assertLess(len(message.properties.encode()), 8192)
+
+    def test_error_without_text(self) -> None:
+        """
+        An exception of a handler may fail to tell what it is.
+        """
+
+        class Bad(Exception):
+            def __str__(self) -> str:
+                raise SystemExit(1)
+
+        headers = self.headers(QUEUES.retry(self.delivery(), Bad(), 30))
+        self.assertIn("has no text", headers["x-error"])
 
 
 class BrokerTests(SynchronousTestCase):
