@@ -104,7 +104,8 @@ class ChannelPublisher:
         # Whether the broker lets this channel publish, and it has not ended.
         self._flowing = True
         # In order; one of many is forgotten at no more cost than the first one.
-        self._waiting: OrderedDict[Waiting, None] = OrderedDict()
+        # With the bytes that each counts for.
+        self._waiting: OrderedDict[Waiting, int] = OrderedDict()
         self._releasing = False
         self._observers: Observers[[Message]] = Observers("basic.return", self._log)
 
@@ -137,10 +138,11 @@ class ChannelPublisher:
                 )
                 return deferred
             machine.check()
+            cost = self._flow.keep(len(body) + len(encoded))
         except (AMQPError, TypeError) as error:
             return fail(error.with_traceback(None))
         held = _Held(self, exchange, routing_key, body, encoded, mandatory)
-        self.wait(held)
+        self.wait(held, cost)
         return held.deferred
 
     def publish_many(self, messages: Iterable[Message]) -> Deferred[None]:
@@ -224,11 +226,13 @@ class ChannelPublisher:
         self._window_size = window_size
         self.release()
 
-    def wait(self, item: Waiting) -> None:
+    def wait(self, item: Waiting, cost: int = 0) -> None:
         """
         Have something leave when it may, in its turn; or fail, if the channel ends.
+
+        :param cost: what `Flow.keep` has counted for it.
         """
-        self._waiting[item] = None
+        self._waiting[item] = cost
         if self.machine.reason is not None:  # it ended while this one was at it
             self._fail(self.machine.reason)
         else:
@@ -238,7 +242,7 @@ class ChannelPublisher:
         """
         Nobody wants this one to leave any more.
         """
-        self._waiting.pop(item, None)
+        self._flow.let_go(self._waiting.pop(item, 0))
 
     def release(self) -> None:
         """
@@ -249,9 +253,10 @@ class ChannelPublisher:
         self._releasing = True
         try:
             while self._waiting and self.may_send and self.is_open:
-                item, _ = self._waiting.popitem(last=False)
-                if not item.go():
-                    self._waiting[item] = None
+                item, cost = self._waiting.popitem(last=False)
+                self._flow.let_go(cost)
+                if not item.go():  # a batch, which costs nothing
+                    self._waiting[item] = 0
                     self._waiting.move_to_end(item, last=False)
         finally:
             self._releasing = False
@@ -262,7 +267,8 @@ class ChannelPublisher:
 
     def _fail(self, reason: AMQPError) -> None:
         waiting, self._waiting = self._waiting, OrderedDict()
-        for item in waiting:
+        for item, cost in waiting.items():
+            self._flow.let_go(cost)
             item.fail(reason)
 
     def observe_returns(

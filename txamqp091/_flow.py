@@ -6,6 +6,7 @@ Outward: whether messages may be published now, and which publishers wait for th
 Inward: which consumers have more than they can deal with; while there is one,
 nothing is read from the transport.  Unless the broker owes answers: whoever waits for
 one may be the very handler that does not get on, and answers come behind deliveries.
+How much may come before an answer is limited, too; more ends the connection.
 """
 
 from __future__ import annotations
@@ -16,7 +17,20 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-__all__ = ["Flow", "Waiter"]
+from txamqp091.errors import ConnectionBlocked, PublisherFull
+
+__all__ = ["EXCESS", "MOST_BLOCKED", "MOST_WAITING", "Flow", "Waiter"]
+
+#: How many bytes of deliveries that their owner cannot take may come before an answer.
+EXCESS = 64 << 20
+
+#: How many bytes of messages may wait to be published, on one connection; and how many
+#: while the broker blocks, which can take hours.
+MOST_WAITING = 256 << 20
+MOST_BLOCKED = 64 << 20
+
+#: The bytes that a message costs besides its body, or about so.
+_COST = 512
 
 
 class Waiter(Protocol):
@@ -30,12 +44,33 @@ class Waiter(Protocol):
         """
 
 
+class _Hold:
+    """
+    A consumer that has more than it can take.
+
+    :ivar channel: its channel.
+    :ivar first: how many deliveries it had when that began.
+    :ivar seen: how many have come since; those that were taken meanwhile, too.
+    :ivar size: the bytes of those.
+    """
+
+    __slots__ = ("channel", "first", "seen", "size")
+
+    def __init__(self, channel: object, first: int) -> None:
+        self.channel = channel
+        self.first = first
+        self.seen = 0
+        self.size = 0
+
+
 class Flow:
     """
     What one connection lets through.
 
     :ivar may_publish: whether a message may leave now: the connection is open, the
         transport has room, and the broker does not block.
+    :ivar blocked: why the broker blocks publishing, or None if it does not.
+    :ivar waiting: the bytes of the messages that wait to be published.
     :ivar reading: whether the transport is being read from.
     """
 
@@ -45,21 +80,27 @@ class Flow:
         stop_reading: Callable[[], None],
         read_on: Callable[[], None],
         answers_due: Callable[[], bool] = lambda: False,
+        overrun: Callable[[], object] = lambda: None,
     ) -> None:
         """
         :param stop_reading: called when the first consumer holds.
         :param read_on: called, in a turn of its own, when none holds any more.
         :param answers_due: tells whether the broker owes answers.
+        :param overrun: called when a consumer has got more than `EXCESS` bytes while it
+            held and an answer was due.
         """
         self.may_publish = False
+        self.blocked: str | None = None
+        self.waiting = 0
         self.reading = True
         self._clock = clock
         self._stop_reading = stop_reading
         self._read_on = read_on
         self._answers_due = answers_due
+        self._overrun = overrun
         self._ended = False
         self._waiters: OrderedDict[Waiter, None] = OrderedDict()
-        self._holders: dict[object, object] = {}
+        self._holders: dict[object, _Hold] = {}
         self._call: IDelayedCall | None = None
 
     # -- outward -------------------------------------------------------------------
@@ -81,18 +122,58 @@ class Flow:
         if not self.may_publish and not self._ended:
             self._waiters[waiter] = None
 
+    def keep(self, size: int) -> int:
+        """
+        Count a message that has to wait.
+
+        :param size: the bytes of its body and its properties.
+        :returns: the bytes that it costs, to be given to `let_go`.
+        :raises ConnectionBlocked: too many bytes wait, and the broker blocks.
+        :raises PublisherFull: too many bytes wait.
+        """
+        if self.blocked is not None and self.waiting >= MOST_BLOCKED:
+            raise ConnectionBlocked(self.blocked, False)
+        if self.waiting >= MOST_WAITING:
+            raise PublisherFull(
+                f"{self.waiting >> 20} MiB of messages wait to be published on this "
+                "connection: wait for the Deferreds of some before publishing more"
+            )
+        cost = size + _COST
+        self.waiting += cost
+        return cost
+
+    def let_go(self, cost: int) -> None:
+        """
+        A message waits no longer.
+        """
+        self.waiting -= cost
+
     # -- inward --------------------------------------------------------------------
 
-    def hold(self, owner: object, channel: object) -> None:
+    def hold(
+        self, owner: object, channel: object, count: int = 0, size: int = 0
+    ) -> None:
         """
         Read nothing more until ``owner`` can take more, or its channel ends.  To be
         called again with each delivery that is too much.
+
+        :param count: how many deliveries the owner has.
+        :param size: the bytes of the last one's body.
         """
-        if not self._ended:
-            self._holders[owner] = channel
-            if self.reading and not self._answers_due():
-                self.reading = False
-                self._stop_reading()
+        if self._ended:
+            return
+        hold = self._holders.get(owner)
+        if hold is None:
+            hold = self._holders[owner] = _Hold(channel, count)
+        hold.seen += 1
+        hold.size += size + _COST
+        if not self.reading:
+            return
+        if not self._answers_due():
+            self.reading = False
+            self._stop_reading()
+        elif (count - hold.first) * hold.size / hold.seen > EXCESS:
+            self._overrun()
 
     def release(self, owner: object) -> None:
         """
@@ -105,8 +186,8 @@ class Flow:
         """
         Nobody on a channel holds any more.
         """
-        for owner, held in list(self._holders.items()):
-            if held is channel:
+        for owner, hold in list(self._holders.items()):
+            if hold.channel is channel:
                 self.release(owner)
 
     def said(self) -> None:

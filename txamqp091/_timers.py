@@ -28,11 +28,12 @@ class Outgoing:
 
     :ivar in_turn: set by whoever will flush without being asked.
     :ivar paused: set while there is no room for more; what is written waits here.
+    :ivar size: the bytes that wait here.
     :ivar flushed_at: when something was last handed on, in the clock's seconds.
     """
 
-    __slots__ = ("_call", "_clock", "_pieces", "_size", "_write", "flushed_at",
-                 "in_turn", "paused")  # fmt: skip
+    __slots__ = ("_call", "_clock", "_pieces", "_write", "flushed_at", "in_turn",
+                 "paused", "size")  # fmt: skip
 
     def __init__(self, clock: IReactorTime, write: Callable[[bytes], object]) -> None:
         self.in_turn = False
@@ -41,7 +42,7 @@ class Outgoing:
         self._clock = clock
         self._write = write
         self._pieces: list[Piece] = []
-        self._size = 0
+        self.size = 0
         self._call: IDelayedCall | None = None
 
     def write(self, data: Piece) -> None:
@@ -51,8 +52,8 @@ class Outgoing:
         :param data: read when the turn ends, or later.
         """
         self._pieces.append(data)
-        self._size += len(data)
-        if self._size >= _FLUSH_SIZE:
+        self.size += len(data)
+        if self.size >= _FLUSH_SIZE:
             self.flush()
         elif self._call is None and not self.in_turn:
             self._call = self._clock.callLater(0, self._turn_ends)
@@ -67,9 +68,9 @@ class Outgoing:
         """
         while self._pieces and not self.paused:
             pieces = self._pieces
-            if self._size < 2 * _FLUSH_SIZE:
+            if self.size < 2 * _FLUSH_SIZE:
                 self._pieces = []
-                self._size = 0
+                self.size = 0
             else:
                 pieces = self._next_pieces()
             self.flushed_at = self._clock.seconds()
@@ -87,7 +88,7 @@ class Outgoing:
                 break
         pieces = self._pieces[:count]
         del self._pieces[:count]
-        self._size -= size
+        self.size -= size
         return pieces
 
     def stop(self) -> None:
@@ -96,7 +97,7 @@ class Outgoing:
         """
         self._write = _nowhere
         self._pieces = []
-        self._size = 0
+        self.size = 0
         if self._call is not None:
             self._call.cancel()
             self._call = None

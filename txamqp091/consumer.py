@@ -389,7 +389,8 @@ class Consumer:
             return
         self.running += 1
         if self.running > self._limit and self.is_active:
-            self._flow.hold(self, self._machine)
+            size = len(delivery.body)
+            self._flow.hold(self, self._machine, self.running, size)
             self._check_excess(self.running)
         if self._ack_on_return:
             deferred.addCallback(self._succeeded, delivery)
@@ -717,8 +718,9 @@ class Deliveries:
         self._buffer.append(delivery)
         if len(self._buffer) > self._limit and self.consumer.is_active:
             # In the consumer's name: when that ends, reading has to go on.
-            self.consumer._flow.hold(self.consumer, self.consumer._machine)
-            self.consumer._full_at = 0
+            consumer, size = self.consumer, len(delivery.body)
+            consumer._flow.hold(consumer, consumer._machine, self.buffered, size)
+            consumer._full_at = 0
 
     def _drop(self) -> None:
         """

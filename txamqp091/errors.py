@@ -322,7 +322,8 @@ class LimitReached(NotAllowed):
 
 class ResourceError(ConnectionClosed):
     """
-    506: the broker is short of a resource.
+    506: the broker is short of a resource; or, with ``by_us``, the broker sends more
+    than this side can hold.
     """
 
     reply_code = 506

@@ -29,7 +29,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from txamqp091._flow import Flow
+from txamqp091._flow import EXCESS, Flow
 from txamqp091._login import Login, client_properties
 from txamqp091._machine.connection import ConnectionMachine, Limits
 from txamqp091._machine.states import Role, State
@@ -46,6 +46,7 @@ from txamqp091.errors import (
     HeartbeatTimeout,
     LocalProtocolError,
     RemoteProtocolError,
+    ResourceError,
 )
 from txamqp091.message import Settler, SettlerFactory
 from txamqp091.parameters import ConnectionParameters
@@ -57,6 +58,9 @@ __all__ = ["AMQPProtocol"]
 #: `Outgoing` fill it.  With a third, bodies of 1 MiB cost up to three times as much, as
 #: the C library gives the memory for it back each time.
 _TRANSPORT_BUFFER = 2 * 131072 - 1
+
+#: How many bytes of answers may wait for a peer that asks for them and does not read.
+_UNREAD = 8 << 20
 
 #: How far a connection had come when its transport ended; AMQP, where it is not here.
 _STAGES = {State.NEW: Stage.TLS_HANDSHAKE, State.GREETED: Stage.GREETING}
@@ -119,6 +123,7 @@ class AMQPProtocol(Protocol):
             self._stop_reading,
             self._read_on,
             self._machine.answers_due,
+            self._overrun,
         )
         self._login: Login | None = None
         self._heartbeats: Heartbeats | None = None
@@ -134,6 +139,8 @@ class AMQPProtocol(Protocol):
             "connection.blocked", self._log
         )
         self._writable = True
+        # The bytes of answers that wait, as the peer does not read.
+        self._unread = 0
 
     def __repr__(self) -> str:
         name = f"{self.parameters.name!r} " if self.parameters.name else ""
@@ -387,6 +394,7 @@ class AMQPProtocol(Protocol):
             self._heartbeats.heard()
         outgoing = self._outgoing
         outgoing.in_turn = True
+        unsent = outgoing.size
         try:
             self._machine.receive(data)
         except RemoteProtocolError as error:
@@ -394,7 +402,10 @@ class AMQPProtocol(Protocol):
             self._violated(error.with_traceback(None))
         finally:
             outgoing.in_turn = self._gone
-        outgoing.flush()
+        if outgoing.paused:
+            self._replied(unsent, outgoing.size)
+        else:
+            outgoing.flush()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
@@ -438,6 +449,38 @@ class AMQPProtocol(Protocol):
         explained = ConnectionLost(f"{error.reply_text}, {about}", by_us=error.by_us)
         explained.__cause__ = error.__cause__
         return explained
+
+    def _replied(self, before: int, now: int) -> None:
+        """
+        Something was received, and there is no room for what was sent because of it.
+
+        :param before: the bytes that waited to leave before that.
+        :param now: the bytes that wait now.
+        """
+        # What leaves first was written first.
+        self._unread = min(self._unread, before) + max(now - before, 0)
+        if self._unread > _UNREAD and self._reason is None:
+            self._end(
+                ResourceError(
+                    f"{self.parameters.host} makes us answer, and does not read the "
+                    f"answers: {self._unread} bytes wait to be sent",
+                    by_us=True,
+                )
+            )
+            self._transport().abortConnection()
+
+    def _overrun(self) -> None:
+        """
+        A consumer cannot take more, and an answer that is due does not come.
+        """
+        self._violated(
+            ResourceError(
+                f"the broker has sent {EXCESS >> 20} MiB of deliveries that no handler "
+                "has taken, and not the answer that it owes: limit what is sent by "
+                "acknowledgements and a prefetch",
+                by_us=True,
+            )
+        )
 
     def _about(self, state: State) -> str:
         """
@@ -490,9 +533,9 @@ class AMQPProtocol(Protocol):
         assert self._reason is not None
         self._machine.lost(self._reason)
 
-    def _violated(self, error: RemoteProtocolError) -> None:
+    def _violated(self, error: RemoteProtocolError | ResourceError) -> None:
         """
-        The peer has broken the rules: tell it, and go.
+        The peer has broken the rules, or sends too much: tell it, and go.
         """
         if self._reason is None:
             self._log.error("{peer!r}: {error}", peer=self, error=error)
@@ -667,7 +710,7 @@ class AMQPProtocol(Protocol):
         """
         The broker asks for no more publishing.
         """
-        self.blocked = reason
+        self.blocked = self._flow.blocked = reason
         self._flow.allow(False)
         self._observers.tell(reason)
 
@@ -675,7 +718,7 @@ class AMQPProtocol(Protocol):
         """
         Publishing may go on.
         """
-        self.blocked = None
+        self.blocked = self._flow.blocked = None
         self._observers.tell(None)
         waiting, self._unblocked = self._unblocked, OneShot()
         waiting.fire(None)

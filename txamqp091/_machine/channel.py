@@ -84,6 +84,9 @@ class ChannelMachine(Assembler):
         closing, or recovering.
     """
 
+    #: No broker has a message of a tebibyte; to wait for its end would be for ever.
+    impossible = 1 << 40
+
     __slots__ = (
         "_ending",
         "_joined",

@@ -29,7 +29,6 @@ from txamqp091.errors import (
     DecodeError,
     LocalProtocolError,
     ProtocolVersionMismatch,
-    RemoteProtocolError,
     UnexpectedFrame,
     connection_closed,
 )
@@ -340,9 +339,10 @@ class ConnectionMachine:
         )
         self.fail(reason)
 
-    def violated(self, error: RemoteProtocolError) -> None:
+    def violated(self, error: ConnectionClosed) -> None:
         """
-        The peer has broken the rules: say so, and listen to it no more.
+        The peer has broken the rules, or sends too much: say so with the code and the
+        text of an error, and listen to it no more.
         """
         talking = self.state not in _SILENT
         self._end()

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from struct import Struct
 from struct import error as StructError
-from typing import Any
+from typing import Any, ClassVar
 
 from txamqp091.errors import DecodeError, FrameError, UnexpectedFrame
 from txamqp091.wire import spec
@@ -38,7 +38,10 @@ class Assembler:
     :ivar expect: takes the next frame, as its type and payload; see
         `FrameReader.feed`.
     :ivar max_body: the largest body that is kept, in octets.
+    :cvar impossible: the size of a body that no peer can mean, in octets.
     """
+
+    impossible: ClassVar[int] = 1 << 64
 
     __slots__ = (
         "_body",
@@ -133,6 +136,8 @@ class Assembler:
             raise FrameError(
                 f"a content header of class {class_id} and weight {weight}"
             )
+        if size >= self.impossible and size > self._keep:
+            raise FrameError(f"a content header that announces {size} octets")
         self._header = payload
         self._size = self._left = size
         self._kept = size <= self._keep

@@ -25,6 +25,7 @@ from txamqp091.errors import (
     AMQPError,
     ChannelError,
     CommandInvalid,
+    ConnectionClosed,
     ProtocolVersionMismatch,
     RemoteProtocolError,
     UnexpectedFrame,
@@ -299,7 +300,7 @@ class ServerMachine(ConnectionMachine):
         del self._open[number]
         self._routes.pop(number, None)
 
-    def violated(self, error: RemoteProtocolError) -> None:
+    def violated(self, error: ConnectionClosed) -> None:
         """
         The client has broken the rules: say so, unless it could be anyone still, and
         listen to it no more.

@@ -10,12 +10,19 @@ import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091.channel import Channel
 from txamqp091.consumer import Deliveries
-from txamqp091.errors import ContentTooLarge, DecodeError
+from txamqp091.errors import (
+    ChannelClosed,
+    ConnectionBlocked,
+    ContentTooLarge,
+    DecodeError,
+    PublisherFull,
+    ResourceError,
+)
 from txamqp091.message import Delivery, Message
 from txamqp091.test.support.books import size
 from txamqp091.test.support.channel_case import ChannelCase
@@ -214,6 +221,104 @@ class HandlerTests(BoundsCase):
         self.assertEqual((first.running, self.reading), (3, False))
 
 
+class HostileTests(BoundsCase):
+    """
+    A broker that keeps back what the client waits for, or reads nothing.
+    """
+
+    def flood(self, mebibytes: int, size: int = MIB) -> int:
+        """
+        Deliver without end, until the client hangs up.
+
+        :returns: how many mebibytes it has taken.
+        """
+        method = spec.BasicDeliver("tag", 1, False, "", "work")
+        frames = self.peer.content(1, method, bytes(size))
+        for count in range(mebibytes * MIB // size):
+            if not self.peer.client.is_open or not self.reading:
+                return count * size // MIB
+            self.peer.client.dataReceived(frames)
+        return mebibytes
+
+    def assertOverrun(self) -> None:
+        """
+        The connection has ended, and both sides know why.
+        """
+        reason = self.reason(self.peer.client.when_closed(), ResourceError)
+        self.assertTrue(reason.by_us)
+        self.assertTrue(reason.retriable)
+        self.assertIn("a prefetch", str(reason))
+        close = self.heard()[-1]
+        assert isinstance(close, spec.ConnectionClose)
+        self.assertEqual(close.reply_code, 506)
+        self.assertEqual(len(self.flushLoggedErrors()), 0)
+
+    def test_an_answer_is_withheld(self) -> None:
+        """
+        While an answer is due reading cannot stop: what may come before it is limited,
+        for iterators as well as for handlers.
+        """
+        for handled in (False, True):
+            self.setUp()
+            if handled:
+                self.consumer(lambda _: Deferred(), auto_ack=True, prefetch=0)
+            else:
+                self.deliveries(auto_ack=True, prefetch=0)
+            self.feed(1, 1000)
+            self.channel.queue_declare("never").addErrback(lambda _: None)
+            self.heard()
+            taken = self.flood(100)
+            self.assertLess(taken, 67)
+            self.assertGreater(taken, 60)
+            self.peer.turn()
+            self.assertOverrun()
+
+    def test_what_is_taken_does_not_count(self) -> None:
+        """
+        A program that keeps up, though only just, is not cut off.
+        """
+        deliveries = self.deliveries(auto_ack=True, prefetch=10)
+        self.channel.queue_declare("slow").addErrback(lambda _: None)
+        self.feed(1, 15)
+        for _ in range(80):
+            self.assertEqual(self.flood(1), 1)
+            self.successResultOf(deliveries.get())
+        self.assertTrue(self.peer.client.is_open)
+
+    def test_answers_are_not_read(self) -> None:
+        """
+        A broker that makes the client answer, and does not read the answers, is
+        dropped; what the program sends by itself is not counted.
+        """
+        self.peer.transport.capacity = 100_000
+        self.channel.basic_publish("", "work", bytes(30 * MIB))
+        self.peer.turn()
+        self.assertFalse(self.peer.client._writable)
+        frames = method_frame(1, spec.BasicCancel("t" * 255, False).encode()) * 1000
+        taken = 0
+        while self.peer.client.is_open and taken < 100 * MIB:
+            self.peer.client.dataReceived(frames)
+            taken += len(frames)
+        self.peer.turn()
+        reason = self.reason(self.peer.client.when_closed(), ResourceError)
+        self.assertLess(taken, 10 * MIB)
+        self.assertTrue(reason.by_us)
+        self.assertIn("does not read the answers", str(reason))
+        self.assertEqual(self.peer.transport.ended, "aborted")
+
+    def test_answers_are_read_late(self) -> None:
+        """
+        A broker that reads in the end may be as slow as it likes.
+        """
+        self.peer.transport.capacity = 100_000
+        frames = method_frame(1, spec.BasicCancel("t" * 255, False).encode()) * 5000
+        for _ in range(20):
+            self.peer.client.dataReceived(frames)
+            while not self.peer.client._writable:
+                self.peer.drain()
+        self.assertTrue(self.peer.client.is_open)
+
+
 class MemoryTests(BoundsCase):
     """
     What all that costs.
@@ -330,6 +435,55 @@ class MemoryTests(BoundsCase):
         self.assertLess(sent, 100)
         batches[0].cancel()
         self.failureResultOf(batches[0])
+
+
+class WaitingTests(BoundsCase):
+    """
+    Messages that are published without waiting for any.
+    """
+
+    def publish(self, mebibytes: int) -> list[Deferred[None]]:
+        """
+        Publish messages of a mebibyte.
+        """
+        body = bytes(MIB)
+        return [self.channel.basic_publish("", "q", body) for _ in range(mebibytes)]
+
+    def test_blocked(self) -> None:
+        """
+        While the broker blocks, 64 MiB wait, on all channels together.  More is refused
+        with the reason, until there is room.
+        """
+        other = self.peer.open_channel()
+        self.peer.send(0, spec.ConnectionBlocked("low on memory"))
+        waiting = self.publish(64)
+        refused = other.basic_publish("", "q", b"one more")
+        error = self.reason(refused, ConnectionBlocked)
+        self.assertEqual((error.reason, error.sent), ("low on memory", False))
+        for each in waiting[:2]:
+            each.cancel()
+            self.reason(each, CancelledError)
+        waiting += self.publish(1)
+        self.assertNoResult(waiting[-1])
+        self.peer.send(0, spec.ConnectionUnblocked())
+        for each in waiting[2:]:
+            self.successResultOf(each)
+        self.assertEqual(self.peer.client._flow.waiting, 0)
+        self.successResultOf(other.basic_publish("", "q", b"later"))
+
+    def test_not_blocked(self) -> None:
+        """
+        With a broker that is slow, 256 MiB wait.  They wait no more when the channel
+        ends.
+        """
+        self.confirming(window=1)
+        waiting = self.publish(257)
+        self.reason(self.channel.basic_publish("", "q", b""), PublisherFull)
+        self.channel.close()
+        for each in waiting:
+            self.peer.serve()
+            self.reason(each, ChannelClosed)
+        self.assertEqual(self.peer.client._flow.waiting, 0)
 
 
 class ChannelTests(SynchronousTestCase):

@@ -9,6 +9,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091._flow import Flow
+from txamqp091.errors import ConnectionBlocked, PublisherFull
 
 
 class Publisher:
@@ -178,3 +179,45 @@ class ReadingTests(FlowTestCase):
         self.flow.stop()
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.assertEqual(self.asked, ["stop"])
+
+
+class WaitingTests(FlowTestCase):
+    """
+    What waits to be published.
+    """
+
+    def fill(self, size: int) -> int:
+        """
+        Have messages wait, until no more may.
+
+        :returns: how many.
+        """
+        count = 0
+        while True:
+            try:
+                self.flow.keep(size)
+            except (ConnectionBlocked, PublisherFull):
+                return count
+            count += 1
+
+    def test_bodies(self) -> None:
+        """
+        Bodies and properties count; fewer may wait while the broker blocks.
+        """
+        self.assertEqual(self.fill((1 << 20) - 512), 256)
+        self.assertRaises(PublisherFull, self.flow.keep, 0)
+        self.flow.let_go(1)
+        self.flow.keep(0)
+        self.flow.let_go(self.flow.waiting)
+        self.flow.blocked = "low on memory"
+        self.assertEqual(self.fill((1 << 20) - 512), 64)
+        self.assertRaises(ConnectionBlocked, self.flow.keep, 0)
+        self.flow.blocked = None
+        self.flow.keep(0)
+
+    def test_empty(self) -> None:
+        """
+        Messages without a body count for something.
+        """
+        self.flow.blocked = "low on memory"
+        self.assertEqual(self.fill(0), 131072)

@@ -276,12 +276,21 @@ class ContentTests(ChannelCase):
 
     def test_huge_announcements(self) -> None:
         """
-        A size of 2^64 - 1 allocates nothing; what comes of it is dropped.
+        A large size allocates nothing, and what comes of it is dropped; one of a
+        tebibyte or more, which no broker has, is refused.
         """
-        header = frame(2, pack(">HHQH", 60, 0, 2**64 - 1, 0))
-        self.recorder.receive(frames(1, spec.BasicDeliver("tag", 7)) + header)
+        deliver = frames(1, spec.BasicDeliver("tag", 7))
+        header = frame(2, pack(">HHQH", 60, 0, 2**40 - 1, 0))
+        self.recorder.receive(deliver + header)
         self.recorder.receive(frame(3, bytes(4088)) * 10)
         self.assertEqual(bytes(self.channel._body), b"")
+        for size in (2**40, 2**62, 2**64 - 1):
+            self.setUp()
+            header = frame(2, pack(">HHQH", 60, 0, size, 0))
+            error = self.assertRaises(
+                FrameError, self.recorder.receive, deliver + header
+            )
+            self.assertIn(f"announces {size} octets", str(error))
 
     def test_get(self) -> None:
         """
