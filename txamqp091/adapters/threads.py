@@ -266,7 +266,9 @@ class InThreads:
             runner = ThreadRunner(reactor, self._size, self._name)
             self._runner = runner
         # A copy each: one context is for one thread at a time.
-        return self._context.copy().run(runner.run, self._called, arguments)
+        return self._context.copy().run(
+            runner.run, self._called, arguments, partial(_is_ours, delivery)
+        )
 
     def _called(self, arguments: tuple[object, ...]) -> None:
         check_ended(self._function(*arguments), self._function, "in_threads")
@@ -279,6 +281,13 @@ class InThreads:
             self._runner.stop()
 
 
+def _is_ours(delivery: Delivery) -> bool:
+    """
+    Whether a delivery that has waited for a thread is still to be handled.
+    """
+    return not (delivery.settled or delivery.is_stale)
+
+
 def in_threads(
     function: Callable[..., object], size: int = 10, name: str = "txamqp091"
 ) -> InThreads:
@@ -288,6 +297,9 @@ def in_threads(
     delivery there::
 
         await channel.basic_consume("work", in_threads(work, 4))
+
+    A delivery whose channel ends before a thread is free is not handled: the broker
+    delivers the message again.
 
     When the function fails, the delivery is treated as that of any handler that fails:
     see `txamqp091.consumer.Consumer`.  The handler is for one connection.

@@ -45,6 +45,7 @@ from zope.interface import implementer
 
 from txamqp091.daemon.settings import LogFormat, LogSettings, LogThreshold
 from txamqp091.errors import printable
+from txamqp091.worker.message_context import log_fields
 
 #: The level below which nothing is logged: there is one log in a process.
 threshold = LogLevelFilterPredicate(defaultLogLevel=LogLevel.info)
@@ -83,7 +84,8 @@ def set_threshold(level: LogThreshold) -> None:
 class TextLines:
     """
     Writes events as lines of text in Twisted's classic format.  Further lines of an
-    event begin with a tab, and control characters are escaped.
+    event begin with a tab, and control characters are escaped.  What a handler logs
+    ends with the names of its message.
     """
 
     def __init__(self, file: IO[str]) -> None:
@@ -94,6 +96,11 @@ class TextLines:
         Twisted: log an event.
         """
         text = formatEventAsClassicLogText(event)
+        if text and (handled := log_fields()) and "identity" not in event:
+            # The line of a handler names its message, as the daemon's own lines do.
+            first, _, rest = text.partition("\n")
+            named = ", ".join(f"{key} {value}" for key, value in handled.items())
+            text = f"{first} ({named})\n{rest}"
         if text:
             self._file.write(_UNSAFE.sub(_escaped, text))
             self._file.flush()
@@ -107,7 +114,9 @@ def _escaped(match: re.Match[str]) -> str:
 class JSONLines:
     """
     Writes events as lines of JSON: ``ts``, ``level``, ``logger``, ``msg``, the fields
-    of the event, and ``error`` and ``exc``, the type and traceback of a failure.
+    of the event, and ``error`` and ``exc``, the type and traceback of a failure.  What
+    a handler logs has the fields of its message, too:
+    `txamqp091.worker.message_context.log_fields`.
     """
 
     def __init__(self, file: IO[str]) -> None:
@@ -135,6 +144,9 @@ def _flat(event: LogEvent) -> dict[str, Any]:
             members.setdefault(
                 name, value if isinstance(value, _PLAIN) else _other(value)
             )
+    # What a handler logs names its message.
+    for name, value in log_fields().items():
+        members.setdefault(name, value)
     failure = event.get("log_failure")
     if isinstance(failure, Failure):
         members["error"] = type(failure.value).__qualname__

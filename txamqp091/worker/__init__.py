@@ -24,6 +24,7 @@ from txamqp091.worker.failure_policy import (
 )
 from txamqp091.worker.handler_runner import HandlerOptions
 from txamqp091.worker.health import ConsumerHealth, Health
+from txamqp091.worker.message_context import log_fields
 from txamqp091.worker.retry_queues import RetryQueues
 from txamqp091.worker.stream_offsets import OffsetFile
 
@@ -45,4 +46,5 @@ __all__ = [
     "Retry",
     "RetryQueues",
     "TooManyDeliveries",
+    "log_fields",
 ]

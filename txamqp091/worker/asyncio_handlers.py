@@ -18,7 +18,6 @@ from types import CodeType, CoroutineType, ModuleType, coroutine
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
 #: What to do when a handler uses asyncio, and the reactor does not.
 ADVICE = (
@@ -88,24 +87,32 @@ def run_coroutine(
     Run a coroutine as a task of asyncio.
 
     :returns: fires with its result, or fails with its error.  Cancelling it cancels the
-        task.
+        task; it fires when the task has ended.
     """
-    task = loop.create_task(_bridged(coroutine, loop))  # type: ignore[arg-type]
+    return Deferred.fromFuture(loop.create_task(_bridged(coroutine, loop)))  # type: ignore[arg-type]
 
-    def cancel(_: Deferred[Any]) -> None:
-        task.cancel()
 
-    result: Deferred[Any] = Deferred(cancel)
+def _fired(
+    waiting: Deferred[Any], loop: asyncio.AbstractEventLoop
+) -> Generator[Any, Any, None]:
+    """
+    Wait until a Deferred has fired, which keeps its result: whoever awaits it asks for
+    that then.
+    """
+    future: asyncio.Future[None] = loop.create_future()
 
-    def done(task: asyncio.Task[Any]) -> None:
-        try:
-            value: object = task.result()
-        except BaseException:
-            value = Failure()
-        result.callback(value)
+    def fired(result: Any) -> Any:
+        if not future.done():
+            future.set_result(None)
+        return result
 
-    task.add_done_callback(done)
-    return result
+    waiting.addBoth(fired)
+    try:
+        yield from future
+    except asyncio.CancelledError:
+        waiting.cancel()
+        waiting.addErrback(lambda failure: None)
+        raise
 
 
 @coroutine
@@ -123,8 +130,9 @@ def _bridged(
         except StopIteration as end:
             return end.value
         try:
+            value = None
             if isinstance(awaited, Deferred):
-                value = yield from awaited.asFuture(loop)
+                yield from _fired(awaited, loop)
             else:
                 value = yield awaited
         except BaseException as error:

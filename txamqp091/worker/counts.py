@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.unit.worker.test_counts -*-
+# -*- test-case-name: txamqp091.test.unit.worker.test_handler_runner -*-
 """
 Counts and durations of handled messages.
 """

@@ -35,7 +35,7 @@ PUBLIC = {
     "txamqp091.worker": """
         ConsumerHealth ConsumerService Counts Dead FailurePolicy Halt HandlerOptions
         HandlerTimeout Health OffsetFile OnError OnRefused Reject Requeue Retry
-        RetryQueues TooManyDeliveries
+        RetryQueues TooManyDeliveries log_fields
     """,
     "txamqp091.testing": """
         AsyncBrokerTestCase BrokerAssertions BrokerTestCase Direction Link
