@@ -14,6 +14,7 @@ __all__ = [
 ]
 
 import asyncio
+import ssl
 from asyncio.events import _get_running_loop as running_loop
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -34,7 +35,7 @@ from twisted.internet.interfaces import (
 from zope.interface import implementer
 
 from txamqp091._hosts import ascii_host
-from txamqp091.adapters._ssl import context_for, server_name
+from txamqp091.adapters._ssl import server_name
 from txamqp091.adapters._transport import Transport, address_of, why_not_connected
 from txamqp091.parameters import ConnectionParameters
 
@@ -336,16 +337,19 @@ class AsyncioEndpoint:
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, parameters: ConnectionParameters
+        self,
+        loop: asyncio.AbstractEventLoop,
+        parameters: ConnectionParameters,
+        context: ssl.SSLContext | None,
     ) -> None:
         """
-        :raises InvalidURI: when a file of certificates cannot be read, or no host can
-            have the name.
+        :param context: does TLS; None is without.
+        :raises InvalidURI: when no host can have the name.
         """
         self._host = ascii_host(parameters.host)
         self._loop = loop
         self._parameters = parameters
-        self._context = context_for(parameters)
+        self._context = context
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """

@@ -8,15 +8,16 @@ has to prove; pyOpenSSL and service-identity are not needed.
 
 from __future__ import annotations
 
-__all__ = ["context_for", "explained", "server_name", "verify_names"]
+__all__ = ["context_for", "explained", "secured", "server_name", "verify_names"]
 
 import ssl
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
 from txamqp091._hosts import ascii_host
 from txamqp091.errors import InvalidURI, TLSFailed, printable
-from txamqp091.parameters import ConnectionParameters
+from txamqp091.parameters import ConnectionParameters, UnverifiedTLS
 
 #: OpenSSL's reasons, by a part of their name: what they mean here.
 _REASONS: list[tuple[str, str]] = [
@@ -32,6 +33,39 @@ _REASONS: list[tuple[str, str]] = [
     ("ALERT_BAD_CERTIFICATE", "the peer does not accept our certificate"),
     ("UNEXPECTED_EOF", "the peer closed the connection in the TLS handshake"),
 ]
+
+
+def secured(
+    parameters: ConnectionParameters, context: ssl.SSLContext | None
+) -> tuple[ConnectionParameters, ssl.SSLContext | None]:
+    """
+    Decide how a connection does TLS.
+
+    :param context: the program's own, in place of what the parameters say.
+    :returns: the parameters that fit, and the context; None is without TLS.
+    :raises TypeError: the context is none.
+    :raises InvalidURI: as `context_for` does; or the parameters ask for no TLS, or for
+        what a context has to say itself.
+    """
+    if context is None:
+        return parameters, context_for(parameters)
+    if not isinstance(context, ssl.SSLContext):
+        raise TypeError(f"an ssl_context is an ssl.SSLContext, not {context!r}")
+    tls = parameters.tls
+    if tls is None:
+        raise InvalidURI(
+            "an ssl_context needs TLS: use an amqps:// URI, or "
+            "ConnectionParameters(tls=TLSParameters(), ...)"
+        )
+    if type(tls)(server_name=tls.server_name) != tls:
+        raise InvalidURI(
+            "an ssl_context excludes cafile, certfile, keyfile, trust_root and "
+            "connection_creator: load the certificates into the context"
+        )
+    if not (context.check_hostname and context.verify_mode is ssl.CERT_REQUIRED):
+        # The program has said so: the second look at the name would undo it.
+        tls = UnverifiedTLS(server_name=tls.server_name)
+    return replace(parameters, tls=tls), context
 
 
 def context_for(parameters: ConnectionParameters) -> ssl.SSLContext | None:

@@ -17,6 +17,7 @@ __all__ = ["Answer", "Channel", "Connection", "Deliveries", "Subscription", "con
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from functools import partial, wraps
+from ssl import SSLContext
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from twisted.internet.defer import CancelledError, Deferred, fail
@@ -31,6 +32,7 @@ from txamqp091.adapters._asyncio import (
     running_loop,
     wrong_loop,
 )
+from txamqp091.adapters._ssl import secured
 from txamqp091.adapters.threads import ThreadsafeChannel
 from txamqp091.consumer import HANDLING, Consumer
 from txamqp091.endpoint import connect as open_connection
@@ -689,12 +691,17 @@ async def connect(
     uri_or_parameters: str | bytes | ConnectionParameters,
     *,
     credentials: ICredentials | Sequence[ICredentials] | None = None,
+    ssl_context: SSLContext | None = None,
 ) -> Connection:
     """
     Connect to a broker, on the running loop.
 
     The parameters, and the errors, are those of `txamqp091.endpoint.connect`; TLS is
     asyncio's own, so ``trust_root`` and ``connection_creator`` are refused.
+
+    :param ssl_context: does TLS, in place of what the parameters say of certificates;
+        the URI is ``amqps://`` nevertheless.  Unless the context itself does not check
+        the broker's host name, the name is checked twice, as always.
     """
     parameters = uri_or_parameters
     if not isinstance(parameters, ConnectionParameters):
@@ -702,12 +709,13 @@ async def connect(
     # A URI may have a password, which whoever prints this frame need not see.
     del uri_or_parameters
     loop = asyncio.get_running_loop()
+    parameters, context = secured(parameters, ssl_context)
     reactor = AsyncioLoop(loop)
     opening = open_connection(
         reactor,
         parameters,
         credentials=credentials,
-        endpoint=AsyncioEndpoint(loop, parameters),
+        endpoint=AsyncioEndpoint(loop, parameters, context),
     )
     native = await _Precious(opening, loop, AMQPProtocol.close)
     reactor.closed = cast(AsyncioTransport, native.transport).loop_closed

@@ -31,6 +31,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial, wraps
+from ssl import SSLContext
 from threading import Lock, get_ident
 from time import monotonic
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
@@ -43,6 +44,7 @@ from twisted.python.failure import Failure
 from txamqp091 import consumer as consumers
 from txamqp091.adapters._driver import Driver, ThreadDriver
 from txamqp091.adapters._selector import SelectorEndpoint, SelectorLoop
+from txamqp091.adapters._ssl import secured
 from txamqp091.adapters.threads import (
     InThreads,
     ThreadsafeChannel,
@@ -99,6 +101,7 @@ class BlockingConnection:
         credentials: ICredentials | Sequence[ICredentials] | None = None,
         timeout: float | None = None,
         background: bool = False,
+        ssl_context: SSLContext | None = None,
     ) -> None:
         """
         Connect.
@@ -109,10 +112,14 @@ class BlockingConnection:
         :param credentials: as whom to log in, instead of what the first says.
         :param background: whether a thread answers heartbeats, and sends what other
             threads have to say, while no call waits.
+        :param ssl_context: does TLS, in place of what the parameters say of
+            certificates; the URI is ``amqps://`` nevertheless.  Unless the context
+            itself does not check the broker's host name, the name is checked twice, as
+            always.
         :raises AMQPError: why the last one could not be connected to, as
             `txamqp091.endpoint.connect` has it.
         """
-        candidates = _candidates(parameters)
+        candidates = [secured(each, ssl_context) for each in _candidates(parameters)]
         self.timeout = timeout
         self.native: AMQPProtocol
         self._channels: list[BlockingChannel] = []
@@ -135,20 +142,21 @@ class BlockingConnection:
 
     def _connect(
         self,
-        candidates: list[ConnectionParameters],
+        candidates: list[tuple[ConnectionParameters, SSLContext | None]],
         credentials: ICredentials | Sequence[ICredentials] | None,
     ) -> AMQPProtocol:
         loop = self._driver.loop
-        for parameters in candidates[:-1]:
+        for each in candidates[:-1]:
             with suppress(AMQPError):
-                return self._connect([parameters], credentials)
+                return self._connect([each], credentials)
+        parameters, context = candidates[-1]
         return self._driver.ask(
             None,
             connect,
             cast(IReactorTime, loop),
-            candidates[-1],
+            parameters,
             credentials=credentials,
-            endpoint=SelectorEndpoint(loop, candidates[-1]),
+            endpoint=SelectorEndpoint(loop, parameters, context),
         )
 
     def __repr__(self) -> str:
@@ -558,8 +566,7 @@ class _FlushingSettler(Settler):
         try:
             self._loop.work(self._send_now, method, delivery_tag, bits)
         except LocalProtocolError:  # another thread uses the connection by now
-            self._posted.append((method, delivery_tag, bits))
-            self._loop.callFromThread(self.catch_up)
+            self._loop.callFromThread(self.send, method, delivery_tag, bits)
 
     def _send_now(self, method: type[Method], delivery_tag: int, bits: int) -> None:
         super().send(method, delivery_tag, bits)

@@ -10,6 +10,7 @@ __all__ = ["Channel", "Connection", "Deliveries", "connect", "connect_future"]
 
 import asyncio
 from collections.abc import Sequence
+from ssl import SSLContext
 from typing import cast
 
 from tornado.ioloop import IOLoop
@@ -24,14 +25,19 @@ def connect_future(
     uri_or_parameters: str | bytes | ConnectionParameters,
     *,
     credentials: ICredentials | Sequence[ICredentials] | None = None,
+    ssl_context: SSLContext | None = None,
     io_loop: IOLoop | None = None,
 ) -> asyncio.Future[Connection]:
     """
     Connect to a broker from where nothing can be awaited, such as an application's
     ``__init__``, before its loop runs.
 
+    The other parameters are those of `txamqp091.adapters.aio.connect`.
+
     :param io_loop: the loop to connect on; by default, the current one.
     :returns: what Tornado calls a Future, for ``io_loop.add_future`` and the like.
     """
     loop = cast(BaseAsyncIOLoop, io_loop or IOLoop.current()).asyncio_loop
-    return loop.create_task(connect(uri_or_parameters, credentials=credentials))
+    return loop.create_task(
+        connect(uri_or_parameters, credentials=credentials, ssl_context=ssl_context)
+    )

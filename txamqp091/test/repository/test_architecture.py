@@ -246,6 +246,54 @@ class LayerTests(SynchronousTestCase):
         self.assertEqual(our_module("txamqp091.errors.Closed"), "txamqp091.errors")
 
 
+def definitions(tree: ast.Module) -> Iterator[str]:
+    """
+    The names that a module gives to functions, classes, variables and attributes.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls"):
+                yield node.attr
+
+
+def private_attributes(tree: ast.Module) -> Iterator[tuple[int, str, str]]:
+    """
+    The lines in which a module uses private attributes, their text, and their names.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr.startswith("_"):
+            if not node.attr.endswith("__"):
+                yield node.lineno, ast.unparse(node), node.attr
+
+
+class PrivacyTests(SynchronousTestCase):
+    """
+    What is private to a package is used there only.
+    """
+
+    def test_private_attributes(self) -> None:
+        """
+        No module uses a private attribute that only another package defines: a seam has
+        a name.  (A name that both define is not noticed.)
+        """
+        defined: dict[str, set[str]] = {}
+        for name, tree in modules().items():
+            defined.setdefault(layer(name), set()).update(definitions(tree))
+        ours = {each for names in defined.values() for each in names}
+        foreign = [
+            f"{name}:{line}: {text}"
+            for name, tree in modules().items()
+            if layer(name) != "test"
+            for line, text, attribute in private_attributes(tree)
+            if attribute in ours - defined[layer(name)]
+        ]
+        self.assertEqual(foreign, [])
+
+
 class ReactorTests(SynchronousTestCase):
     """
     Importing this package chooses no reactor, and its lower half no Twisted.

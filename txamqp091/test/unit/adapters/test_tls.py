@@ -26,28 +26,33 @@ from txamqp091.test.support.certificates import IMPOSTORS, Authority, Issued, im
 from txamqp091.test.support.served import ServedTestCase
 
 
-def by_asyncio(parameters: ConnectionParameters) -> None:
+def by_asyncio(
+    parameters: ConnectionParameters, ssl_context: ssl.SSLContext | None = None
+) -> None:
     """
     Connect by asyncio, and say something.
     """
 
     async def main() -> None:
-        async with await aio.connect(parameters) as connection:
+        connecting = aio.connect(parameters, ssl_context=ssl_context)
+        async with await connecting as connection:
             channel = await connection.open_channel()
             await channel.queue_declare("", exclusive=True)
 
     asyncio.run(main())
 
 
-def by_blocking(parameters: ConnectionParameters) -> None:
+def by_blocking(
+    parameters: ConnectionParameters, ssl_context: ssl.SSLContext | None = None
+) -> None:
     """
     Connect without a loop, and say something.
     """
-    with BlockingConnection(parameters) as connection:
+    with BlockingConnection(parameters, ssl_context=ssl_context) as connection:
         connection.channel().queue_declare("", exclusive=True)
 
 
-WAYS: tuple[Callable[[ConnectionParameters], None], ...] = (by_asyncio, by_blocking)
+WAYS = (by_asyncio, by_blocking)
 
 
 class TLSTests(ServedTestCase):
@@ -106,6 +111,49 @@ class TLSTests(ServedTestCase):
         port = self.served_with(self.authority.issue("localhost"))
         for way in WAYS:
             way(self.parameters(port))
+
+    def test_own_context(self) -> None:
+        """
+        A program's own context does TLS: what it trusts is trusted, and what it refuses
+        is refused.  The name is looked at twice, unless the context says otherwise.
+        """
+        right = self.served_with(self.authority.issue("localhost"))
+        wrong = self.served_with(self.authority.issue("other.example"))
+        trusting = ssl.create_default_context(cafile=self.cafile)
+        stranger = ssl.create_default_context()
+        lax = ssl.create_default_context(cafile=self.cafile)
+        lax.check_hostname = False
+        open_ = ssl.create_default_context()
+        open_.check_hostname = False
+        open_.verify_mode = ssl.CERT_NONE
+        tls = TLSParameters()
+        for context, port, connects in (
+            (trusting, right, True),
+            (trusting, wrong, False),
+            (stranger, right, False),
+            (lax, right, True),
+            (lax, wrong, True),
+            (open_, wrong, True),
+        ):
+            for way in WAYS:
+                if connects:
+                    way(self.parameters(port, tls), context)
+                else:
+                    with self.assertRaises(TLSFailed):
+                        way(self.parameters(port, tls), context)
+
+    def test_context_misused(self) -> None:
+        """
+        A context goes with TLS, and with no other source of certificates.
+        """
+        context = ssl.create_default_context()
+        for way in WAYS:
+            with self.assertRaisesRegex(InvalidURI, "amqps://"):
+                way(ConnectionParameters(), context)
+            with self.assertRaisesRegex(InvalidURI, "load the certificates into"):
+                way(self.parameters(1), context)
+            with self.assertRaisesRegex(TypeError, "ssl_context"):
+                way(self.parameters(1), "context")  # type: ignore[arg-type]
 
     def test_server_name(self) -> None:
         """
