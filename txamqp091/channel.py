@@ -165,6 +165,13 @@ class Channel:
         if self._machine.is_open:
             self._machine.abandon(reason)
 
+    def _leave(self, reason: AMQPError) -> None:
+        """
+        Be over, and tell nothing that waits: the channel is another process's.
+        """
+        self._closed = OneShot()
+        self._closed.fail(reason)
+
     def when_closed(self) -> Deferred[None]:
         """
         :returns: fires once the channel was closed by us; fails with the reason when

@@ -12,8 +12,10 @@ what we say, and aborted where it may not or does not; ``connectionLost`` follow
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, cast
+from weakref import WeakSet
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import (
@@ -141,6 +143,7 @@ class AMQPProtocol(Protocol):
         self._writable = True
         # The bytes of answers that wait, as the peer does not read.
         self._unread = 0
+        _connections.add(self)
 
     def __repr__(self) -> str:
         name = f"{self.parameters.name!r} " if self.parameters.name else ""
@@ -561,6 +564,26 @@ class AMQPProtocol(Protocol):
     def _abort(self) -> None:
         self._transport().abortConnection()
 
+    def _leave_to_parent(self) -> None:
+        """
+        This is a copy in a child of the process: what it sends would come between what
+        the parent sends, and what it reads would be missing there.
+        """
+        self._reason = reason = LocalProtocolError(
+            "the connection was made before this process was forked, and belongs to "
+            "the parent: connect again here"
+        )
+        self._machine.leave(reason)
+        self._clear_limit()
+        self._outgoing.stop()
+        if self._heartbeats is not None:
+            self._heartbeats.stop()
+        # What waits here was copied, too, and is the parent's.
+        self._closed = OneShot()
+        self._closed.fail(reason)
+        for channel in self._channels:
+            channel._leave(reason)
+
     def _set_limit(self, seconds: float, expired: Callable[[], None]) -> None:
         self._clear_limit()
         self._limit_call = self.reactor.callLater(seconds, expired)
@@ -731,3 +754,15 @@ class AMQPProtocol(Protocol):
         if reason is not None:
             self._end(reason)
         self._leave()
+
+
+_connections: WeakSet[AMQPProtocol] = WeakSet()
+
+
+def _forked() -> None:
+    for connection in _connections:
+        connection._leave_to_parent()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

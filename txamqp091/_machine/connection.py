@@ -389,6 +389,15 @@ class ConnectionMachine:
         for channel in channels.values():
             channel.fail(reason)
 
+    def leave(self, reason: AMQPError) -> None:
+        """
+        Refuse everything from now on, and tell nothing that waits: the connection is
+        another process's.
+        """
+        self._end()
+        for channel in self._channels.values():
+            channel.reason = reason
+
     def lost(self, reason: AMQPError) -> None:
         """
         The transport has gone, or is about to: nothing more is sent or received.

@@ -8,9 +8,12 @@ Its other sides are in `test_handshake`, `test_heartbeats`, `test_closing`,
 
 from __future__ import annotations
 
+import ast
+import os
+from collections.abc import Callable
 from typing import Any, cast
 
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IHandshakeListener, IProtocol, ITCPTransport
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -224,6 +227,72 @@ class OpenChannelTests(SynchronousTestCase):
             self.successResultOf(closing)
         self.assertEqual(len(self.client._machine._channels), 0)
         self.assertEqual(len(self.client._machine._routes), 1)
+
+
+class ForkTests(SynchronousTestCase):
+    """
+    A process that is forked.
+    """
+
+    def in_child(self, calls: Callable[[], list[Deferred[Any]]]) -> list[str]:
+        """
+        Make calls in a child of this process, and tell what they failed with.
+        """
+        reading, writing = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                outcomes: list[Any] = []
+                for each in calls():
+                    each.addErrback(lambda failure: str(failure.value))
+                    each.addCallback(outcomes.append)
+                os.write(writing, repr(outcomes).encode())
+            finally:
+                os._exit(0)
+        os.close(writing)
+        with open(reading, "rb") as pipe:
+            said = pipe.read()
+        os.waitpid(child, 0)
+        outcomes = ast.literal_eval(said.decode())
+        assert isinstance(outcomes, list)
+        return outcomes
+
+    def test_child(self) -> None:
+        """
+        The connection is the parent's.  In the child each call fails at once, closing
+        is harmless, and nothing is sent; in the parent, nothing has happened.
+        """
+        if not hasattr(os, "fork"):
+            self.skipTest("there is no fork")
+        peer = Peer(self)
+        peer.handshake()
+        client, channel = peer.client, peer.open_channel()
+        sent = len(peer.transport.writes)
+
+        def calls() -> list[Deferred[Any]]:
+            answers: list[Deferred[Any]] = [
+                channel.queue_declare("work"),
+                channel.basic_publish("", "work", "x"),
+                channel.basic_consume("work", print),
+                channel.when_closed(),
+                client.open_channel(),
+                client.update_secret("secret"),
+                client.when_closed(),
+                channel.close(),
+                client.close(),
+            ]
+            cast(Clock, client.reactor).advance(1000)
+            assert len(peer.transport.writes) == sent
+            return answers
+
+        outcomes = self.in_child(calls)
+        self.assertEqual(len(outcomes), 9)
+        for each in outcomes[:7]:
+            self.assertIn("belongs to the parent", each)
+        self.assertEqual(outcomes[7:], [None, None])
+        declared = channel.queue_declare("work")
+        peer.serve()
+        self.assertEqual(self.successResultOf(declared).queue, "work")
 
 
 class DelayTests(TestCase):
