@@ -1,7 +1,6 @@
 """
-What pytest does for this checkout: it has hypothesis not look at the clock, and ends
-with the reasons for which tests were skipped, each once, with their number.  The tests
-themselves are trial's.
+What pytest does for this checkout: it ends with the reasons for which tests were
+skipped, each once, with their number.  The tests themselves are trial's.
 """
 
 from __future__ import annotations
@@ -9,16 +8,6 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import HealthCheck, settings
-
-# On a busy machine any example may take a second, and means nothing by it.
-settings.register_profile(
-    "txamqp091",
-    settings.default,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
-settings.load_profile("txamqp091")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

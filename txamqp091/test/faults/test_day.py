@@ -219,6 +219,7 @@ class ReconnectTests(LifeCase):
         self.turn()
         self.settle(self.client.delete(gone))
         for _ in range(20):
+            self.publish()
             self.reconnect()
         before = _Census()
         reconnects = 1000
