@@ -231,6 +231,7 @@ class Consumer:
     def _cancel_agreed(self, _: BasicCancelOk) -> None:
         if not self._ended.fired:  # or else the tag may be another consumer's by now
             self._machine.forget(self.consumer_tag)
+            self._flow.release(self)
             self._ended.fire(None)
 
     def when_ended(self) -> Deferred[None]:
@@ -347,6 +348,7 @@ class Consumer:
 
     def cancelled(self) -> None:
         self.is_active = False
+        self._flow.release(self)
         self._stop_timers()
         error = ConsumerCancelled(self.consumer_tag, self.queue, len(self._unsettled()))
         _log.warn(
@@ -388,7 +390,7 @@ class Consumer:
             self._succeeded(result, delivery)
             return
         self.running += 1
-        if self.running > self._limit and self.is_active:
+        if self.running > self._limit and not self._ended.fired:
             size = len(delivery.body)
             self._flow.hold(self, self._machine, self.running, size)
             self._check_excess(self.running)
@@ -716,9 +718,9 @@ class Deliveries:
             self._waiting.popleft().callback(delivery)
             return
         self._buffer.append(delivery)
-        if len(self._buffer) > self._limit and self.consumer.is_active:
+        consumer, size = self.consumer, len(delivery.body)
+        if len(self._buffer) > self._limit and not consumer._ended.fired:
             # In the consumer's name: when that ends, reading has to go on.
-            consumer, size = self.consumer, len(delivery.body)
             consumer._flow.hold(consumer, consumer._machine, self.buffered, size)
             consumer._full_at = 0
 

@@ -273,6 +273,37 @@ class HostileTests(BoundsCase):
             self.peer.turn()
             self.assertOverrun()
 
+    def test_the_end_is_withheld(self) -> None:
+        """
+        The same holds for the answer to a cancel: with automatic acknowledgement, what
+        comes before it is kept.
+        """
+        deliveries = self.deliveries(auto_ack=True, prefetch=10)
+        deliveries.cancel().addErrback(lambda _: None)
+        self.heard()
+        self.assertLess(self.flood(100), 80)
+        self.peer.turn()
+        self.assertOverrun()
+
+    def test_cancelled_by_the_broker(self) -> None:
+        """
+        A consumer that the broker has ended keeps nobody from reading.
+        """
+        self.deliveries(auto_ack=True, prefetch=10)
+        declared = self.channel.queue_declare("slow")
+        self.feed(1, 15)
+        self.peer.send(1, spec.BasicCancel("tag", True))
+        self.peer.serve()
+        self.successResultOf(declared)
+        other = self.deliveries(auto_ack=True, prefetch=1)
+        self.feed(1, 5)
+        self.assertFalse(self.reading)
+        self.successResultOf(other.get())
+        self.successResultOf(other.get())
+        self.peer.turn()
+        self.assertEqual(other.buffered, 2)
+        self.flushLoggedErrors()
+
     def test_what_is_taken_does_not_count(self) -> None:
         """
         A program that keeps up, though only just, is not cut off.
