@@ -85,7 +85,7 @@ class ChannelPublisher:
     :ivar machine: the channel's machine.
     """
 
-    _log = Logger()
+    _log = Logger(namespace="txamqp091.channel")
 
     def __init__(
         self,

@@ -61,7 +61,7 @@ class Login:
     :ivar mechanism: the mechanism that was chosen.
     """
 
-    _log = Logger()
+    _log = Logger(namespace="txamqp091.connection")
 
     def __init__(self, parameters: ConnectionParameters, offered: bytes) -> None:
         """

@@ -98,7 +98,7 @@ class AMQPProtocol(Protocol):
         for that.
     """
 
-    _log = Logger()
+    _log = Logger(namespace="txamqp091.connection")
 
     def __init__(self, parameters: ConnectionParameters, reactor: IReactorTime) -> None:
         self.parameters = parameters

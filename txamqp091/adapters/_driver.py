@@ -218,7 +218,7 @@ class ThreadDriver(Driver):
 
     turns_by_itself = True
 
-    _log = Logger()
+    _log = Logger(namespace="txamqp091.adapters")
 
     def __init__(self) -> None:
         super().__init__()

@@ -174,7 +174,7 @@ class Link:
     :ivar is_up: whether the two ends are connected.
     """
 
-    _log = Logger()
+    _log = Logger(namespace="txamqp091.testing")
 
     def __init__(
         self, clock: IReactorTime, client: Protocol, server: Protocol, number: int = 1

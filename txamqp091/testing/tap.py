@@ -125,7 +125,7 @@ class BrokerService(Service):
     :ivar broker: the broker.
     """
 
-    _log = Logger()
+    _log = Logger(namespace="txamqp091.testing")
 
     def __init__(
         self, reactor: Any, broker: MemoryBroker, endpoints: list[IStreamServerEndpoint]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -412,6 +413,26 @@ class CodeTests(SynchronousTestCase):
             and not found.endswith("__")
         ]
         self.assertEqual(mangled, [])
+
+    def test_loggers(self) -> None:
+        """
+        Every logger has a namespace that does not depend on where its module is, and
+        the documentation lists all of them.
+        """
+        checkout_only()
+        loggers = [
+            ast.unparse(node)
+            for name, tree in modules().items()
+            if layer(name) != "test"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "Logger"
+        ]
+        documented = re.findall(
+            "^``(txamqp091.[a-z]+)``", (CHECKOUT / "docs/logging.rst").read_text(), re.M
+        )
+        self.assertEqual(
+            set(loggers), {f"Logger(namespace={each!r})" for each in documented}
+        )
 
 
 class PackagingTests(SynchronousTestCase):

@@ -50,7 +50,7 @@ from txamqp091.wire.types import FieldValue
 __all__ = ["BrokerFactory", "BrokerProtocol"]
 
 # Not a class's: what is logged, and perhaps kept, would have the protocol in it.
-_log = Logger()
+_log = Logger(namespace="txamqp091.testing")
 
 #: How long a client may take to open a connection, and to answer a close: seconds.
 _TIMEOUT = 10.0
