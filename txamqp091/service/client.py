@@ -257,6 +257,16 @@ class AMQPClientService(Service):
         """
         return self._recovery.delete(entities)
 
+    def restore_route(self, exchange: str, routing_key: str) -> Deferred[None] | None:
+        """
+        Declare again what a message needs that the broker could not route, as far as it
+        is in the topology.
+
+        :returns: fires when that was tried; None, if nothing of it is in the topology,
+            or it was tried less than 10 s ago.
+        """
+        return self._recovery.restore_route(exchange, routing_key)
+
     def channel(
         self,
         confirm: bool = False,

@@ -8,6 +8,8 @@ Theory.  A message is in one place at a time:
 ==================  ==================================================================
 ``Outbox.queue``    It waits to be sent, in the order of publishing.
 ``Outbox._nacked``  The broker has nacked it; it goes back to the queue when it is due.
+``._restoring``     The broker could not route it; it goes back to the queue once, when
+                    the topology that it needs was declared again.
 ``channel.sent``    It was sent on that channel, and has no confirm.  It stays there
                     until the broker answers, even if its Deferred has fired.
 ==================  ==================================================================
@@ -93,6 +95,7 @@ class PendingPublish:
     :ivar nacks: how often the broker has nacked it.
     :ivar suspect: whether the broker may have closed a channel because of it: it is
         sent when no other message is unconfirmed.
+    :ivar restored: whether the topology that it needs was declared again for it.
     :ivar channel: the channel that has sent it.
     """
 
@@ -109,6 +112,7 @@ class PendingPublish:
         "nacks",
         "number",
         "queued_at",
+        "restored",
         "routing_key",
         "size",
         "suspect",
@@ -138,6 +142,7 @@ class PendingPublish:
         self.due = 0.0
         self.nacks = 0
         self.suspect = False
+        self.restored = False
         self.channel: ConfirmChannel | None = None
 
     def __lt__(self, other: PendingPublish) -> bool:
@@ -191,7 +196,9 @@ class PendingPublish:
         channel = self._answered()
         if isinstance(error, Nacked):
             self._outbox.nacked(self, channel)
-        elif isinstance(error, Returned) or not isinstance(error, AMQPError):
+        elif isinstance(error, Returned):
+            self._outbox.not_routed(self, error)
+        elif not isinstance(error, AMQPError):
             self._outbox.settle(self, error)
         else:
             if self._outbox.lost(self, error):
@@ -443,6 +450,7 @@ class Outbox:
         self._idle: deque[Deferred[None]] = deque()
         self._nacked: dict[PendingPublish, None] = {}
         self._nacked_call: IDelayedCall | None = None
+        self._restoring: dict[PendingPublish, None] = {}
         self._renewed_at = 0.0
         # How many channels have ended alone since one confirmed a message.
         self._channels_lost = 0
@@ -565,8 +573,9 @@ class Outbox:
             _stop(call)
         self._blocked_for = None
         self.held = False
-        messages = [*self.queue, *self._nacked]
+        messages = [*self.queue, *self._nacked, *self._restoring]
         self.queue.clear()
+        self._restoring.clear()
         self._nacked.clear()
         for message in messages:
             self.settle(message, reason)
@@ -614,6 +623,8 @@ class Outbox:
             del self.queue[message]
         elif message in self._nacked:
             del self._nacked[message]
+        elif message in self._restoring:
+            del self._restoring[message]
         else:
             return
         message.deferred.errback(CancelledError())
@@ -643,6 +654,28 @@ class Outbox:
             message.due = self._reactor.seconds() + self._policy.delay(message.nacks)
             self._nacked[message] = None
             self._watch_nacked(message.due)
+
+    def not_routed(self, message: PendingPublish, error: AMQPError) -> None:
+        """
+        The exchange of a message is missing, or no queue has taken it.
+        """
+        restoring = None
+        if message.is_open and not message.restored:
+            restoring = self._service.restore_route(
+                message.exchange, message.routing_key
+            )
+        if restoring is None:
+            self.settle(message, error)
+        else:
+            message.restored = True
+            self._restoring[message] = None
+            restoring.addCallback(self._has_restored, message)
+
+    def _has_restored(self, _: None, message: PendingPublish) -> None:
+        if message in self._restoring:
+            del self._restoring[message]
+            self._put_back([message], sent=False)
+            self._channel.send_waiting()
 
     def lost(self, message: PendingPublish, reason: AMQPError) -> bool:
         """
@@ -725,7 +758,10 @@ class Outbox:
         else:
             channel.watch()
         for message in rejected:
-            self.settle(message, reason)
+            if isinstance(reason, NotFound):
+                self.not_routed(message, reason)
+            else:
+                self.settle(message, reason)
         self._channel.send_waiting()
 
     def abandoned(self, reason: BaseException) -> None:
@@ -762,14 +798,17 @@ class Outbox:
             message.suspect = True
         return [], messages
 
-    def _put_back(self, messages: list[PendingPublish]) -> None:
+    def _put_back(self, messages: list[PendingPublish], sent: bool = True) -> None:
         """
         Send messages again, before all that were published after them.
+
+        :param sent: whether they may have arrived.
         """
         again = []
         for message in messages:
             if message.is_open:
-                message.mark_republished()
+                if sent:
+                    message.mark_republished()
                 self.republished_count += 1
                 again.append(message)
             else:

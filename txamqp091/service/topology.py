@@ -15,9 +15,11 @@ from difflib import get_close_matches
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError
+from twisted.logger import Logger
 
 from txamqp091.channel import Channel
 from txamqp091.errors import (
+    AccessRefused,
     ChannelClosed,
     Closed,
     HandshakeTimeout,
@@ -38,6 +40,8 @@ from txamqp091.service.entities import (
     Queue,
 )
 from txamqp091.wire import spec
+
+_log = Logger(namespace="txamqp091.service")
 
 Call = Callable[[Channel], Deferred[Any]]
 
@@ -113,6 +117,21 @@ class Topology:
         """
         return next((each for each in self.queues if each.key == name), None)
 
+    def behind(self, exchange: str, routing_key: str) -> Topology:
+        """
+        What a message needs to be routed: the exchange and all that is bound to it; for
+        the default exchange, the queue.
+        """
+        if not exchange:
+            return self.around(routing_key)
+        bindings = [each for each in self.bindings if each.source == exchange]
+        ends = {each.queue for each in bindings} | {each.exchange for each in bindings}
+        exchanges = [
+            each for each in self.exchanges if each.name in ends | {exchange} - {""}
+        ]
+        queues = [each for each in self.queues if each.key in ends]
+        return Topology.of(*exchanges, *queues, *bindings)
+
     def around(self, queue: str) -> Topology:
         """
         What a queue needs to be as described: itself, the bindings to it, and their
@@ -165,9 +184,12 @@ class Topology:
 
     def apply(self, connection: AMQPProtocol) -> Deferred[list[EntityOutcome]]:
         """
-        Declare all of it.  What fails does not keep the rest from being declared.
+        Declare all of it.  A failure does not keep the rest from being declared.  An
+        exchange or a queue that the user may not declare is accepted if it exists,
+        whatever its arguments are; where the broker does not even say whether it
+        exists, the log warns, and it is taken to exist.
 
-        :returns: fires with what became of each entity, in the order of iteration;
+        :returns: fires with an outcome for each entity, in the order of iteration;
             fails with the reason when the connection ends first.
         """
         return Declaration(connection, self).apply()
@@ -303,8 +325,32 @@ class Declaration:
         topology = self._topology
         # The bindings need the names of the queues.
         made = await self._run([*topology.exchanges, *topology.queues], self._declare)
+        made = await self._use_existing(made)
         bound = await self._run([*topology.bindings], self._bind)
         return made + bound
+
+    async def _use_existing(self, made: list[EntityOutcome]) -> list[EntityOutcome]:
+        """
+        Take what the user may not declare as it is, if it exists.
+        """
+        refused = [each.entity for each in made if _may_not_declare(each)]
+        found: dict[int, EntityOutcome] = {}
+        for each in await self._run(refused, self._ask):
+            if each.ok:
+                text = "which exists; the service uses it as it is"
+            elif isinstance(each.error, AccessRefused):
+                # RabbitMQ 4.3 wants the same permission for a passive declaration.  If
+                # it is missing, whoever consumes from it or publishes to it is told.
+                text = "nor ask whether it exists; the service assumes that it does"
+            else:
+                continue
+            found[_id(each)] = EntityOutcome(each.entity, None, each.name)
+            _log.warn(
+                "The user may not declare the {entity}, {text}",
+                entity=str(each.entity),
+                text=text,
+            )
+        return [found.get(_id(each), each) for each in made]
 
     async def _delete(self) -> list[EntityOutcome]:
         topology = self._topology
@@ -500,6 +546,15 @@ _OPERATIONS: dict[type, tuple[str, ...]] = {
 
 def _id(outcome: EntityOutcome) -> int:
     return id(outcome.entity)
+
+
+def _may_not_declare(outcome: EntityOutcome) -> bool:
+    """
+    Whether the user has no permission to declare an entity, which may exist.
+    """
+    return isinstance(outcome.error, AccessRefused) and bool(
+        getattr(outcome.entity, "name", "")
+    )
 
 
 def _stays(entity: Entity) -> bool:

@@ -47,6 +47,11 @@ _log = Logger(namespace="txamqp091.service")
 
 T = TypeVar("T")
 
+#: How many seconds pass before an exchange or a queue is declared again for a message
+#: that could not be routed, and how many of them are remembered.
+_RESTORED_AGAIN = 10.0
+_RESTORED_MAX = 1000
+
 #: Where there are no heartbeats, how long the broker may take our last connection for
 #: alive, in seconds.
 _NO_HEARTBEAT = 60
@@ -81,6 +86,8 @@ class TopologyRecovery:
         # One thing at a time: what is deleted must not be declared at that moment.
         self._lock = DeferredLock()
         self._locked_until = 0.0
+        # The exchanges and queues that were declared again for a message, and when.
+        self._restored: dict[str, tuple[float, OneShot[None]]] = {}
 
     @property
     def outcomes(self) -> list[EntityOutcome]:
@@ -334,6 +341,39 @@ class TopologyRecovery:
         connection = await self._opened.when_fired()
         declaration = Declaration(connection, part, names=self._names)
         return await self._alone(_await(declaration.delete()))
+
+    # -- messages without a way ----------------------------------------------------
+
+    def restore_route(self, exchange: str, routing_key: str) -> Deferred[None] | None:
+        """
+        Declare again what a message needs that the broker could not route: only
+        publishing notices when that was deleted.
+
+        :returns: fires when that was tried; None, if nothing of it is in the topology,
+            or it was tried a moment ago.
+        """
+        key, now = exchange or routing_key, self._reactor.seconds()
+        at, done = self._restored.get(key, (-_RESTORED_AGAIN, OneShot()))
+        if now - at < _RESTORED_AGAIN:
+            return None if done.fired else done.when_fired()
+        part = self.topology.behind(exchange, routing_key)
+        if self._connection is None or not (part.exchanges or part.queues):
+            return None
+        _log.warn(
+            "The broker could not route a message to {exchange} with {key}; the "
+            "service declares again what it needs",
+            exchange=repr(printable(exchange)),
+            key=repr(printable(routing_key)),
+        )
+        if len(self._restored) >= _RESTORED_MAX:
+            self._restored.clear()
+        event: OneShot[None] = OneShot()
+        self._restored[key] = now, event
+        waiting = event.when_fired()
+        restoring = self._redeclare(part)
+        restoring.addErrback(lambda _: [])  # the connection has ended
+        restoring.addCallback(self._repaired).addCallback(event.fire)
+        return waiting
 
     # -- queues --------------------------------------------------------------------
 

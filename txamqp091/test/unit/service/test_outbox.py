@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 
+from txamqp091.channel import Channel
 from txamqp091.errors import (
     ChannelClosed,
     ConnectionClosed,
@@ -19,7 +21,9 @@ from txamqp091.errors import (
     Nacked,
     NotFound,
     PreconditionFailed,
+    Returned,
 )
+from txamqp091.service.entities import Binding, Exchange, Queue
 from txamqp091.service.outbox import REPUBLISHED
 from txamqp091.service.publisher import Publisher
 from txamqp091.service.retry import RetryPolicy
@@ -28,6 +32,90 @@ from txamqp091.testing._broker.publishing import ChannelPublishes
 from txamqp091.wire.properties import Properties
 
 STEADY = RetryPolicy(initial_delay=1.0, max_delay=4.0, jitter=0.0, max_attempts=4)
+
+
+class RouteTests(PublisherCase):
+    """
+    What a message needs is deleted while the service runs.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.sender = self.publisher()
+        self.client.declare(
+            Exchange(name="orders"),
+            Queue(name="new"),
+            Binding(source="orders", queue="new", routing_key="k"),
+            Queue(name="parked"),
+        )
+        self.turn()
+
+    def sends(self, exchange: str, routing_key: str) -> Deferred[None]:
+        """
+        Publish a mandatory message, and let the broker answer.
+        """
+        published = self.sender.publish(exchange, routing_key, b"x", mandatory=True)
+        self.passes(1)
+        return published
+
+    def test_queue(self) -> None:
+        """
+        A queue of the topology that was deleted is declared again, and the message
+        arrives, without the mark of one that may have arrived before.
+        """
+        self.broker.delete_queue("parked")
+        self.successResultOf(self.sends("", "parked"))
+        (message,) = self.broker.queue("parked").messages
+        self.assertNotIn(REPUBLISHED, message.properties.headers or {})
+        self.assertEqual(self.sender.returned, 0)
+
+    def test_exchange(self) -> None:
+        """
+        So is an exchange, with all that is bound to it.
+        """
+        self.broker.delete_queue("new")
+        channel = self.client.channel()
+        self.turn()
+        channel.call(Channel.exchange_delete, "orders")
+        self.turn()
+        self.successResultOf(self.sends("orders", "k"))
+        self.assertEqual(len(self.broker.queue("new").messages), 1)
+
+    def test_binding(self) -> None:
+        """
+        So is a queue behind an exchange.
+        """
+        self.broker.delete_queue("new")
+        self.successResultOf(self.sends("orders", "k"))
+        self.assertEqual(len(self.broker.queue("new").messages), 1)
+
+    def test_many(self) -> None:
+        """
+        Many messages at once need one declaration.
+        """
+        self.broker.delete_queue("parked")
+        with capturedLogs() as logs:
+            sent = [
+                self.sender.publish("", "parked", b"x", mandatory=True)
+                for _ in range(20)
+            ]
+            self.turn(400)
+        for each in sent:
+            self.successResultOf(each)
+        self.assertEqual(len(self.broker.queue("parked").messages), 20)
+        told = [each for each in logs if "could not route" in each["log_format"]]
+        self.assertEqual(len(told), 1)
+
+    def test_no_route(self) -> None:
+        """
+        A message that no queue takes even so comes back, and so does one that has to do
+        with nothing of the topology.
+        """
+        for exchange, routing_key in (("orders", "other"), ("", "nowhere")):
+            self.failureResultOf(self.sends(exchange, routing_key), Returned)
+        self.failureResultOf(self.sends("nowhere", "k"), NotFound)
+        self.assertEqual(self.sender.returned, 2)
+        self.assertEqual(self.sender.outstanding, 0)
 
 
 class LinkTests(PublisherCase):

@@ -104,7 +104,7 @@ class RefusedTests(ServiceCase):
         """
         It is tried again with delays that grow.
         """
-        self.broker.set_permissions("guest", configure="^$")
+        self.broker.declare_queue("q", auto_delete=True)
         service = self.service(topology=Topology.of(Q))
         moved = dict(self.link.moved)
         self.passes(60)
