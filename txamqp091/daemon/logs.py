@@ -85,7 +85,7 @@ class TextLines:
     """
     Writes events as lines of text in Twisted's classic format.  Further lines of an
     event begin with a tab, and control characters are escaped.  What a handler logs
-    ends with the names of its message.
+    ends with the fields of its message.
     """
 
     def __init__(self, file: IO[str]) -> None:
@@ -95,12 +95,16 @@ class TextLines:
         """
         Twisted: log an event.
         """
+        about = _message_of(event)
+        if about:
+            fields = " ".join(f"{name}={value}" for name, value in about.items())
+            event = {
+                **event,
+                "log_format": "{log_message} ({log_about})",
+                "log_message": formatEvent(event),
+                "log_about": fields,
+            }
         text = formatEventAsClassicLogText(event)
-        if text and (handled := log_fields()) and "identity" not in event:
-            # The line of a handler names its message, as the daemon's own lines do.
-            first, _, rest = text.partition("\n")
-            named = ", ".join(f"{key} {value}" for key, value in handled.items())
-            text = f"{first} ({named})\n{rest}"
         if text:
             self._file.write(_UNSAFE.sub(_escaped, text))
             self._file.flush()
@@ -114,9 +118,8 @@ def _escaped(match: re.Match[str]) -> str:
 class JSONLines:
     """
     Writes events as lines of JSON: ``ts``, ``level``, ``logger``, ``msg``, the fields
-    of the event, and ``error`` and ``exc``, the type and traceback of a failure.  What
-    a handler logs has the fields of its message, too:
-    `txamqp091.worker.message_context.log_fields`.
+    of the event and of the message whose handler logs it, and ``error`` and ``exc``,
+    the type and traceback of a failure.
     """
 
     def __init__(self, file: IO[str]) -> None:
@@ -144,14 +147,20 @@ def _flat(event: LogEvent) -> dict[str, Any]:
             members.setdefault(
                 name, value if isinstance(value, _PLAIN) else _other(value)
             )
-    # What a handler logs names its message.
-    for name, value in log_fields().items():
+    for name, value in _message_of(event).items():
         members.setdefault(name, value)
     failure = event.get("log_failure")
     if isinstance(failure, Failure):
         members["error"] = type(failure.value).__qualname__
         members["exc"] = failure.getTraceback()
     return members
+
+
+def _message_of(event: LogEvent) -> dict[str, Any]:
+    """
+    The fields of the message whose handler logs the event, unless the event has them.
+    """
+    return {} if "delivery_tag" in event else log_fields()
 
 
 def _other(value: object) -> str:

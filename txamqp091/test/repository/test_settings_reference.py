@@ -79,17 +79,16 @@ class ReferenceTests(SynchronousTestCase):
         found = re.findall(
             r"^# TYPE txamqp091_(\w+) (?:counter|gauge|histogram)$", text, re.MULTILINE
         )
-        table = (DOCS / "daemon.rst").read_text().partition("The metrics are these")[2]
-        named = set(re.findall(r"``(\w+)``", table.partition("With ``tracing")[0]))
-        named -= {
-            "txamqp091_",
-            "outcome",
-            "publisher",
-            "retries",
-            "handlers",
-            "version",
-        }
-        named -= {each.value for each in MessageOutcome}
+        text = (DOCS / "daemon.rst").read_text().partition("The metrics are these")[2]
+        metrics_table, _, others = text.partition("The values of ``outcome``")
+        named = set(re.findall(r"``(\w+)``", metrics_table))
+        labels = {"consumer", "queue", "outcome", "publisher", "version"}
+        named -= {"txamqp091_", "retries", "handlers", *labels}
+        outcomes = others.partition("With ``tracing")[0]
+        self.assertEqual(
+            set(re.findall(r"^``(\w+)``", outcomes, re.MULTILINE)),
+            {each.value for each in MessageOutcome},
+        )
         created = {each for each in found if each.endswith("_created")}
         self.assertEqual({*found} - created, named)
 
