@@ -26,7 +26,7 @@ from txamqp091.worker.handler_runner import HandlerOptions
 from txamqp091.worker.health import ConsumerHealth, Health
 from txamqp091.worker.message_context import log_fields
 from txamqp091.worker.retry_queues import RetryQueues
-from txamqp091.worker.stream_offsets import OffsetFile
+from txamqp091.worker.stream_offsets import OffsetFile, OffsetFileInUse
 
 __all__ = [
     "ConsumerHealth",
@@ -39,6 +39,7 @@ __all__ = [
     "HandlerTimeout",
     "Health",
     "OffsetFile",
+    "OffsetFileInUse",
     "OnError",
     "OnRefused",
     "Reject",

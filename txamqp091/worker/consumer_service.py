@@ -41,9 +41,11 @@ from txamqp091.errors import (
     AMQPError,
     ConsumerCancelled,
     DeliveryAckTimeout,
+    NotFound,
     UndecodableProperty,
     printable,
 )
+from txamqp091.message import Delivery
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service import (
     AMQPClientService,
@@ -66,6 +68,9 @@ _OFFSET = "x-stream-offset"
 
 #: After how many seconds the offset in a stream is written to its file.
 _KEPT_AFTER = 5.0
+
+#: For how many seconds nothing comes from the end of a stream, when that is all.
+_SILENCE = 2.0
 
 #: How often, within ``consumer_timeout``, unsettled deliveries are looked for.
 _LOOKS = 20
@@ -267,9 +272,13 @@ class ConsumerService(Service):
     def startService(self) -> None:
         """
         Twisted: consume.  A service that was stopped can be started again.
+
+        :raises OffsetFileInUse: another running consumer keeps its offset in the file.
         """
         if self.running:
             return
+        if self._offsets is not None:
+            self._offsets.claim()
         Service.startService(self)
         self.consumed = False
         if self._drain is not None:
@@ -290,10 +299,10 @@ class ConsumerService(Service):
         )
         if self._client.connection is not None:
             self._connected(self._client.connection, [])
-        if self.runner.options.policy.max_deliveries and not self._is_stream:
-            channel = self._first = self._client.channel()
-            looking = Deferred.fromCoroutine(self._look_first(channel))
-            looking.addErrback(self._not_in_order)
+        if self._is_stream and self._offset:
+            self._before(self._find_stream)
+        elif self.runner.options.policy.max_deliveries and not self._is_stream:
+            self._before(self._look_first)
         else:
             self._subscribe()
         self._keep_offset()
@@ -315,6 +324,83 @@ class ConsumerService(Service):
         self._windows = 1
         if reason:
             self._look_at_window()
+
+    def _before(self, look: Callable[[RecoveringChannel], Any]) -> None:
+        """
+        Look at the queue by a channel of its own, and subscribe then.
+        """
+        channel = self._first = self._client.channel()
+        looking = Deferred.fromCoroutine(look(channel))
+        looking.addErrback(self._not_in_order)
+
+    async def _find_stream(self, channel: RecoveringChannel) -> None:
+        """
+        Find out whether the stream ends before the offset where it is to go on: then
+        it is another one, and nothing of it was handled.
+        """
+        wanted = self._offset or 0
+        try:
+            end = await self._find_end(channel, wanted)
+        except NotFound:
+            end = 0
+        except (AMQPError, CancelledError):
+            end = wanted  # the subscription fails in the same way, and says so
+        if end < wanted:
+            _log.warn(
+                "The stream {queue} ends before offset {offset}, where its consumer is "
+                "to go on: somebody has deleted it and declared it again.  The "
+                "consumer reads it from its first message",
+                queue=printable(self.queue),
+                offset=wanted,
+            )
+            self._offset = 0
+        if self.running:
+            self._subscribe()
+        if self._first is channel:
+            self._first = None
+            channel.close()
+
+    async def _find_end(self, channel: RecoveringChannel, wanted: int) -> int:
+        """
+        The offset behind the last message of the stream, or any that is not less than
+        what is wanted.
+
+        :raises AMQPError: nobody knows.
+        """
+        end, seen = 0, 0
+        waiting: Deferred[None] = Deferred()
+
+        def take(delivery: Delivery) -> None:
+            nonlocal end, seen
+            seen += 1
+            end = max(end, (delivery.stream_offset or 0) + 1)
+            delivery.ack()
+            if end >= wanted and not waiting.called:
+                waiting.callback(None)
+
+        await channel.when_open()
+        queue = self._client.queue_name(self.queue)
+        await channel.call(
+            Channel.basic_consume,
+            queue,
+            take,
+            arguments={**self._arguments, _OFFSET: "last"},
+            prefetch=1000,
+        )
+        while end < wanted:
+            before = seen
+            try:
+                await waiting.addTimeout(_SILENCE, self._client.reactor)
+            except TimeoutError:
+                if before == seen:
+                    break
+                waiting = Deferred()
+        if not (self.running and channel.is_open):
+            return wanted
+        if end >= wanted or seen:
+            return end
+        declared = await channel.call(Channel.queue_declare, queue, True)
+        return wanted if declared.message_count else 0
 
     async def _look_first(self, channel: RecoveringChannel) -> None:
         """
@@ -593,6 +679,8 @@ class ConsumerService(Service):
         if self._keeping is not None:
             self._keeping.cancel()
         self._keep_offset()
+        if self._offsets is not None:
+            self._offsets.release()
         self._ready.fail(CancelledError("the service was stopped"))
         self._ended.fire(None)
         self._drained.fire(None)

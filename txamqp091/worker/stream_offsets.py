@@ -6,13 +6,14 @@ was when the process ended (`OffsetFile`), since a stream does not remember its 
 
 from __future__ import annotations
 
-__all__ = ["OffsetFile", "StreamOffset"]
+__all__ = ["OffsetFile", "OffsetFileInUse", "StreamOffset"]
 
 import json
 import os
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 from twisted.logger import Logger
 
@@ -65,9 +66,27 @@ def _from_text(text: str) -> int | str | datetime:
     return text
 
 
+class OffsetFileInUse(ValueError):
+    """
+    Another running consumer of this process keeps its offset in the same file.
+    """
+
+    def __init__(self, path: str, queue: str) -> None:
+        super().__init__(path, queue)
+        self.path = path
+        self.queue = queue
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} is in use: a consumer of the queue {self.queue} keeps its "
+            "offset there; give each consumer a file of its own"
+        )
+
+
 class OffsetFile:
     """
-    Keeps the place of a consumer while there is no process.
+    Keeps the offset of a consumer while there is no process.  One running consumer of a
+    process may use it at a time.
 
     :ivar path: the file.
     :ivar kept: the place that it has; None if there is none.
@@ -100,6 +119,26 @@ class OffsetFile:
         if isinstance(offset, bool) or not isinstance(offset, int) or offset < 0:
             raise ValueError(f"{self.path} has no offset")
         return offset
+
+    def claim(self) -> None:
+        """
+        Use the file, until `release`.
+
+        :raises OffsetFileInUse: another running consumer uses it.
+        """
+        path = os.path.realpath(self.path)
+        owner = _claims.get(path)
+        if owner is not None and owner is not self:
+            raise OffsetFileInUse(self.path, owner._queue)
+        _claims[path] = self
+
+    def release(self) -> None:
+        """
+        Let others use the file.
+        """
+        path = os.path.realpath(self.path)
+        if _claims.get(path) is self:
+            del _claims[path]
 
     def check(self) -> None:
         """
@@ -142,6 +181,10 @@ class OffsetFile:
         else:
             self.kept = offset
             self._failing = False
+
+
+#: The files that running consumers of this process use.
+_claims: WeakValueDictionary[str, OffsetFile] = WeakValueDictionary()
 
 
 def _now() -> str:

@@ -34,8 +34,8 @@ PUBLIC = {
     """,
     "txamqp091.worker": """
         ConsumerHealth ConsumerService Counts Dead FailurePolicy Halt HandlerOptions
-        HandlerTimeout Health OffsetFile OnError OnRefused Reject Requeue Retry
-        RetryQueues TooManyDeliveries log_fields
+        HandlerTimeout Health OffsetFile OffsetFileInUse OnError OnRefused Reject
+        Requeue Retry RetryQueues TooManyDeliveries log_fields
     """,
     "txamqp091.testing": """
         AsyncBrokerTestCase BrokerAssertions BrokerTestCase Direction Link

@@ -6,6 +6,7 @@ in time, queues that are deleted, a broker that blocks, and messages that end pr
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -24,6 +25,8 @@ from txamqp091.worker import (
     Dead,
     FailurePolicy,
     HandlerOptions,
+    OffsetFile,
+    OffsetFileInUse,
     OnError,
     RetryQueues,
 )
@@ -501,6 +504,71 @@ class StreamTests(TroubleCase):
             self.successResultOf(stopping)
             self.assertEqual(len(self.endpoint.links), 1, version)
             self.flushLoggedErrors(ValueError)
+
+    def test_made_anew(self) -> None:
+        """
+        A stream that ends before the offset of the file is another one: it is read from
+        its first message, and the log says so.
+        """
+        for version in VERSIONS:
+            for count in (0, 5):
+                self.begin(version)
+                self.broker.declare_queue(
+                    "events", arguments={"x-queue-type": "stream"}
+                )
+                for number in range(count):
+                    self.broker.publish("", "events", b"%d" % number)
+                path = Path(self.mktemp())
+                OffsetFile(str(path), "events").keep(1000)
+                seen: list[bytes] = []
+
+                def handle(delivery: Delivery, seen: list[bytes] = seen) -> None:
+                    seen.append(delivery.body)
+
+                consumer = self.consume(
+                    handle,
+                    "events",
+                    arguments=stream_consumer("next"),
+                    offsets=OffsetFile(str(path), "events"),
+                )
+                self.passes(5)
+                self.broker.publish("", "events", b"last")
+                self.passes(10)
+                expected = [b"%d" % number for number in range(count)]
+                self.assertEqual(seen, [*expected, b"last"], version)
+                self.assertIn("ends before offset 1000", self.texts())
+                stopping = consumer.stopService()
+                self.passes(1)
+                self.successResultOf(stopping)
+                self.assertEqual(OffsetFile(str(path), "events").kept, count + 1)
+
+    def test_one_file(self) -> None:
+        """
+        Two consumers with one file are refused, until the first has stopped.
+        """
+        self.begin("4.3.6")
+        self.broker.declare_queue("events", arguments={"x-queue-type": "stream"})
+        path = self.mktemp()
+        consumers = [
+            ConsumerService(
+                self.client,
+                "events",
+                lambda delivery: None,
+                arguments=stream_consumer("first"),
+                offsets=OffsetFile(path, "events"),
+            )
+            for _ in range(2)
+        ]
+        consumers[0].startService()
+        error = self.assertRaises(OffsetFileInUse, consumers[1].startService)
+        self.assertIn("a file of its own", str(error))
+        self.turn()
+        for each in consumers:
+            each.startService()
+            self.turn()
+            stopping = each.stopService()
+            self.passes(1)
+            self.successResultOf(stopping)
 
 
 class DrainTests(TroubleCase):
