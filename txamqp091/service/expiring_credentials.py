@@ -24,6 +24,7 @@ from txamqp091.credentials import PlainCredentials
 from txamqp091.errors import AMQPError, CommandInvalid, ConnectFailed, printable
 from txamqp091.interfaces import ICredentials
 from txamqp091.protocol import AMQPProtocol
+from txamqp091.service.broker_quirks import STEP_TIMEOUT
 from txamqp091.service.client import AMQPClientService
 from txamqp091.service.retry import Backoff, RetryPolicy
 
@@ -168,8 +169,10 @@ class SecretRefresh:
         self._connection: AMQPProtocol | None = None
         self._call: IDelayedCall | None = None
         self._fetching: Deferred[None] | None = None
+        self._expiry_call: IDelayedCall | None = None
         self._expires_at = 0.0
-        self._told = False
+        # Why the last attempt to renew the secret has failed.
+        self._error: BaseException | None = None
         self._stop_observing = service.observe(ready=self._ready)
         if service.connection is not None:
             self._begin(service.connection)
@@ -212,8 +215,7 @@ class SecretRefresh:
         if self._connection is None:
             self._follow(connection)
             self._expires_at = inf
-        if self._call is not None and self._call.active():
-            self._call.cancel()
+        _stop(self._call)
         self._refresh()
 
     def stop(self) -> None:
@@ -243,22 +245,27 @@ class SecretRefresh:
 
     def _end(self) -> None:
         self._connection = None
-        if self._call is not None and self._call.active():
-            self._call.cancel()
+        _stop(self._call)
+        _stop(self._expiry_call)
         fetching, self._fetching = self._fetching, None
         if fetching is not None:
             fetching.cancel()
 
     def _plan(self, began: float, lifetime: float) -> None:
         """
-        A secret is in use.
+        A secret is in use: renew it in time, and tell when it expires.
         """
+        now = self._clock.seconds()
         self._expires_at = began + lifetime
         self._backoff = Backoff(self._policy)
-        self._told = False
+        self._error = None
+        _stop(self._expiry_call)
+        self._expiry_call = self._clock.callLater(
+            max(self._expires_at - now, 0.0), self._has_expired
+        )
         due = began + lifetime * self._fraction
         # A lifetime of nothing must not keep us busy.
-        delay = max(due - self._clock.seconds(), self._policy.initial_delay)
+        delay = max(due - now, self._policy.initial_delay)
         self._call = self._clock.callLater(delay, self._refresh)
 
     def _refresh(self) -> None:
@@ -273,7 +280,8 @@ class SecretRefresh:
         secret = await self._credentials.fetch()
         if self._connection is not connection:
             return
-        await connection.update_secret(secret.password, "the last one expires")
+        updated = connection.update_secret(secret.password, "the last one expires")
+        await updated.addTimeout(STEP_TIMEOUT, self._clock)
         lifetime = secret.lifetime
         del secret
         self._fetching = None
@@ -285,6 +293,7 @@ class SecretRefresh:
             self._plan(began, lifetime)
         else:
             self._expires_at = inf
+            _stop(self._expiry_call)
         self._refreshed.tell(lifetime)
 
     def _failed(self, failure: Failure, connection: AMQPProtocol) -> None:
@@ -294,24 +303,34 @@ class SecretRefresh:
             return  # the next connection asks for a secret of its own
         if isinstance(error, CancelledError):
             error = TimeoutError("it was cancelled")
+        self._error = error
         now = self._clock.seconds()
         delay = self._backoff.next(now)
         expired = now >= self._expires_at
         if not expired:
             delay = min(delay, max(self._expires_at - now, 0.001))
         _log.error(
-            "There is no new secret, and another attempt in {delay:.1f} s; the last "
-            "one {state}: {kind}",
+            "The secret of the connection was not renewed ({kind}), and {state}; "
+            "another attempt follows in {delay:.1f} s",
             delay=delay,
             state="has expired" if expired else "has not expired yet",
             kind=_words(error),
         )
         self._call = self._clock.callLater(delay, self._refresh)
-        if expired and not self._told:
-            self._told = True
-            self._expired.tell(error)
-        else:
-            self._retrying.tell(delay, error)
+        self._retrying.tell(delay, error)
+
+    def _has_expired(self) -> None:
+        error = self._error or TimeoutError("it was not renewed in time")
+        _log.error(
+            "The secret of the connection has expired, and was not renewed: {kind}",
+            kind=_words(error),
+        )
+        self._expired.tell(error)
+
+
+def _stop(call: IDelayedCall | None) -> None:
+    if call is not None and call.active():
+        call.cancel()
 
 
 def _explained(failure: Failure) -> bytes:

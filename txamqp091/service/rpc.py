@@ -339,10 +339,13 @@ class RPCServer:
             if isawaitable(result):
                 result = await result
             body, answer = _answer(result)
-        except Exception as error:
+        except GeneratorExit:
+            raise  # this coroutine is not needed any more
+        except BaseException as error:  # SystemExit too: it is the handler's failure
             self.failures += 1
             _log.failure(
-                "A request to {queue} has failed", queue=str(self.consumer.queue)
+                "The handler of a request to {queue} failed",
+                queue=str(self.consumer.queue),
             )
             if not self._answers:
                 if not delivery.settled:
@@ -366,7 +369,7 @@ class RPCServer:
 
     def _not_answered(self, delivery: Delivery, error: AMQPError) -> None:
         _log.warn(
-            "A request to {queue} was dealt with, but not answered: {error}",
+            "A request to {queue} was handled, but could not be answered: {error}",
             queue=str(self.consumer.queue),
             error=printable(str(error)),
         )

@@ -394,6 +394,27 @@ class ServerTests(RPCCase):
         self.assertEqual((server.failures, server.answered), (1, 1))
         self.assertEqual(self.broker.queue("ask").messages, [])
 
+    def test_any_failure(self) -> None:
+        """
+        A handler that raises what is meant to end a program has failed, too: the caller
+        is told, and the connection stays.
+        """
+        client = self.client()
+        for error in (SystemExit, KeyboardInterrupt, CancelledError):
+
+            def handler(request: Delivery, error: type[BaseException] = error) -> bytes:
+                raise error("no")
+
+            server = self.server(handler)
+            asked = self.ask(client)
+            self.turn()
+            failure = self.failureResultOf(asked, CallFailed).value
+            self.assertEqual(failure.problem, f"{error.__name__}: no")
+            self.assertEqual(len(self.flushLoggedErrors(error)), 1)
+            server.stop()
+            self.turn()
+        self.assertEqual(len(self.endpoint.links), 4)  # one for each service
+
     def test_failure_is_not_told(self) -> None:
         """
         Or the request goes to the dead letters.
