@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from txamqp091._version import __version__
-from txamqp091.channel import Channel
+from txamqp091.channel import Channel, ExchangeType
 from txamqp091.consumer import Consumer, Deliveries
 from txamqp091.credentials import (
     AMQPlainCredentials,
@@ -37,7 +37,7 @@ from txamqp091.errors import (
 )
 from txamqp091.factory import AMQPClientFactory
 from txamqp091.interfaces import ICredentials
-from txamqp091.message import Delivery, Message
+from txamqp091.message import Death, Delivery, DeliveryMode, Message
 from txamqp091.parameters import (
     ConnectionParameters,
     TLSParameters,
@@ -76,9 +76,12 @@ __all__ = [
     "Consumer",
     "ConsumerCancelled",
     "ConsumerService",
+    "Death",
     "Deliveries",
     "Delivery",
+    "DeliveryMode",
     "Exchange",
+    "ExchangeType",
     "ExternalCredentials",
     "Halt",
     "ICredentials",

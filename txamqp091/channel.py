@@ -6,7 +6,8 @@ This file is long because it is a list.  It has no state to speak of: what waits
 the broker is in `txamqp091._machine.channel`, publishing is in
 `txamqp091._channel_publisher`, consuming in `txamqp091.consumer`.
 
-What holds for all verbs.  Each returns a Deferred of its own, which fires with the
+What holds for all verbs.  They are called in the reactor's thread (for others, there is
+`txamqp091.adapters.threads`).  Each returns a Deferred of its own, which fires with the
 broker's answer, as the object of that name in `txamqp091.wire.spec`.  Verbs need not
 wait for one another: n of them cost one round trip, and are answered in order.  A
 Deferred fails with the `ChannelClosed` or `ConnectionClosed` that says why, when the
@@ -20,10 +21,13 @@ refuses it closes the channel.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from txamqp091._channel_publisher import (
     DEFAULT_WINDOW,
@@ -36,6 +40,7 @@ from txamqp091._observer import OneShot
 from txamqp091.consumer import (
     DEFAULT_PREFETCH,
     Consumer,
+    Consuming,
     Deliveries,
     Handler,
     OnFailure,
@@ -55,10 +60,28 @@ from txamqp091.wire.properties import Properties
 if TYPE_CHECKING:
     from txamqp091.protocol import AMQPProtocol
 
-__all__ = ["Arguments", "Channel"]
+__all__ = ["Arguments", "Channel", "ExchangeType"]
 
 #: The arguments of a declaration: `txamqp091.arguments` has typed ones.
 Arguments = Mapping[str, Any]
+
+
+class ExchangeType(StrEnum):
+    """
+    The types of exchanges that RabbitMQ has, for `Channel.exchange_declare`.
+    """
+
+    DIRECT = "direct"
+    FANOUT = "fanout"
+    TOPIC = "topic"
+    HEADERS = "headers"
+    #: To a queue of the node that the publisher is connected to (RabbitMQ 4.0).
+    LOCAL_RANDOM = "x-local-random"
+    #: By the hash of the routing key (RabbitMQ 4.3).
+    MODULUS_HASH = "x-modulus-hash"
+    #: By the hash of the routing key or of a header (a plugin).
+    CONSISTENT_HASH = "x-consistent-hash"
+
 
 Reply = TypeVar("Reply", bound=Method)
 
@@ -92,7 +115,8 @@ def _check_prefetch(prefetch: object) -> None:
 
 class Channel:
     """
-    A channel of a connection; made by `AMQPProtocol.open_channel`.
+    A channel of a connection; made by `AMQPProtocol.open_channel`.  ``async with``
+    closes it at the end.
 
     :ivar number: its number on the connection.
     :ivar connection: the connection.
@@ -124,6 +148,12 @@ class Channel:
         self.settler = self._make_settler(machine, self.connection.reactor)
         machine.sink = self.publisher
 
+    async def __aenter__(self) -> Channel:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
     def __repr__(self) -> str:
         state = "open" if self.is_open else "closed"
         return f"<Channel {self.number}, {state}>"
@@ -146,11 +176,11 @@ class Channel:
             and so is cancelling the Deferred.
         """
         machine = self._machine
-        self.settler.catch_up()
         if machine.is_open:
             reply: Deferred[spec.ChannelCloseOk] = Deferred()
             reply.addErrback(lambda _: None)  # `_ended` tells everyone
             try:
+                self._begin()
                 machine.close(reply_code, reply_text, reply)
             except AMQPError as error:
                 return fail(error.with_traceback(None))
@@ -219,13 +249,22 @@ class Channel:
 
     # -- asking ----------------------------------------------------------------
 
+    def _begin(self) -> None:
+        """
+        Before anything is said, but for messages: what threads have settled goes first.
+
+        :raises LocalProtocolError: when another thread calls than may.
+        """
+        self.settler.check_thread()
+        self.settler.catch_up()
+
     def _call(self, method: Method, reply: type[Reply]) -> Deferred[Reply]:
         """
         Send a method, and return a Deferred for its answer.
         """
         deferred: Deferred[Reply] = Deferred()
-        self.settler.catch_up()
         try:
+            self._begin()
             self._machine.call(method, deferred)
         except AMQPError as error:
             deferred.errback(error.with_traceback(None))
@@ -235,8 +274,8 @@ class Channel:
         """
         Send a method that has no answer.
         """
-        self.settler.catch_up()
         try:
+            self._begin()
             self._machine.send(method)
         except AMQPError as error:
             return fail(error.with_traceback(None))
@@ -259,8 +298,8 @@ class Channel:
         """
         Make an exchange, unless it exists as described.
 
-        :param exchange_type: ``direct``, ``fanout``, ``topic``, ``headers``, or one
-            that a plugin adds.
+        :param exchange_type: an `ExchangeType`, or another text where a plugin adds a
+            type.
         :param passive: only ask whether it exists (`NotFound` if not).
         :param durable: it outlives a restart of the broker.
         :param auto_delete: it goes when its last binding does.
@@ -470,10 +509,17 @@ class Channel:
             it has not.  Otherwise it fires when the message may leave: no more is
             known then.  It waits while the broker blocks the connection, while the
             transport is full, and while the window of unconfirmed messages is.
-            It fails with the channel's or the connection's reason if that ends
-            first: the message may have been taken then.  Cancelling it keeps a
-            message that still waits from being sent.
+            At most 64 MiB of messages wait while the broker blocks the connection, and
+            256 MiB otherwise; more fail with `ConnectionBlocked`, and with
+            `PublisherFull`.  It fails with the channel's or the connection's reason if
+            that ends first: the message may have been taken then.  Cancelling it keeps
+            a message that still waits from being sent.
         """
+        if get_ident() != self.settler.thread:  # once per message: no call for most
+            try:
+                self.settler.check_thread()
+            except LocalProtocolError as error:
+                return fail(error.with_traceback(None))
         return self.publisher.publish(
             exchange, routing_key, body, properties, mandatory
         )
@@ -488,6 +534,10 @@ class Channel:
             message that was not taken, once the fate of all is known.  Cancelling it
             keeps those from being sent that have not left.
         """
+        try:
+            self._begin()
+        except LocalProtocolError as error:
+            return fail(error.with_traceback(None))
         return self.publisher.publish_many(messages)
 
     def flush(self) -> Deferred[None]:
@@ -501,7 +551,10 @@ class Channel:
             still wait have left; fails with the reason when the channel ends first.
             Cancelling it ends the waiting.
         """
-        self.settler.catch_up()
+        try:
+            self._begin()
+        except LocalProtocolError as error:
+            return fail(error.with_traceback(None))
         return self.publisher.flush()
 
     def confirm_select(
@@ -523,10 +576,12 @@ class Channel:
         """
         deferred: Deferred[spec.ConfirmSelectOk] = Deferred()
         try:
-            if window < 1 or window_size < 1:
-                raise LocalProtocolError(
-                    f"a window of {window} messages and {window_size} bytes; 1 at least"
-                )
+            self._begin()
+            for name, value in (("window", window), ("window_size", window_size)):
+                if isinstance(value, bool) or not isinstance(value, int):
+                    raise TypeError(f"{name} is an int, not {type(value).__name__}")
+                if value < 1:
+                    raise LocalProtocolError(f"{name} is {value}; 1 at least")
             self.publisher.select_confirms(window, window_size, no_wait, deferred)
         except (AMQPError, TypeError) as error:
             deferred.errback(error.with_traceback(None))
@@ -606,12 +661,13 @@ class Channel:
         arguments: Arguments | None = None,
         prefetch: int | None = None,
         consumer_tag: str = "",
-    ) -> Deferred[Deliveries]:
+    ) -> Consuming:
         """
         Iterate over the messages of a queue, with ``async for`` or `Deliveries.get`.
 
-        :returns: fires with the `Deliveries` once the broker has agreed.  Its other
-            parameters, and cancelling, are as for `basic_consume`.
+        :returns: fires with the `Deliveries` once the broker has agreed.  ``async for``
+            and ``async with`` take it as it is, too.  Its other parameters, and
+            cancelling, are as for `basic_consume`.
         """
         deliveries = Deliveries()
         consumer = self._consumer(
@@ -629,7 +685,15 @@ class Channel:
             arguments or {},
         )
         started = self._consume(consumer, method, deliveries.cancel)
-        return started.addCallback(lambda _: deliveries)
+        consuming = Consuming(deliveries, lambda _: started.cancel())
+
+        def refused(failure: Failure) -> None:
+            assert failure.value is not None
+            deliveries._finish(failure.value)
+            consuming.errback(failure)
+
+        started.addCallbacks(lambda _: consuming.callback(deliveries), refused)
+        return consuming
 
     def _consumer(
         self,
@@ -677,6 +741,7 @@ class Channel:
         try:
             check_handler(consumer.handler)
             _check_prefetch(prefetch)
+            self._begin()
             machine.check()
             machine.register(tag, consumer)
             try:
@@ -695,7 +760,7 @@ class Channel:
             if not started.called:
                 started.callback(consumer)
 
-        def refused(failure: Any) -> None:
+        def refused(failure: Failure) -> None:
             if not started.called:
                 started.errback(failure)
 
@@ -753,6 +818,7 @@ class Channel:
 
         reply.addCallbacks(answered, failed)
         try:
+            self._begin()
             self._machine.call(spec.BasicGet(0, queue, auto_ack), reply)
         except AMQPError as error:
             result.errback(error.with_traceback(None))
@@ -863,6 +929,7 @@ class Channel:
         Send a settlement that names a number.
         """
         try:
+            self._begin()
             self._machine.check()
             method.encode()
         except AMQPError as error:
@@ -880,8 +947,8 @@ class Channel:
         :param requeue: to whichever consumer; RabbitMQ knows only that.
         """
         deferred: Deferred[spec.BasicRecoverOk] = Deferred()
-        self.settler.catch_up()
         try:
+            self._begin()
             self._machine.recover(requeue, deferred)
         except AMQPError as error:
             deferred.errback(error.with_traceback(None))

@@ -51,6 +51,7 @@ __all__ = [
     "DEFAULT_PREFETCH",
     "HANDLING",
     "Consumer",
+    "Consuming",
     "Deliveries",
     "Handler",
     "OnFailure",
@@ -74,7 +75,7 @@ _UNLIMITED = 1000
 _EXCESS = 10
 _SLACK = 100
 
-#: How long a message that has failed before is kept until it goes back, in seconds.
+#: How long a redelivered message that fails is kept until it goes back, in seconds.
 _PAUSE = 5.0
 
 #: How long the prefetch window may be full of deliveries that nobody handles and nobody
@@ -119,7 +120,7 @@ async def _awaited(result: Awaitable[object]) -> object:
 
 class Consumer:
     """
-    One subscription to a queue.
+    One subscription to a queue.  ``async with`` cancels it at the end.
 
     A handler settles its deliveries itself; or, with ``ack_on_return``, the consumer
     acknowledges those that the handler has not settled when it succeeds.  A handler
@@ -127,15 +128,15 @@ class Consumer:
     the consumer.  If it has not settled the message, ``on_failure`` says what happens:
 
     ``"requeue"``, the default
-        The message goes back to its queue: at once the first time, 5 s later each other
-        time.  No message is lost.
+        The message goes back to its queue, as one that nobody has tried: at once, or
+        5 s later if it was redelivered.  No message is lost.
     ``"reject"``
         The message goes back to its queue the first time, and is rejected the second
         time: the broker dead-letters it, or **discards it** where the queue has no
         dead-letter exchange.  A message whose properties cannot be decoded, or whose
         body is over the limit, is rejected at once.
 
-    A message has failed before if the broker has counted that
+    For the latter, a message has failed before if the broker has counted that
     (`Delivery.delivery_count`), as quorum queues of RabbitMQ 4.3 do; elsewhere, if it
     is marked as redelivered and this consumer has seen it fail.
 
@@ -201,6 +202,13 @@ class Consumer:
         state = "active" if self.is_active else "ended"
         return f"<Consumer {self.consumer_tag!r} of {self.queue!r}, {state}>"
 
+    async def __aenter__(self) -> Consumer:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        # That it has ended otherwise is no error for who wants it to end.
+        await self.cancel().addErrback(_ignore)
+
     def cancel(self) -> Deferred[int]:
         """
         Take no more deliveries.  Those that are on their way go back to the queue
@@ -214,6 +222,10 @@ class Consumer:
             the Deferred does not undo it.
         """
         if not self._cancelling and not self._ended.fired:
+            try:
+                self._settler.check_thread()
+            except LocalProtocolError as error:
+                return fail(error.with_traceback(None))
             self._settler.catch_up()
             self._cancelling = True
             self.is_active = False
@@ -462,18 +474,21 @@ class Consumer:
         if delivery.is_from_stream:
             delivery.refuse(requeue=True)
             return "the message is acknowledged, and stays in its stream"
-        again = hopeless or self._has_failed_before(delivery)
-        if again and self._on_failure == "reject":
-            delivery.refuse(requeue=False)
-            return (
-                "the message is rejected: dead-lettered, or discarded if the queue has "
-                "no dead-letter exchange"
-            )
-        if again and self.is_active:
+        if self._on_failure == "reject":
+            if hopeless or self._has_failed_before(delivery):
+                delivery.refuse(requeue=False)
+                return (
+                    "the message is rejected: dead-lettered, or discarded if the queue "
+                    "has no dead-letter exchange"
+                )
+            delivery.refuse(requeue=True)
+        elif self.is_active and (hopeless or delivery.redelivered):
             clock = cast(IReactorTime, self._settler.reactor)
             self._paused[delivery] = clock.callLater(_PAUSE, self._release, delivery)
             return f"the message goes back to its queue in {_PAUSE:g} s"
-        delivery.refuse(requeue=True)
+        else:
+            # Not as a failure: RabbitMQ 4 discards what has failed 20 times.
+            delivery.give_back()
         return "the message goes back to its queue"
 
     def _has_failed_before(self, delivery: Delivery) -> bool:
@@ -496,7 +511,7 @@ class Consumer:
 
     def _release(self, delivery: Delivery) -> None:
         del self._paused[delivery]
-        delivery.refuse(requeue=True)
+        delivery.give_back()
 
     # -- the prefetch window ---------------------------------------------------
 
@@ -579,7 +594,7 @@ class Consumer:
         paused, self._paused = self._paused, {}
         for delivery, call in paused.items():
             call.cancel()
-            delivery.refuse(requeue=True)
+            delivery.give_back()
 
 
 def _name(delivery: Delivery) -> str:
@@ -597,7 +612,7 @@ def _name(delivery: Delivery) -> str:
 
 def _ignore(_: Failure) -> None:
     """
-    The channel has ended, and told the consumer so.
+    It is told elsewhere, too.
     """
 
 
@@ -612,7 +627,7 @@ class Deliveries:
 
     The iteration ends when it is cancelled by us.  When the broker ends the consumer
     it raises `ConsumerCancelled`, after what had come before; and when the channel
-    ends, the reason of that.
+    ends, the reason of that.  ``async with`` cancels it at the end.
 
     :ivar consumer: the consumer behind it.
     :ivar ended: why no more deliveries will come; None while more may come.
@@ -631,6 +646,13 @@ class Deliveries:
         How many deliveries have come and were not asked for yet.
         """
         return len(self._buffer)
+
+    async def __aenter__(self) -> Deliveries:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        # That it has ended otherwise is no error for who wants it to end.
+        await self.cancel().addErrback(_ignore)
 
     def __aiter__(self) -> Deliveries:
         return self
@@ -733,12 +755,42 @@ class Deliveries:
             self.consumer._flow.release(self.consumer)
 
     def _finish(self, reason: BaseException) -> None:
+        if self.ended is not None:
+            return
         self.ended = reason
         consumer = self.consumer
         if not consumer.auto_ack and not consumer._machine.is_open:
             self._buffer.clear()  # the broker has them again
         while self._waiting:
             self._waiting.popleft().errback(reason.with_traceback(None))
+
+
+class Consuming(Deferred[Deliveries]):
+    """
+    What `Channel.consume` returns: a Deferred for `Deliveries`, which can be iterated
+    over at once, and be a context::
+
+        async for delivery in channel.consume("work"):
+            ...
+
+    When the broker refuses, the iteration raises the reason.
+    """
+
+    def __init__(
+        self, deliveries: Deliveries, canceller: Callable[[Deferred[Any]], None]
+    ) -> None:
+        super().__init__(canceller)
+        self._deliveries = deliveries
+
+    def __aiter__(self) -> Deliveries:
+        self.addErrback(_ignore)  # the iteration raises it, too
+        return self._deliveries
+
+    async def __aenter__(self) -> Deliveries:
+        return await self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._deliveries.__aexit__()
 
 
 class _Exhausted(LookupError):

@@ -10,20 +10,26 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import IntEnum
 from threading import Lock, get_ident
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, NoReturn, Protocol, cast
 
-from twisted.internet.interfaces import IReactorFromThreads
+from twisted.internet.interfaces import IReactorFromThreads, IReactorThreads
+from twisted.python import threadable
 
 from txamqp091._machine.channel import ChannelMachine
-from txamqp091.errors import AlreadySettled, EncodeError
+from txamqp091.errors import AlreadySettled, EncodeError, LocalProtocolError
 from txamqp091.wire.method import Method
 from txamqp091.wire.properties import EMPTY, Properties
-from txamqp091.wire.spec import BasicAck, BasicNack, BasicReject
+from txamqp091.wire.spec import BasicAck, BasicGetOk, BasicNack, BasicReject
 
 __all__ = [
     "Body",
+    "Death",
     "Delivery",
+    "DeliveryMode",
     "Holder",
     "Message",
     "Settler",
@@ -105,6 +111,53 @@ class Message:
         )
 
 
+class DeliveryMode(IntEnum):
+    """
+    Whether a message survives a restart of the broker, in a durable queue.
+    """
+
+    TRANSIENT = 1
+    PERSISTENT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """
+    An entry of the header ``x-death``: why RabbitMQ has dead-lettered a message.
+
+    :ivar reason: ``rejected``, ``expired``, ``maxlen`` or ``delivery_limit``.
+    :ivar queue: the queue that the message was in.
+    :ivar count: how often that has happened to the message in that queue.
+    :ivar exchange: the exchange that the message was published to.
+    :ivar routing_keys: the routing keys that it was published with.
+    :ivar time: when that happened the first time; None if the broker does not say.
+    """
+
+    reason: str
+    queue: str
+    count: int = 1
+    exchange: str = ""
+    routing_keys: tuple[str, ...] = ()
+    time: datetime | None = None
+
+    @classmethod
+    def from_table(cls, table: Mapping[str, Any]) -> Death:
+        """
+        Make one of an entry.
+        """
+        # Whoever publishes a message can write this header, too.
+        count, time = table.get("count"), table.get("time")
+        keys = table.get("routing-keys")
+        return cls(
+            reason=str(table.get("reason", "")),
+            queue=str(table.get("queue", "")),
+            count=count if isinstance(count, int) else 1,
+            exchange=str(table.get("exchange", "")),
+            routing_keys=tuple(map(str, keys)) if isinstance(keys, list) else (),
+            time=time if isinstance(time, datetime) else None,
+        )
+
+
 class Holder(Protocol):
     """
     Whoever holds deliveries that nobody has taken yet: a consumer.
@@ -177,6 +230,24 @@ class Settler:
         Whether the calling thread may send.
         """
         return get_ident() == self.thread
+
+    def check_thread(self) -> None:
+        """
+        :raises LocalProtocolError: when another thread than that of Twisted's reactor
+            calls: nothing would be sent before the reactor's next event, and not in
+            order.
+        """
+        caller = get_ident()
+        if (
+            caller != self.thread
+            and threadable.ioThread not in (None, caller)
+            and IReactorThreads.providedBy(self.reactor)
+        ):
+            raise LocalProtocolError(
+                "a channel was used in another thread than the reactor's: call "
+                "reactor.callFromThread, or the verbs of "
+                "txamqp091.adapters.threads.threadsafe(channel)"
+            )
 
     def settle_up_to(self, method: type[Method], delivery_tag: int, bits: int) -> None:
         """
@@ -401,6 +472,18 @@ class Delivery:
             f"routing key {self.routing_key!r}, {len(self.body)} bytes>"
         )
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a Delivery belongs to its channel, and cannot be pickled: take its body "
+            "and its properties, which can"
+        )
+
+    def __copy__(self) -> Delivery:
+        return self
+
+    def __deepcopy__(self, _: object) -> Delivery:
+        return self
+
     @property
     def exchange(self) -> str:
         """
@@ -435,7 +518,8 @@ class Delivery:
     @property
     def headers(self) -> Mapping[str, Any]:
         """
-        The ``headers`` property; empty if there is none.
+        The ``headers`` property; empty if there is none.  ``json.dumps`` takes it; with
+        ``default=str`` also where a value is a datetime, a Decimal or bytes.
         """
         headers = self.properties.headers
         return {} if headers is None else headers
@@ -473,6 +557,30 @@ class Delivery:
         queue does not say.
         """
         return self._count("x-acquired-count")
+
+    @property
+    def deaths(self) -> tuple[Death, ...]:
+        """
+        Why and where the message was dead-lettered before, the last time first: the
+        header ``x-death``.
+        """
+        deaths = self.headers.get("x-death")
+        if not isinstance(deaths, list):
+            return ()
+        return tuple(
+            Death.from_table(each) for each in deaths if isinstance(each, dict)
+        )
+
+    @property
+    def message_count(self) -> int | None:
+        """
+        How many messages were left in the queue, for a message that
+        `Channel.basic_get` has fetched; None for others.
+        """
+        method = self._method
+        if method[:4] != BasicGetOk.prefix:
+            return None
+        return int.from_bytes(method[-4:], "big")
 
     def _count(self, name: str) -> int | None:
         count = self.headers.get(name)

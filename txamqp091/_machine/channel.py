@@ -231,7 +231,7 @@ class ChannelMachine(Assembler):
             raise self._refusal()
         try:
             method = self._routes[exchange, routing_key, mandatory]
-        except KeyError:
+        except (KeyError, TypeError):  # or what cannot be a key, nor a name
             method = self._route(exchange, routing_key, mandatory)
         if len(properties) > self._max_properties:
             raise EncodeError(

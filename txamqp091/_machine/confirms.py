@@ -9,23 +9,25 @@ had to be routed and could not be comes back first, as ``basic.return``, which b
 no number.
 
 Returned messages are told apart thus.  They come in the order in which they were
-published, each before its own confirm.  So the mandatory messages wait in a queue;
-a return belongs to the first of them that has no answer yet and has the same
-exchange, routing key and body; and those before it will not come back any more.
-Two messages that are alike in all three may be swapped, which nobody can tell.
+published, each before its own confirm.  So a return belongs to the first mandatory
+message that has no answer yet and has the same exchange, routing key and body; and
+those before it will not come back any more.  Two messages that are alike in all three
+may be swapped, which nobody can tell.
 """
 
 from __future__ import annotations
-
-from collections import deque
 
 from txamqp091._machine.sinks import ReplyHandle
 from txamqp091.errors import AMQPError, CommandInvalid, Nacked, Returned
 
 __all__ = ["Confirms"]
 
-#: How many messages that are answered for may stay in the queue of mandatory ones.
-_SLACK = 64
+#: How many octets of a body tell it from most others.
+_BEGINNING = 64
+
+#: What a returned message and a published one have in common: exchange, routing key,
+#: and the size and the beginning of the body.
+_Likeness = tuple[str, str, int, bytes]
 
 #: Bodies up to this size are not worth adding up, as so few of them are waited for.
 _LARGE = 4096
@@ -41,7 +43,9 @@ class Confirms:
     """
 
     __slots__ = (
+        "_alike",
         "_large",
+        "_last_returned",
         "_lowest",
         "_mandatory",
         "_returned",
@@ -57,7 +61,12 @@ class Confirms:
         self._large: dict[int, int] = {}
         # No number below this one is outstanding.
         self._lowest = 1
-        self._mandatory: deque[tuple[int, str, str, bytes]] = deque()
+        # Of each mandatory message that is outstanding, and has not come back: what is
+        # alike in few; and by that, the bodies, in order.
+        self._mandatory: dict[int, _Likeness] = {}
+        self._alike: dict[_Likeness, dict[int, bytes]] = {}
+        # Those up to this one will not come back any more.
+        self._last_returned = 0
         self._returned: dict[int, Returned] = {}
 
     def publish(self, handle: ReplyHandle, size: int = 0) -> None:
@@ -79,15 +88,9 @@ class Confirms:
         Count a message that may come back.
         """
         self.publish(handle, len(body))
-        mandatory = self._mandatory
-        outstanding = self.outstanding
-        while mandatory and mandatory[0][0] not in outstanding:
-            mandatory.popleft()
-        if len(mandatory) > 2 * len(outstanding) + _SLACK:
-            # The first one waits for long, and those behind it were answered.
-            kept = [message for message in mandatory if message[0] in outstanding]
-            self._mandatory = mandatory = deque(kept)
-        mandatory.append((self.published, exchange, routing_key, body))
+        likeness = (exchange, routing_key, len(body), body[:_BEGINNING])
+        self._mandatory[self.published] = likeness
+        self._alike.setdefault(likeness, {})[self.published] = body
 
     def returned(
         self, exchange: str, routing_key: str, body: bytes, error: Returned
@@ -95,13 +98,26 @@ class Confirms:
         """
         Find the message that came back, and keep the error until its confirm.
         """
-        outstanding = self.outstanding
-        for place, (number, *message) in enumerate(self._mandatory):
-            if number in outstanding and message == [exchange, routing_key, body]:
-                for _ in range(place + 1):
-                    self._mandatory.popleft()
+        likeness = (exchange, routing_key, len(body), body[:_BEGINNING])
+        for number, published in list(self._alike.get(likeness, {}).items()):
+            late = number <= self._last_returned
+            if late or published == body:
+                self._forget(number)
+            if not late and published == body:
                 self._returned[number] = error
+                self._last_returned = number
                 return
+
+    def _forget(self, number: int) -> None:
+        """
+        A mandatory message will not come back any more.
+        """
+        likeness = self._mandatory.pop(number, None)
+        if likeness is not None:
+            alike = self._alike[likeness]
+            del alike[number]
+            if not alike:
+                del self._alike[likeness]
 
     def settle(self, number: int, multiple: bool, positive: bool) -> None:
         """
@@ -132,8 +148,8 @@ class Confirms:
         handle = self.outstanding.pop(number, None)
         if handle is None:
             return  # answered before: `multiple` covers it, or the broker repeats
-        if self._mandatory and not self.outstanding:
-            self._mandatory.clear()  # their bodies may be large
+        if self._mandatory:
+            self._forget(number)
         if self._large:
             self.size -= self._large.pop(number, 0)
         error = self._returned.pop(number, None) if self._returned else None
@@ -153,5 +169,6 @@ class Confirms:
         self.size = 0
         returned, self._returned = self._returned, {}
         self._mandatory.clear()
+        self._alike.clear()
         for number, handle in outstanding.items():
             handle.errback(returned.get(number, reason).with_traceback(None))

@@ -27,7 +27,7 @@ from txamqp091.wire.types import (
 )
 from txamqp091.wire.values import brief
 
-__all__ = ["EMPTY", "PROPERTY_TYPES", "Properties"]
+__all__ = ["EMPTY", "PROPERTY_TYPES", "Headers", "Properties"]
 
 #: The properties in wire order, with their types; the first has the highest of
 #: the 16 flags.
@@ -51,6 +51,30 @@ PROPERTY_TYPES: Mapping[str, Wire] = MappingProxyType(
 )
 
 
+class Headers(dict[str, FieldValue]):
+    """
+    The headers of a message: a dict that cannot be changed.  ``dict(headers)`` is a
+    copy that can.
+    """
+
+    __slots__ = ()
+
+    # To mypy they are what a Mapping has.
+    if not TYPE_CHECKING:  # pragma: no branch
+
+        def _refuse(self, *args, **kwargs):
+            raise TypeError("headers cannot be changed: change a dict(headers)")
+
+        __setitem__ = __delitem__ = __ior__ = _refuse
+        clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Headers, (dict(self),)
+
+    def __copy__(self) -> Headers:
+        return self
+
+
 class Properties:
     """
     What a message says of itself.  It cannot be changed; `replace` makes
@@ -58,7 +82,7 @@ class Properties:
 
     Values are checked when they are encoded, not when they are given.
 
-    :ivar headers: a read-only mapping, copied from the one given.
+    :ivar headers: a dict that cannot be changed, copied from the one given.
     :ivar delivery_mode: 2 to have the message survive the broker's restart, 1
         not to.
     :ivar priority: 0 to 255.
@@ -116,7 +140,7 @@ class Properties:
         cluster_id: str | None = None,
     ):
         if isinstance(headers, Mapping):
-            headers = MappingProxyType(dict(headers))
+            headers = Headers(headers)
         if isinstance(expiration, int) and not isinstance(expiration, bool):
             expiration = str(int(expiration))
         # One by one, as a loop takes twice as long.
@@ -183,6 +207,16 @@ class Properties:
         def __delattr__(self, name):
             raise AttributeError("properties cannot be changed; use replace()")
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # A function, as twisted.persisted changes how methods are pickled.
+        return _unpickled, (self.encoded,)
+
+    def __copy__(self) -> Properties:
+        return self
+
+    def __deepcopy__(self, _: object) -> Properties:
+        return self
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Properties):
             return NotImplemented
@@ -206,11 +240,13 @@ class Properties:
             except UndecodableProperty:
                 shown.append(f"{name}=<undecodable>")
                 continue
-            if isinstance(value, MappingProxyType):
-                value = dict(value)
             if value is not None:
                 shown.append(f"{name}={value!r}")
         return f"Properties({', '.join(shown)})"
+
+
+def _unpickled(raw: bytes) -> Properties:
+    return Properties.from_wire(raw)
 
 
 _new = object.__new__
@@ -368,7 +404,7 @@ def _decode_headers(properties: Properties, faults: dict[str, str]) -> None:
     except DecodeError as error:
         faults["headers"] = error.reply_text.removeprefix("headers: ")
     else:
-        _set_headers(properties, MappingProxyType(headers))
+        _set_headers(properties, Headers(headers))
 
 
 #: Properties of which none is set.

@@ -14,11 +14,14 @@ from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091.errors import AMQPError
+from txamqp091.errors import AMQPError, BatchFailed
+from txamqp091.message import Message
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.test.support.peer import Peer
+from txamqp091.wire import spec
 
 #: The frames that one coroutine, and what it waits for, add to a traceback.
 _FRAMES = 6
@@ -103,3 +106,89 @@ class ConnectionTests(SynchronousTestCase):
             except AMQPError as error:
                 length = frames(error)
         self.assertEqual(length, 1)
+
+
+class ChannelTests(SynchronousTestCase):
+    """
+    The errors of a channel that has ended, of its consumers, and of what is published.
+    """
+
+    def setUp(self) -> None:
+        """
+        Open a channel, with a consumer and an iterator.
+        """
+        self.peer = Peer(self)
+        self.peer.handshake()
+        self.channel = self.peer.open_channel()
+        self.channel.confirm_select()
+        consuming = self.channel.basic_consume("work", print)
+        iterating = self.channel.consume("work")
+        self.peer.serve()
+        self.consumer = self.successResultOf(consuming)
+        self.deliveries = self.successResultOf(iterating)
+
+    def asks(self) -> dict[str, Callable[[], Deferred[Any]]]:
+        """
+        What a channel, and what is on it, can be asked for.
+        """
+        channel, consumer, deliveries = self.channel, self.consumer, self.deliveries
+        message = Message("", "work", b"x")
+        return {
+            "when_closed": channel.when_closed,
+            "queue_declare": lambda: channel.queue_declare("work"),
+            "basic_get": lambda: channel.basic_get("work"),
+            "basic_consume": lambda: channel.basic_consume("work", print),
+            "consume": lambda: channel.consume("work"),
+            "confirm_select": channel.confirm_select,
+            "basic_publish": lambda: channel.basic_publish("", "work", b"x"),
+            "publish_many": lambda: channel.publish_many([message]),
+            "basic_ack": lambda: channel.basic_ack(1),
+            "basic_nack": lambda: channel.basic_nack(0, multiple=True),
+            "basic_recover": channel.basic_recover,
+            "basic_recover_async": channel.basic_recover_async,
+            "flush": channel.flush,
+            "consumer.cancel": consumer.cancel,
+            "consumer.when_ended": consumer.when_ended,
+            "deliveries.get": deliveries.get,
+            "deliveries.cancel": deliveries.cancel,
+        }
+
+    async def wait(self, ask: Callable[[], Deferred[Any]]) -> None:
+        """
+        Ask from a coroutine, as programs do, which fails.
+        """
+        await ask()
+
+    def lengths(self, ends: Callable[[], object]) -> None:
+        """
+        See that no error is long, after a thousand coroutines that wait when the
+        channel ends, and a thousand calls later.
+        """
+        for name in self.asks():
+            self.setUp()
+            ask = self.asks()[name]
+            waiting = [ensureDeferred(self.wait(ask)) for _ in range(_CALLS)]
+            ends()
+            waiting += [ensureDeferred(self.wait(ask)) for _ in range(_CALLS)]
+            errors = [
+                self.failureResultOf(each).value
+                for each in waiting
+                if isinstance(each.result, Failure)
+            ]
+            self.assertGreaterEqual(len(errors), _CALLS, name)
+            for error in errors:
+                if isinstance(error, BatchFailed):
+                    error = error.failures[0][1]
+                self.assertLessEqual(frames(error), _FRAMES, name)
+
+    def test_closed_by_the_broker(self) -> None:
+        """
+        When the broker closes the channel.
+        """
+        self.lengths(lambda: self.peer.send(1, spec.ChannelClose(404, "no", 50, 10)))
+
+    def test_connection_lost(self) -> None:
+        """
+        When the connection is lost.
+        """
+        self.lengths(lambda: self.peer.drop())

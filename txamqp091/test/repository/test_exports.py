@@ -20,7 +20,8 @@ PUBLIC = {
         AMQPClientFactory AMQPClientService AMQPError AMQPProtocol
         AMQPlainCredentials AnonymousCredentials Binding Channel ChannelClosed
         Closed ConnectionClosed ConnectionParameters Consumer ConsumerCancelled
-        ConsumerService Deliveries Delivery Exchange ExternalCredentials Halt
+        ConsumerService Death Deliveries Delivery DeliveryMode Exchange ExchangeType
+        ExternalCredentials Halt
         ICredentials LocalProtocolError Message Nacked PlainCredentials
         Properties PublishFailed Publisher Queue RPCClient RPCServer Reject
         RemoteProtocolError Requeue Retry RetryPolicy Returned TLSParameters

@@ -8,6 +8,7 @@ from __future__ import annotations
 from txamqp091.channel import Channel
 from txamqp091.consumer import Deliveries
 from txamqp091.errors import PreconditionFailed
+from txamqp091.message import Delivery
 from txamqp091.test.support.scenarios import Scenario, every_peer
 
 
@@ -421,3 +422,100 @@ class ExclusiveConsumerScenarios(ConsumingScenario):
         await (await self.channel()).consume(queue, exclusive=True, prefetch=1)
         await self.until_count(channel, queue, 1)
         self.assertEqual((await self.get(channel, queue)).body, b"b")
+
+
+@every_peer
+class FailureScenarios(Scenario):
+    """
+    What becomes of messages whose handlers fail.
+    """
+
+    async def dead_lettering(self, channel: Channel) -> tuple[str, str]:
+        """
+        A quorum queue, and the queue of its dead letters.
+        """
+        dead = await self.queue(channel)
+        queue = await self.quorum_queue(
+            channel, dead_letter_exchange="", dead_letter_routing_key=dead
+        )
+        return queue, dead
+
+    async def test_rejected(self) -> None:
+        """
+        With ``on_failure="reject"``, messages that came back since a channel was closed
+        in order have not failed: each is tried twice before it is a dead letter.
+        """
+        channel, other = await self.channel(), await self.channel()
+        queue, dead = await self.dead_lettering(channel)
+        for body in "abc":
+            await channel.basic_publish("", queue, body)
+        deliveries = await other.consume(queue)
+        await self.take(deliveries, 2)
+        await deliveries.cancel()
+        await other.basic_nack(0, multiple=True)
+        await other.close()
+        tried: list[bytes] = []
+
+        def handle(delivery: Delivery) -> None:
+            tried.append(delivery.body)
+            raise ZeroDivisionError
+
+        consumer = await channel.basic_consume(queue, handle, on_failure="reject")
+        await self.until_count(channel, dead, 3)
+        await consumer.cancel()
+        self.assertEqual(sorted(tried), [b"a", b"a", b"b", b"b", b"c", b"c"])
+        found = [await self.get(channel, dead) for _ in range(3)]
+        self.assertEqual(
+            [[(each.reason, each.queue) for each in one.deaths] for one in found],
+            [[("rejected", queue)]] * 3,
+        )
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 6)
+
+    async def test_kept(self) -> None:
+        """
+        Otherwise no message is lost, on whichever queue.
+        """
+        channel = await self.channel()
+        for queue in (await self.queue(channel), await self.quorum_queue(channel)):
+            for body in "abc":
+                await channel.basic_publish("", queue, body)
+            tried: list[bytes] = []
+
+            async def twice(tried: list[bytes] = tried) -> bool:
+                return len(tried) == 6
+
+            def handle(delivery: Delivery, tried: list[bytes] = tried) -> None:
+                tried.append(delivery.body)
+                raise ZeroDivisionError
+
+            consumer = await channel.basic_consume(queue, handle)
+            await self.until(twice, "two failures of each message")
+            await consumer.cancel()
+            await self.until_count(channel, queue, 3)
+            self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 6)
+
+    async def test_counts(self) -> None:
+        """
+        4.3 counts failed deliveries apart from the others.
+        """
+        channel = await self.channel()
+        queue = await self.quorum_queue(channel)
+        await channel.basic_publish("", queue, "x")
+        counts = []
+        for settle in (
+            lambda delivery: delivery.nack(),
+            lambda delivery: delivery.reject(requeue=True),
+            lambda delivery: delivery.ack(),
+        ):
+            delivery = await self.get(channel, queue)
+            counts.append((delivery.delivery_count or 0, delivery.acquired_count or 0))
+            settle(delivery)
+        self.assertEqual(
+            counts,
+            self.by_version(
+                {
+                    "3.10": [(0, 0), (1, 0), (2, 0)],
+                    "4.3": [(0, 0), (0, 1), (1, 2)],
+                }
+            ),
+        )

@@ -5,11 +5,15 @@ Scenarios: publishing: confirms, returns, transactions, and what a message is ma
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThread
 
-from txamqp091.errors import AMQPError, Nacked, Returned
+from txamqp091.adapters.threads import threadsafe
+from txamqp091.channel import Channel
+from txamqp091.errors import AMQPError, LocalProtocolError, Nacked, Returned
 from txamqp091.message import Message
 from txamqp091.test.support.raw_client import RawClient
 from txamqp091.test.support.recording import content
@@ -334,3 +338,44 @@ class TransactionScenarios(Scenario):
         await self.channel_refused(
             channel, channel.confirm_select(), 406, "confirm.select", text
         )
+
+
+@every_peer
+class ThreadScenarios(Scenario):
+    """
+    Channels and threads.
+    """
+
+    async def test_wrong_thread(self) -> None:
+        """
+        What is called in another thread than the reactor's fails at once, and says what
+        to call; nothing is sent.
+        """
+        channel = await self.channel(False)
+        queue = await self.queue(channel)
+        verbs: list[Callable[[], Deferred[Any]]] = [
+            lambda: channel.basic_publish("", queue, b"x"),
+            lambda: channel.publish_many([Message("", queue, b"x")]),
+            lambda: channel.queue_delete(queue),
+            lambda: channel.basic_ack(1),
+            lambda: channel.consume(queue),
+            channel.confirm_select,
+            channel.flush,
+            channel.close,
+        ]
+        for verb in verbs:
+            with self.assertRaises(LocalProtocolError) as caught:
+                await (await deferToThread(lambda call: [call()], verb))[0]
+            self.assertIn("threadsafe", str(caught.exception))
+        self.assertEqual(await self.count(channel, queue), 0)
+        await threadsafe_publish(channel, queue)
+        await self.until_count(channel, queue, 1)
+
+
+async def threadsafe_publish(channel: Channel, queue: str) -> None:
+    """
+    Publish in another thread, in the way that is meant for it.
+    """
+    await deferToThread(
+        lambda: threadsafe(channel).basic_publish("", queue, b"x").result(60)
+    )

@@ -393,14 +393,14 @@ class HandlerTests(ChannelCase):
             [
                 spec.BasicAck(1, False),
                 spec.BasicReject(2, False),
-                spec.BasicReject(3, True),
+                spec.BasicNack(3, False, True),
                 spec.BasicAck(6, False),
             ],
         )
         gates[0].callback(None)
         gates[1].errback(ZeroDivisionError())
         self.assertEqual(
-            self.heard(), [spec.BasicAck(4, False), spec.BasicReject(5, True)]
+            self.heard(), [spec.BasicAck(4, False), spec.BasicNack(5, False, True)]
         )
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
 

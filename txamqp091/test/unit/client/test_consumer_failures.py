@@ -76,12 +76,12 @@ class FailureTests(ChannelCase):
         for handler in [raises, fails, coroutine, lambda _: Awaitable()]:
             consumer = self.consumer(handler)
             self.deliver(1)
-            self.assertEqual(self.heard(), [spec.BasicReject(1, True)])
+            self.assertEqual(self.heard(), [spec.BasicNack(1, False, True)])
             self.again(2)
             self.peer.clock.advance(4.9)
             self.assertEqual(self.heard(), [])
             self.peer.clock.advance(0.2)
-            self.assertEqual(self.heard(), [spec.BasicReject(2, True)])
+            self.assertEqual(self.heard(), [spec.BasicNack(2, False, True)])
             self.assertEqual(len(self.logged()), 2)
             self.assertTrue(consumer.is_active)
             self.assertEqual(consumer.running, 0)
@@ -101,7 +101,7 @@ class FailureTests(ChannelCase):
 
             consumer = self.consumer(raises)
             self.deliver(number)
-            self.assertEqual(self.heard(), [spec.BasicReject(number, True)])
+            self.assertEqual(self.heard(), [spec.BasicNack(number, False, True)])
             self.assertEqual(len(self.logged(kind)), 1)
             self.assertTrue(self.peer.client.is_open)
             consumer.cancel()
@@ -120,13 +120,13 @@ class FailureTests(ChannelCase):
 
         self.consumer(lambda _: generator())
         self.deliver(1)
-        self.assertEqual(self.heard(), [spec.BasicReject(1, True)])
+        self.assertEqual(self.heard(), [spec.BasicNack(1, False, True)])
         self.channel.basic_consume(
             "work", lambda _: asynchronous(), consumer_tag="other"
         )
         self.peer.serve()
         self.peer.deliver(1, "other", 2)
-        self.assertEqual(self.heard(), [spec.BasicReject(2, True)])
+        self.assertEqual(self.heard(), [spec.BasicNack(2, False, True)])
         self.assertEqual(len(self.logged(TypeError)), 2)
 
     def test_rejected(self) -> None:
@@ -185,7 +185,7 @@ class FailureTests(ChannelCase):
         self.heard()
         consumer.cancel()
         self.assertEqual(
-            self.heard(), [spec.BasicCancel("tag"), spec.BasicReject(2, True)]
+            self.heard(), [spec.BasicCancel("tag"), spec.BasicNack(2, False, True)]
         )
         self.peer.send(1, spec.BasicCancelOk("tag"))
         self.consumer(lambda _: 1 // 0)
@@ -236,7 +236,7 @@ class FailureTests(ChannelCase):
         self.deliver(1)
         self.assertEqual(self.heard(), [])
         gate.errback(ZeroDivisionError())
-        self.assertEqual(self.heard(), [spec.BasicReject(1, True)])
+        self.assertEqual(self.heard(), [spec.BasicNack(1, False, True)])
         self.assertEqual(len(self.logged()), 1)
 
     def test_after_the_end(self) -> None:
@@ -278,7 +278,7 @@ class FailureTests(ChannelCase):
         self.deliver(1, properties=BROKEN)
         self.assertEqual(self.heard(), [])
         self.peer.clock.advance(5)
-        self.assertEqual(self.heard(), [spec.BasicReject(1, True)])
+        self.assertEqual(self.heard(), [spec.BasicNack(1, False, True)])
         consumer.cancel()
         self.peer.serve()
         self.rejecting(lambda delivery: delivery.headers)
@@ -323,7 +323,7 @@ class FailureTests(ChannelCase):
         self.assertIn("11 bytes", events[0])
         self.assertEqual(self.heard(), [])
         self.peer.clock.advance(5)
-        self.assertEqual(self.heard(), [spec.BasicReject(1, True)])
+        self.assertEqual(self.heard(), [spec.BasicNack(1, False, True)])
         consumer.cancel()
         self.peer.serve()
         self.rejecting(seen.append)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from twisted.internet.defer import CancelledError
 
-from txamqp091.consumer import Deliveries
+from txamqp091.consumer import Consumer, Deliveries
 from txamqp091.errors import (
     ChannelClosed,
     ConnectionLost,
     ConsumerCancelled,
+    LocalProtocolError,
     NotFound,
 )
 from txamqp091.test.support.channel_case import ChannelCase
@@ -179,6 +180,74 @@ class GetTests(ChannelCase):
     """
     One at a time.
     """
+
+    def test_without_waiting(self) -> None:
+        """
+        The loop may begin before the broker has agreed: it need not be waited for.
+        """
+        seen: list[bytes] = []
+
+        async def loop() -> None:
+            async for delivery in self.channel.consume("work", consumer_tag="tag"):
+                seen.append(delivery.body)
+                if len(seen) == 2:
+                    await delivery_consumer().cancel()
+
+        def delivery_consumer() -> Consumer:
+            consumer = self.channel._machine.consumers[b"tag"]
+            assert isinstance(consumer, Consumer)
+            return consumer
+
+        running = self.start(loop())
+        self.deliver(1)
+        self.peer.serve()
+        self.deliver(2)
+        self.peer.serve()
+        self.assertIsNone(self.successResultOf(running))
+        self.assertEqual(seen, [b"1", b"2"])
+
+    def test_refused_without_waiting(self) -> None:
+        """
+        When the broker refuses, or what was asked for cannot be sent, the loop raises
+        that, and nothing is left unhandled.
+        """
+
+        async def loop(prefetch: int) -> None:
+            async for _ in self.channel.consume("missing", prefetch=prefetch):
+                self.fail("there is none")
+
+        self.reason(self.start(loop(-1)), LocalProtocolError)
+        running = self.start(loop(1))
+        self.peer.send(1, spec.BasicQosOk(), spec.ChannelClose(404, "no", 60, 20))
+        self.reason(running, NotFound)
+        self.reason(self.start(loop(1)), NotFound)
+
+    def test_contexts(self) -> None:
+        """
+        A channel, a consumer, an iterator and what `consume` returns are contexts,
+        which end them, also when that has happened before.
+        """
+
+        async def use() -> None:
+            async with self.channel as channel:
+                self.assertIs(channel, self.channel)
+                async with await channel.basic_consume("work", print) as consumer:
+                    self.assertTrue(consumer.is_active)
+                self.assertFalse(consumer.is_active)
+                async with channel.consume("work") as deliveries:
+                    self.assertTrue(deliveries.consumer.is_active)
+                self.assertFalse(deliveries.consumer.is_active)
+                async with await channel.consume("work") as deliveries:
+                    self.assertTrue(deliveries.consumer.is_active)
+                self.assertFalse(deliveries.consumer.is_active)
+                async with channel.consume("work") as deliveries:
+                    await channel.close()
+
+        running = self.start(use())
+        for _ in range(10):
+            self.peer.serve()
+        self.assertIsNone(self.successResultOf(running))
+        self.assertFalse(self.channel.is_open)
 
     def test_take_now(self) -> None:
         """

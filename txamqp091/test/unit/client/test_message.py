@@ -5,7 +5,11 @@ Tests for `txamqp091.message`, and for ``basic_get``, which fetches one.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from copy import copy, deepcopy
+from datetime import UTC, datetime
+from pickle import dumps, loads
 from threading import Thread
 from typing import Any
 
@@ -13,17 +17,25 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091.channel import Channel
+from txamqp091.channel import Channel, ExchangeType
 from txamqp091.errors import (
     AlreadySettled,
     EncodeError,
     UndecodableProperty,
 )
-from txamqp091.message import Delivery, Message, Settler, body_bytes
+from txamqp091.message import (
+    Death,
+    Delivery,
+    DeliveryMode,
+    Message,
+    Settler,
+    body_bytes,
+)
 from txamqp091.test.support.channel_case import ChannelCase
 from txamqp091.wire import spec
 from txamqp091.wire.method import Method
 from txamqp091.wire.properties import EMPTY, Properties
+from txamqp091.wire.types import Int64
 
 
 class MessageTests(SynchronousTestCase):
@@ -113,6 +125,93 @@ class ReadTests(DeliveryCase):
         self.channel.close()
         self.assertTrue(delivery.is_stale)
         self.assertFalse(delivery.settled)
+
+    def test_counts(self) -> None:
+        """
+        A delivery tells how often its message was delivered, where the queue counts.
+        """
+        delivery = self.one(Properties(headers={"x-delivery-count": 2}))
+        self.assertEqual((delivery.delivery_count, delivery.acquired_count), (2, None))
+        delivery = self.one(Properties(headers={"x-acquired-count": Int64(3)}))
+        self.assertEqual((delivery.delivery_count, delivery.acquired_count), (None, 3))
+        delivery = self.one(Properties(headers={"x-delivery-count": "many"}))
+        self.assertIsNone(delivery.delivery_count)
+
+    def test_deaths(self) -> None:
+        """
+        A delivery tells why its message was dead-lettered, whatever a publisher may
+        have written there.
+        """
+        time = datetime(2026, 12, 1, tzinfo=UTC)
+        table: dict[str, Any] = {
+            "reason": "rejected",
+            "queue": "orders",
+            "count": Int64(2),
+            "exchange": "shop",
+            "routing-keys": ["new", "old"],
+            "time": time,
+        }
+        delivery = self.one(Properties(headers={"x-death": [table, {}, 5]}))
+        first, second = delivery.deaths
+        self.assertEqual(
+            first, Death("rejected", "orders", 2, "shop", ("new", "old"), time)
+        )
+        self.assertEqual(second, Death("", ""))
+        odd: dict[str, Any] = {"count": "2", "routing-keys": "a", "time": 7}
+        delivery = self.one(Properties(headers={"x-death": [odd]}))
+        self.assertEqual(delivery.deaths, (Death("", ""),))
+        for headers in ({"x-death": "yes"}, {}):
+            self.assertEqual(self.one(Properties(headers=headers)).deaths, ())
+
+    def test_message_count(self) -> None:
+        """
+        What was fetched tells how many messages are left.
+        """
+        getting = self.channel.basic_get("work")
+        self.peer.feed(
+            self.peer.content(1, spec.BasicGetOk(7, False, "e", "k", 1 << 31))
+        )
+        delivery = self.successResultOf(getting)
+        assert delivery is not None
+        self.assertEqual(delivery.message_count, 1 << 31)
+        self.assertIsNone(self.one().message_count)
+
+    def test_copies(self) -> None:
+        """
+        Messages and properties can be pickled and copied; a delivery is itself when it
+        is copied, and says what to pickle in its place.
+        """
+        import twisted.persisted.styles  # noqa: F401 - it changes what pickle does
+
+        delivery = self.one(Properties(headers={"a": [1]}, message_id="7"))
+        for properties in (delivery.properties, Properties(headers={"b": b"x"})):
+            message = Message("e", "k", b"body", properties, True)
+            for duplicate in (copy, deepcopy, lambda each: loads(dumps(each))):
+                again = duplicate(message)
+                self.assertEqual(again.properties, properties)
+                self.assertEqual(
+                    (again.exchange, again.routing_key, again.body, again.mandatory),
+                    ("e", "k", b"body", True),
+                )
+                headers = duplicate(properties.headers)
+                self.assertEqual(headers, properties.headers)
+                self.assertRaises(TypeError, headers.update, {"c": 1})
+        self.assertIs(copy(delivery), delivery)
+        self.assertEqual(deepcopy([delivery]), [delivery])
+        self.assertIn("properties", str(self.assertRaises(TypeError, dumps, delivery)))
+        self.assertEqual(json.dumps(delivery.headers), '{"a": [1]}')
+
+    def test_names(self) -> None:
+        """
+        There are names for what a message and an exchange can be.
+        """
+        properties = Properties(delivery_mode=DeliveryMode.PERSISTENT)
+        self.assertEqual(properties, Properties(delivery_mode=2))
+        declared = self.channel.exchange_declare("logs", ExchangeType.TOPIC)
+        [said] = self.peer.serve()
+        self.successResultOf(declared)
+        assert isinstance(said, spec.ExchangeDeclare)
+        self.assertEqual(said.type, "topic")
 
     def test_nothing_said(self) -> None:
         """

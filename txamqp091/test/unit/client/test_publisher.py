@@ -94,7 +94,7 @@ class BodyTests(ChannelCase):
             (lambda: publish("", "k" * 256, b""), EncodeError),
             (lambda: publish(_ANY, "q", b""), EncodeError),
             (lambda: publish("", b"q", b""), EncodeError),  # type: ignore[arg-type]
-            (lambda: publish([], "q", b""), TypeError),  # type: ignore[arg-type]
+            (lambda: publish([], "q", b""), EncodeError),  # type: ignore[arg-type]
             (lambda: publish("", "q", b"", {"type": 1}), TypeError),  # type: ignore[arg-type]
             (lambda: publish("", "q", b"", "\0\0"), TypeError),  # type: ignore[arg-type]
             (lambda: publish("", "q", b"", mandatory=_ANY), EncodeError),
