@@ -179,7 +179,7 @@ class Broker:
             close = spec.ChannelClose(404, "NOT_FOUND - no exchange", 40, 10)
             yield method_frame(number, close.encode())
         else:
-            if isinstance(method, spec.BasicCancel):
+            if isinstance(method, spec.BasicCancel) and method.consumer_tag == "c":
                 deliver = spec.BasicDeliver("c", 5, False, "", "q")
                 yield content(number, deliver, b"on its way")
             reply_ = answer(method)
