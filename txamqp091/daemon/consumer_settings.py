@@ -25,6 +25,19 @@ from txamqp091.worker.stream_offsets import StreamOffset
 MAX_DELIVERIES = 20
 
 
+#: The arguments of a queue that a policy can set as well.  Retries do not need them:
+#: delay queues, and the daemon's own counting, do what they do.
+_OPTIONAL = frozenset(
+    (
+        "x-dead-letter-exchange",
+        "x-dead-letter-routing-key",
+        "x-delivery-limit",
+        "x-delayed-retry-min",
+        "x-delayed-retry-max",
+    )
+)
+
+
 class QueueType(Enum):
     """
     A kind of queue.
@@ -336,7 +349,9 @@ class ConsumerSettings:
         """
         entities: list[Entity] = []
         if self.declare:
-            entities.append(Queue(name=self.queue, arguments=self._arguments()))
+            entities.append(
+                Queue(name=self.queue, arguments=self._arguments(), optional=_OPTIONAL)
+            )
         return entities + self.retry_queues().entities()
 
     def _arguments(self) -> dict[str, Any]:

@@ -67,6 +67,8 @@ class Queue:
     :ivar arguments: more, such as its type: see `txamqp091.arguments`.
     :ivar label: what a queue is known by here whose name the broker makes up; by
         default, a number.
+    :ivar optional: the arguments that a policy of the broker can set as well: a queue
+        that exists without them, or with other values, is used as it is.
     """
 
     name: str = ""
@@ -75,6 +77,7 @@ class Queue:
     auto_delete: bool = False
     arguments: Arguments = field(default_factory=dict, hash=False)
     label: str = ""
+    optional: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         _check(self, name=str, exclusive=bool, auto_delete=bool, label=str)

@@ -9,6 +9,8 @@ and after a failure sends the rest on another channel.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -174,7 +176,11 @@ class Topology:
         """
         return {
             name: [
-                {each.name: getattr(entity, each.name) for each in fields(entity)}
+                {
+                    each.name: getattr(entity, each.name)
+                    for each in fields(entity)
+                    if each.compare
+                }
                 for entity in getattr(self, name)
             ]
             for name in _KINDS
@@ -257,7 +263,7 @@ def _ends(binding: Binding) -> set[object]:
 def _entity(kind: type[Entity], entry: object, where: str) -> Entity:
     if not isinstance(entry, Mapping):
         raise ValueError(f"{where}: a table, not {entry!r}")
-    known = [each.name for each in fields(kind)]
+    known = [each.name for each in fields(kind) if each.compare]
     for name in entry:
         if name not in known:
             raise ValueError(_unknown(name, where, known))
@@ -331,11 +337,18 @@ class Declaration:
 
     async def _use_existing(self, made: list[EntityOutcome]) -> list[EntityOutcome]:
         """
-        Take what the user may not declare as it is, if it exists.
+        Take what the user may not declare, and a queue that differs in optional
+        arguments alone, as it is, if it exists.
         """
         refused = [each.entity for each in made if _may_not_declare(each)]
+        other = {_id(each): each.error for each in made if _has_other_arguments(each)}
+        refused += [each.entity for each in made if _id(each) in other]
         found: dict[int, EntityOutcome] = {}
         for each in await self._run(refused, self._ask):
+            if each.ok and _id(each) in other:
+                found[_id(each)] = EntityOutcome(each.entity, None, each.name)
+                _warn_of_arguments(each.entity, other[_id(each)])
+                continue
             if each.ok:
                 text = "which exists; the service uses it as it is"
             elif isinstance(each.error, AccessRefused):
@@ -554,6 +567,37 @@ def _may_not_declare(outcome: EntityOutcome) -> bool:
     """
     return isinstance(outcome.error, AccessRefused) and bool(
         getattr(outcome.entity, "name", "")
+    )
+
+
+def _has_other_arguments(outcome: EntityOutcome) -> bool:
+    """
+    Whether a queue exists, and differs in an optional argument.
+    """
+    if not isinstance(outcome.error, PreconditionFailed):
+        return False
+    optional = getattr(outcome.entity, "optional", ())
+    return any(f"arg '{name}'" in outcome.error.reply_text for name in optional)
+
+
+def _warn_of_arguments(entity: Entity, error: BaseException | None) -> None:
+    """
+    Log how to give a queue that exists the arguments that it lacks.
+    """
+    assert isinstance(entity, Queue)
+    policy = {
+        name.removeprefix("x-"): value
+        for name, value in entity.arguments.items()
+        if name in entity.optional
+    }
+    _log.warn(
+        "The {entity} exists with other arguments; the service uses it as it is "
+        "({error}).  To change them without deleting it, set a policy: rabbitmqctl "
+        "set_policy --apply-to queues NAME '{pattern}' '{policy}'",
+        entity=str(entity),
+        error=printable(getattr(error, "reply_text", "")),
+        pattern=f"^{re.escape(entity.name)}$",
+        policy=json.dumps(policy),
     )
 
 

@@ -251,6 +251,35 @@ class ConfigTests(ConfigTestCase):
         self.assertEqual(await daemon.when_ended(), ExitStatus.CONFIG)
         self.assertIn("this broker does not delay retries", daemon.output)
 
+    async def test_changed_retries(self) -> None:
+        """
+        Retries that are added to a queue that exists, or change, do not end the daemon:
+        it goes on with the queue as it is, and logs the policy that would change it.
+        """
+        self.channel = await self.open_channel()
+        await self.channel.confirm_select()
+        queue = self.queue_name()
+        for retry, parking in (
+            ("", f"{queue}.dead"),
+            (f'retry = {{delays = [0.1], parking = "{queue}.p"}}', f"{queue}.p"),
+            (f'retry = {{delays = [0.2], parking = "{queue}.q"}}', f"{queue}.q"),
+        ):
+            daemon = self.configured(
+                f"""
+                [[consumers]]
+                queue = "{queue}"
+                handler = "{HANDLERS}:plain"
+                declare = true
+                {retry}
+                """
+            )
+            await daemon.when_said("Consuming from the queue")
+            await self.publish(queue, ["a"], "bad")
+            await daemon.when_said(f"dead-lettered to {parking}")
+            self.assertEqual(await daemon.terminate(), 0, daemon.output)
+            warned = daemon.said("rabbitmqctl set_policy")
+            self.assertEqual(len(warned), 1 if retry else 0)
+
     async def test_undecodable(self) -> None:
         """
         A message that no handler can decode goes to the dead letters, is logged once,

@@ -14,7 +14,11 @@ from twisted.internet.task import deferLater
 from twisted.logger import capturedLogs, formatEvent
 
 from txamqp091.arguments import quorum_queue, stream_consumer
-from txamqp091.daemon.consumer_settings import ConsumerSettings, RetrySettings
+from txamqp091.daemon.consumer_settings import (
+    ConsumerSettings,
+    RetrySettings,
+)
+from txamqp091.errors import TopologyFailed
 from txamqp091.message import Delivery
 from txamqp091.service import AMQPClientService, Topology
 from txamqp091.test.support.service_case import Place, ServiceCase
@@ -230,6 +234,34 @@ class QueuesTests(TroubleCase):
         self.assertEqual(consumer.health(300).problem, "")
         self.assertEqual(consumer.counts, Counts(retried=1, dead_lettered=1))
         self.flushLoggedErrors()
+
+    def test_changed(self) -> None:
+        """
+        Retries that change, or are added, do not need another queue: the queue is used
+        as it is, and the log has a policy that would change it.
+        """
+        for version in VERSIONS:
+            self.begin(version)
+            self.broker.declare_queue("orders", arguments=quorum_queue())
+            consumer = self.failing(
+                retry=RetrySettings(delays=(1.0, 2.0), parking="parked")
+            )
+            self.successResultOf(consumer.when_ready())
+            self.broker.publish("", "orders", b"tea")
+            self.passes(20)
+            self.assertEqual(self.broker.queue("parked").ready, 1)
+            self.assertIn(
+                "rabbitmqctl set_policy --apply-to queues NAME '^orders$' "
+                '\'{"delivery-limit": 25, "dead-letter-exchange": "", '
+                '"dead-letter-routing-key": "parked"}\'',
+                self.texts(),
+            )
+            self.flushLoggedErrors(ValueError)
+            # Whether a queue is deleted by itself, a policy cannot change.
+            self.broker.declare_queue("orders2", auto_delete=True)
+            wanted = ConsumerSettings(queue="orders2", handler="x:y", declare=True)
+            client = self.service(topology=Topology.of(*wanted.entities()))
+            self.failureResultOf(client.when_ready(), TopologyFailed)
 
     def test_moved_back(self) -> None:
         """
