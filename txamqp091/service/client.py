@@ -241,9 +241,11 @@ class AMQPClientService(Service):
         """
         Add to the topology.
 
-        :returns: fires with what became of each, once there is a connection; fails
-            with the reason when that ends meanwhile, or there will be none.  They are
-            declared for the next one then.  Cancelling it ends the waiting.
+        :returns: fires with an outcome for each entity when the broker has answered for
+            all of them, also if that takes several connections.  Fails with the reason
+            when there will be no more connection, as the service was stopped or has
+            given up, or when the broker closes the connection for one of them.
+            Cancelling it ends the waiting only; the entities stay in the topology.
         """
         return self._recovery.declare(entities)
 
@@ -457,7 +459,9 @@ class AMQPClientService(Service):
         await drain.wait("handlers", [each.when_idle() for each in consumers])
         await drain.wait("observers of draining", self._observers.draining.tell())
         await drain.wait("answers", [each.when_idle() for each in channels])
-        await drain.wait("channel.close-ok", [each.flush() for each in channels], limit)
+        await drain.wait(
+            "channel.close-ok", [each.finish() for each in channels], limit
+        )
 
     def _not_in_order(self, failure: Failure) -> None:
         _log.failure("The service was not stopped in order", failure=failure)

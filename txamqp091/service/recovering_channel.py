@@ -11,7 +11,7 @@ whenever there is a new channel is done by those who `observe` it.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import partial, wraps
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from twisted.internet.defer import (
@@ -154,18 +154,36 @@ class UnackedDeliveries(Settler):
             waiting.callback(None)
 
 
+def _verb(
+    verb: Callable[Concatenate[Channel, P], Deferred[T]],
+) -> Callable[Concatenate[RecoveringChannel, P], Deferred[T]]:
+    """
+    A verb of `Channel` as one of `RecoveringChannel`.
+    """
+
+    @wraps(verb)
+    def call(
+        self: RecoveringChannel, /, *args: P.args, **kwargs: P.kwargs
+    ) -> Deferred[T]:
+        return self.call(verb, *args, **kwargs)
+
+    return call
+
+
 class RecoveringChannel:
     """
     A channel of a service, the same object over all reconnects; made by
     `AMQPClientService.channel`.  It comes back with its prefetch limit, in confirm
     mode and in transaction mode as it was.
 
-    The verbs are those of `txamqp091.channel.Channel`::
+    It has the verbs of `txamqp091.channel.Channel`, except those that belong to one
+    channel only: its modes are arguments of `AMQPClientService.channel`, and consumers
+    are made by `AMQPClientService.consume`::
 
-        await channel.call(Channel.basic_publish, "", "work", b"x")
+        await channel.basic_publish("", "work", b"x")
 
     A call waits until there is a channel.  When that ends before the answer has come,
-    the call fails with the reason, and whoever made it knows whether to make it again.
+    the call fails with the reason; the caller decides whether to repeat it.
 
     :ivar reactor: the reactor.
     :ivar policy: when the channel is opened again.
@@ -215,6 +233,24 @@ class RecoveringChannel:
         state = "open" if self.is_open else "closed" if self._closed else "not open"
         return f"<RecoveringChannel, {state}, the number {self.opened}>"
 
+    # -- verbs ---------------------------------------------------------------------
+
+    exchange_declare = _verb(Channel.exchange_declare)
+    exchange_delete = _verb(Channel.exchange_delete)
+    exchange_bind = _verb(Channel.exchange_bind)
+    exchange_unbind = _verb(Channel.exchange_unbind)
+    queue_declare = _verb(Channel.queue_declare)
+    queue_bind = _verb(Channel.queue_bind)
+    queue_unbind = _verb(Channel.queue_unbind)
+    queue_purge = _verb(Channel.queue_purge)
+    queue_delete = _verb(Channel.queue_delete)
+    basic_publish = _verb(Channel.basic_publish)
+    publish_many = _verb(Channel.publish_many)
+    basic_get = _verb(Channel.basic_get)
+    tx_commit = _verb(Channel.tx_commit)
+    tx_rollback = _verb(Channel.tx_rollback)
+    flush = _verb(Channel.flush)
+
     # -- using it ------------------------------------------------------------------
 
     @property
@@ -245,13 +281,13 @@ class RecoveringChannel:
         :param verb: such as ``Channel.basic_publish``.
         :returns: what the verb returns; it fails as `when_open` does, too.
         """
-        self._pending += 1
         if self.channel is not None:
             called = verb(self.channel, *args, **kwargs)
         else:
             called = self.when_open().addCallback(
                 lambda channel: verb(channel, *args, **kwargs)
             )
+        self._pending += 1
         result: Deferred[T] = Deferred(lambda _: called.cancel())
 
         def answered(answer: Any) -> None:
@@ -332,9 +368,9 @@ class RecoveringChannel:
 
     # -- what the service calls ------------------------------------------------------
 
-    def flush(self) -> Deferred[None]:
+    def finish(self) -> Deferred[None]:
         """
-        Close the present channel, which has heard all acknowledgements then.
+        Close the present channel, so that the broker has processed all settlements.
         """
         return succeed(None) if self.channel is None else self.channel.close()
 

@@ -31,6 +31,7 @@ from twisted.python.failure import Failure
 from txamqp091._observer import OneShot
 from txamqp091.errors import (
     AMQPError,
+    ConnectionClosed,
     InternalError,
     LocalProtocolError,
     ResourceError,
@@ -316,14 +317,20 @@ class TopologyRecovery:
 
     async def _declare_when_open(self, part: Topology) -> list[EntityOutcome]:
         connection = await self._opened.when_fired()
-        if not all(each in self._outcomes for each in part):
+        while not all(each in self._outcomes for each in part):
             try:
                 await self._alone(self._declare_wanted(connection, part))
             except _ClosedByEntity as error:
                 raise error.__cause__ or error from None
+            except ConnectionClosed:
+                # The whole topology is declared on the next connection.
+                await connection.when_closed().addErrback(lambda _: None)
+                connection = await self._opened.when_fired()
+                continue
             found = [each for each in self.outcomes if each.entity in part]
             if self._begun:
                 self._judge(_queues(found))
+            break  # what is missing was deleted meanwhile
         return [each for each in self.outcomes if each.entity in part]
 
     def delete(self, entities: Iterable[Entity]) -> Deferred[list[EntityOutcome]]:

@@ -15,9 +15,31 @@ from twisted.trial.unittest import SynchronousTestCase
 from txamqp091.adapters import aio, blocking, threads
 from txamqp091.channel import Channel
 from txamqp091.protocol import AMQPProtocol
+from txamqp091.service import RecoveringChannel
 
 # What is for services, and not for programs.
 INTERNAL = {"abandon"}
+
+# What the channel of a service leaves to the service, or to one of its channels.
+OF_ONE_CHANNEL = {
+    "access_request",
+    "basic_ack",
+    "basic_cancel",
+    "basic_consume",
+    "basic_nack",
+    "basic_qos",
+    "basic_recover",
+    "basic_recover_async",
+    "basic_reject",
+    "close",
+    "confirm_select",
+    "consume",
+    "flow",
+    "join_acks",
+    "observe_returns",
+    "tx_select",
+    "when_closed",
+}
 
 # What a program without a loop has in another shape, and why.
 BLOCKING_OTHERWISE = {
@@ -105,10 +127,16 @@ class SignatureTests(SynchronousTestCase):
             threads.ThreadsafeChannel, Channel, frozenset(otherwise) | INTERNAL
         )
 
+    def test_recovering(self) -> None:
+        """
+        The channel of a service has those that belong to no channel in particular.
+        """
+        self.compare(RecoveringChannel, Channel, frozenset(OF_ONE_CHANNEL) | INTERNAL)
+
     def test_documented(self) -> None:
         """
         A verb is documented in every shape.
         """
-        for facade in (aio.Channel, blocking.BlockingChannel):
+        for facade in (aio.Channel, blocking.BlockingChannel, RecoveringChannel):
             for name, method in public_methods(facade).items():
                 self.assertTrue(inspect.getdoc(method), f"{facade}.{name}")

@@ -11,7 +11,6 @@ from twisted.internet.defer import CancelledError
 from txamqp091.channel import Channel
 from txamqp091.errors import (
     AccessRefused,
-    ConnectionLost,
     InternalError,
     LocalProtocolError,
     PreconditionFailed,
@@ -368,14 +367,22 @@ class ChangeTests(ServiceCase):
 
     def test_lost(self) -> None:
         """
-        When the link breaks meanwhile, it tells; and the next connection has it.
+        When the link breaks meanwhile, it waits for the next connection, which has it;
+        when there will be none, it fails.
         """
         service = self.service()
         declared = service.declare(Q)
         self.cut()
-        self.failureResultOf(declared, ConnectionLost)
+        self.assertNoResult(declared)
         self.passes(1)
+        self.assertTrue(self.successResultOf(declared)[0].ok)
         self.assertEqual(self.broker.queues(), ["q"])
+        declared = service.declare(X)
+        self.endpoint.refusing = True
+        self.cut()
+        service.stopService()
+        self.turn()
+        self.failureResultOf(declared, CancelledError)
 
     def test_changed(self) -> None:
         """
