@@ -21,7 +21,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from txamqp091.adapters._selector import SelectorLoop
+from txamqp091.channel import Channel
+from txamqp091.consumer import Consumer, Deliveries
 from txamqp091.errors import AMQPError, ConnectionLost, LocalProtocolError
+from txamqp091.message import Delivery
 from txamqp091.protocol import AMQPProtocol
 
 P = ParamSpec("P")
@@ -47,6 +50,7 @@ class Driver:
 
     def __init__(self) -> None:
         self.loop = SelectorLoop()
+        self.loop.holds_signals = not self.turns_by_itself
         self.gone = False
         self._native: AMQPProtocol | None = None
         self._interrupted = False
@@ -107,7 +111,6 @@ class Driver:
             not called.
         """
         loop = self.loop
-        outcome: list[Any] = []
         outermost = loop.enter()
         try:
             lost = self.reason
@@ -115,20 +118,20 @@ class Driver:
                 # What another thread has settled leaves before a channel is closed.
                 loop.catch_up()
                 deferred = verb(*args, **kwargs)
-                deferred.addBoth(outcome.append)
-                if outcome:
+                at_once = _has_fired(deferred)
+                if at_once:
                     loop.flush()
             except TypeError:  # an argument that the verb does not have
                 raise
             except BaseException as error:
                 loop.drop(error)
                 raise
-            if outcome:
-                if lost is None and self.gone and not isinstance(outcome[0], Failure):
-                    # It was said into a connection that has ended before.
-                    raise self._lost()
-            else:
-                self._wait(deferred, outcome, seconds)
+            if not at_once:
+                self._wait(deferred, seconds)
+            elif lost is None and self.gone and not _has_failed(deferred):
+                # It was said into a connection that has ended before.
+                raise self._lost()
+            return _value(_outcome(deferred))  # type: ignore[no-any-return]
         except Exception:
             raise
         except BaseException:
@@ -137,21 +140,24 @@ class Driver:
         finally:
             if outermost:
                 loop.user.clear()
-        return _value(outcome[0])  # type: ignore[no-any-return]
 
-    def _wait(
-        self, deferred: Deferred[Any], outcome: list[Any], seconds: float | None
-    ) -> None:
-        came = False
+    def _wait(self, deferred: Deferred[Any], seconds: float | None) -> None:
         try:
-            self.loop.run(lambda: outcome or self.gone, seconds)
-            came = bool(outcome)
-        finally:
-            if not came:
-                deferred.cancel()
-                self.loop.flush()
-        if not came:
+            self.loop.run(lambda: _has_fired(deferred) or self.gone, seconds)
+        except BaseException:
+            if _has_fired(deferred):
+                _give_back(deferred)
+            else:
+                self._cancel(deferred)
+            raise
+        if not _has_fired(deferred):
+            self._cancel(deferred)
             raise self._lost() if self.gone else _too_long(seconds)
+
+    def _cancel(self, deferred: Deferred[Any]) -> None:
+        deferred.addErrback(_nothing)
+        deferred.cancel()
+        self.loop.flush()
 
     def _lost(self) -> AMQPError:
         return self.reason or ConnectionLost("the connection has ended")
@@ -381,10 +387,41 @@ class ThreadDriver(Driver):
         self.loop.callFromThread(self._drop)
 
 
-def _nothing() -> None:
+def _nothing(_: object = None) -> None:
     """
-    Wakes the loop.
+    Wakes the loop; deals with an error that nothing waits for.
     """
+
+
+def _has_fired(deferred: Deferred[Any]) -> bool:
+    return deferred.called and not deferred.paused
+
+
+def _has_failed(deferred: Deferred[Any]) -> bool:
+    return isinstance(deferred.result, Failure)
+
+
+def _outcome(deferred: Deferred[Any]) -> Any:
+    outcome: list[Any] = []
+    deferred.addBoth(outcome.append)
+    interrupted = deferred.result
+    if isinstance(interrupted, Failure):  # just now, by what a signal handler raised
+        deferred.addErrback(_nothing)
+        interrupted.raiseException()
+    return outcome[0]
+
+
+def _give_back(deferred: Deferred[Any]) -> None:
+    """
+    Undo what has come just as the call that waited for it was interrupted.
+    """
+    got = _outcome(deferred)
+    if isinstance(got, Delivery):
+        got.give_back()
+    elif isinstance(got, Channel):
+        got.close()
+    elif isinstance(got, Consumer | Deliveries):
+        got.cancel().addErrback(_nothing)
 
 
 def _value(outcome: Any) -> Any:

@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from threading import Lock, Thread, get_ident
+from threading import Lock, Thread, get_ident, main_thread
 from threading import enumerate as enumerate_threads
 from time import monotonic
 from typing import Any, ParamSpec, TypeVar, cast
@@ -47,6 +47,7 @@ from twisted.internet.interfaces import (
 from zope.interface import implementer
 
 from txamqp091._hosts import ascii_host
+from txamqp091.adapters._signals import blocked_signals, hold_signals, set_blocked
 from txamqp091.adapters._ssl import server_name
 from txamqp091.adapters._transport import Transport, address_of, why_not_connected
 from txamqp091.errors import AMQPError, LocalProtocolError
@@ -138,7 +139,9 @@ class SelectorLoop:
     Theory.  One thread at a time has the loop, from `enter` on; another one is refused
     before it has done anything.  In a turn the loop waits for sockets first: an
     exception that a signal handler raises there does no harm.  What comes after that
-    is the connection's own work.  An exception that interrupts it leaves a state that
+    is the connection's own work, during which signals are held back: they come when
+    the turn has ended.  An exception that interrupts the work nevertheless (the
+    operating system may have given the signal to another thread) leaves a state that
     nothing can know, so the loop drops the connection, ends the turn and raises the
     exception.
 
@@ -148,6 +151,7 @@ class SelectorLoop:
 
     :ivar stopped: whether it will turn no more.
     :ivar forked: whether this is a copy, in a child of the process that made it.
+    :ivar holds_signals: whether it holds signals back, in the main thread.
     :ivar transports: what would be dropped.
     :ivar turns: how often it has looked at the network.
     :ivar user: the thread that has the loop, as the only value.
@@ -157,6 +161,7 @@ class SelectorLoop:
     def __init__(self) -> None:
         self.stopped = False
         self.forked = False
+        self.holds_signals = False
         self.transports: set[SelectorTransport] = set()
         self.seconds = monotonic
         self._selector = selectors.DefaultSelector()
@@ -167,7 +172,11 @@ class SelectorLoop:
         self._looked_at = 0.0
         self.user: dict[None, int] = {}
         self.last_user = 0
+        # The thread that handles signals, and those that the program blocks there.
+        self._main = main_thread().ident
+        self._blocked = blocked_signals()
         self._turning = False
+        self._ran_soon = False
         self._failure: BaseException | None = None
         # From other threads.
         self._lock = Lock()
@@ -309,8 +318,7 @@ class SelectorLoop:
                 )
             while not done() and not self.stopped:
                 left = None if deadline is None else deadline - monotonic()
-                self._turn(left)
-                if left is not None and left <= 0:
+                if self._turn(left) and left is not None and left <= 0:
                     break
         finally:
             if outermost:
@@ -336,7 +344,17 @@ class SelectorLoop:
         if self._posted and not self._turning and not self.stopped:
             self._work(self._run_posted)
 
-    def _turn(self, left: float | None) -> None:
+    def _turn(self, left: float | None) -> bool:
+        """
+        :returns: whether the turn has had a look at the network.
+        """
+        if (self._soon or self._posted) and not self._ran_soon:
+            # Without a look at the network first, which would be a system call more;
+            # but only every other time.
+            self._ran_soon = True
+            self._hold_and_work(self._run_soon)
+            return False
+        self._ran_soon = False
         if self._soon or self._posted:
             left = 0
         elif self._later:
@@ -346,7 +364,19 @@ class SelectorLoop:
             left = 0
         ready = self._selector.select(left)
         self.turns += 1
-        self._work(self._run_all, ready)
+        self._hold_and_work(self._run_all, ready)
+        return True
+
+    def _hold_and_work(self, function: Callable[..., None], *args: object) -> None:
+        if not self.holds_signals or self.last_user != self._main:
+            self._work(function, *args)
+            return
+        try:
+            # What a handler raises just now leaves through here, too.
+            self._blocked = hold_signals()
+            self._work(function, *args)
+        finally:
+            set_blocked(self._blocked)
 
     def _work(self, function: Callable[..., None], *args: object) -> None:
         self._turning = True

@@ -85,8 +85,8 @@ class BlockingConnection:
     call, or a handler, the connection is closed.
 
     An exception that a signal handler raises ends the call, and is raised by it.  If
-    it interrupts the connection's own work, and not the waiting, the connection is
-    dropped: its state is not known then.
+    it interrupts the connection's own work, during which signals are held back as far
+    as that is possible, the connection is dropped: its state is not known then.
 
     :ivar timeout: how long a call may wait, in seconds; None is without limit.  When
         the time is up the call raises ``TimeoutError``, and channel and connection live

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from contextvars import copy_context
 from functools import partial, wraps
 from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from threading import local
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -23,6 +24,7 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
 from txamqp091._threads import ThreadRunner
+from txamqp091.adapters._signals import release_signals
 from txamqp091.channel import Channel
 from txamqp091.errors import LocalProtocolError
 from txamqp091.message import Delivery, Message
@@ -249,6 +251,7 @@ class InThreads:
         self._name = name
         self._context = copy_context()
         self._runner: ThreadRunner | None = None
+        self._released = local()
 
     def __call__(self, delivery: Delivery) -> Deferred[Any]:
         """
@@ -271,6 +274,11 @@ class InThreads:
         )
 
     def _called(self, arguments: tuple[object, ...]) -> None:
+        if not getattr(self._released, "done", False):
+            # The loop that has started this thread may hold signals back; a process
+            # that the function starts must not.
+            release_signals()
+            self._released.done = True
         check_ended(self._function(*arguments), self._function, "in_threads")
 
     def stop(self) -> None:

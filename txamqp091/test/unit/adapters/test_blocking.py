@@ -428,12 +428,14 @@ class BlockingTests(BlockingTestCase):
             signal.raise_signal(signal.SIGUSR1)
             return asked
 
+        def fail() -> None:
+            raise JobTimeout
+
         for way in ("turn", "verb"):
             channel, _ = self.channel_and_queue()
             connection = channel.connection
-            if way == "turn":
-                loop = connection.native.reactor
-                loop.callLater(0, signal.raise_signal, signal.SIGUSR1)
+            if way == "turn":  # a signal that another thread has got
+                connection.native.reactor.callLater(0, fail)
                 call = partial(wait_for_ever, connection)
             else:
                 call = partial(connection.ask, interrupted, channel)
@@ -443,6 +445,34 @@ class BlockingTests(BlockingTestCase):
             with self.assertRaisesRegex(ConnectionLost, "JobTimeout interrupted"):
                 channel.queue_declare("any", passive=True)
             connection.close()
+
+    def test_signal_held_back(self) -> None:
+        """
+        A signal that comes in the middle of the connection's work is held back until
+        that is done, and harms nothing.  What had come for the call is given back.
+        """
+        self.interrupts()
+        channel, queue = self.channel_and_queue()
+        connection = channel.connection
+        done: list[int] = []
+        for _ in range(2):
+            channel.basic_publish("", queue, "x")
+
+        def got() -> Deferred[Delivery | None]:
+            getting = channel.native.basic_get(queue)
+
+            def came(delivery: Delivery | None) -> Delivery | None:
+                signal.raise_signal(signal.SIGUSR1)
+                done.append(1)
+                return delivery
+
+            return getting.addCallback(came)
+
+        with self.assertRaises(JobTimeout):
+            connection.ask(got)
+        self.assertEqual(done, [1])
+        self.expect_depth(channel, queue, 2)
+        self.assertEqual(signal.pthread_sigmask(signal.SIG_BLOCK, ()), set())
 
     def test_background_work_fails(self) -> None:
         """
