@@ -251,6 +251,43 @@ class ConfigTests(ConfigTestCase):
         self.assertEqual(await daemon.when_ended(), ExitStatus.CONFIG)
         self.assertIn("this broker does not delay retries", daemon.output)
 
+    async def test_innocents(self) -> None:
+        """
+        Of a message that ends its process, and those that were prefetched with it, that
+        one alone is counted out.
+        """
+        self.channel = await self.open_channel()
+        await self.channel.confirm_select()
+        queue = self.queue_name()
+        text = f"""
+            [[consumers]]
+            queue = "{queue}"
+            handler = "{HANDLERS}:crashing"
+            declare = true
+            [consumers.retry]
+            delays = [1]
+            max_deliveries = 3
+            """
+        daemon = self.configured(text)
+        await daemon.when_said("Consuming from the queue")
+        await daemon.terminate()
+        await self.publish(queue, ["g0", "g1"])
+        await self.publish(queue, ["p"], "poison")
+        await self.publish(queue, [f"g{each}" for each in range(2, 9)])
+        done: list[str] = []
+        for _ in range(3):
+            daemon = self.configured(text)
+            self.assertEqual(await daemon.when_ended(), 139, daemon.output)
+            done += self.done(daemon)
+        daemon = self.configured(text)
+        await daemon.when_said("dead-lettered to")
+        await daemon.when_said("Consuming from the queue")
+        while {*done, *self.done(daemon)} < {f"g{each}" for each in range(9)}:
+            await daemon.when_said("done ", len(self.done(daemon)) + 1)
+        self.assertEqual(await daemon.terminate(), 0, daemon.output)
+        self.assertEqual(await self.left(f"{queue}.dead"), ["p"])
+        self.assertEqual(await self.left(queue), [])
+
     async def test_changed_retries(self) -> None:
         """
         Retries that are added to a queue that exists, or change, do not end the daemon:
@@ -486,7 +523,7 @@ class AdminTests(ConfigTestCase):
         _, page = await self.get(port, "/metrics")
         self.assertIn('txamqp091_confirms_total{publisher="handlers"} 4.0', page)
         await self.publish(queue, ["e"], "nowhere")
-        await daemon.when_said("rejected")
+        await daemon.when_said("dead-lettered by its queue")
         _, page = await self.get(port, "/metrics")
         self.assertIn('txamqp091_returns_total{publisher="handlers"} 2.0', page)
         self.assertEqual(await daemon.terminate(), 0, daemon.output)

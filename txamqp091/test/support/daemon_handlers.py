@@ -6,6 +6,7 @@ done is in their log: ``done`` and the message-id.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from typing import Any
@@ -39,6 +40,15 @@ def plain(delivery: Delivery) -> None:
     """
     if delivery.body.startswith(b"bad"):
         raise ValueError("no such order")
+    done(delivery)
+
+
+def crashing(delivery: Delivery) -> None:
+    """
+    End the process, for a message that is called ``poison``.
+    """
+    if delivery.body == b"poison":
+        os._exit(139)
     done(delivery)
 
 
