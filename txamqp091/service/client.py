@@ -404,6 +404,7 @@ class AMQPClientService(Service):
             connected=self._connected,
             disconnected=self._disconnected,
             gave_up=self._gave_up,
+            is_of_a_consumer=self._group.is_blamed,
         )
         self._loop.start()
 

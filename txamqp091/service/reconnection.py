@@ -19,7 +19,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from txamqp091._observer import Observers
-from txamqp091.errors import AMQPError, ConnectionClosed, printable
+from txamqp091.errors import AMQPError, printable
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.addresses import Address, Addresses
 from txamqp091.service.entities import EntityOutcome
@@ -66,6 +66,7 @@ class Reconnection:
         connected: Callable[[AMQPProtocol], object],
         disconnected: Callable[[BaseException], object],
         gave_up: Callable[[BaseException], object],
+        is_of_a_consumer: Callable[[BaseException], bool],
     ) -> None:
         """
         :param prepare: does what has to be done before a new connection is used; its
@@ -73,6 +74,8 @@ class Reconnection:
         :param connected: called with each connection that is prepared.
         :param disconnected: called with the reason when that has ended.
         :param gave_up: called with the reason when there will be no more attempts.
+        :param is_of_a_consumer: whether a connection has ended for one consumer, which
+            stays away for longer then; the delays do not grow.
         """
         self.connection: AMQPProtocol | None = None
         self.error: BaseException | None = None
@@ -84,6 +87,7 @@ class Reconnection:
         self._connected = connected
         self._disconnected = disconnected
         self._gave_up = gave_up
+        self._is_of_a_consumer = is_of_a_consumer
         self._attempt: Deferred[None] | None = None
         self._call: IDelayedCall | None = None
         self._backoff = Backoff(policy)
@@ -229,7 +233,7 @@ class Reconnection:
         self.connection = None
         self.error = reason
         self._down_since = now
-        if _is_of_a_consumer(reason):
+        if self._is_of_a_consumer(reason):
             delay = self._policy.delay(1)
         else:
             delay = self._backoff.next(now, reason)
@@ -247,15 +251,3 @@ class Reconnection:
             self._observers.lost.tell(reason)
         if not self._finished:
             self._wait(delay, reason)
-
-
-def _is_of_a_consumer(reason: BaseException) -> bool:
-    """
-    Whether the broker has closed a connection for one consumer, which waits longer then
-    (see `txamqp091.service.recovering_consumer`); the others do not.
-    """
-    return (
-        isinstance(reason, ConnectionClosed)
-        and not reason.by_us
-        and reason.operation == "basic.consume"
-    )

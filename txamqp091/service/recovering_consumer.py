@@ -116,9 +116,15 @@ class ConsumerGroup:
         There will be no answer, since the connection has ended.  The consumers that
         wait for their turn wait on, until they are told of the end, too.
         """
-        if self._blamed[0] is not reason:
+        if self._blamed[0] is not reason and _may_be_for_consume(reason):
             self._blamed = reason, len(self._pending)
         self._pending.pop(consumer, None)
+
+    def is_blamed(self, reason: BaseException) -> bool:
+        """
+        Whether the connection may have ended because of a consumer.
+        """
+        return self._blamed[0] is reason
 
     def waited_alone(self, reason: BaseException) -> bool:
         """
@@ -129,15 +135,16 @@ class ConsumerGroup:
 
 class RecoveringConsumer:
     """
-    A subscription of a service, the same object over all reconnects; made by
+    A consumer of a service, the same object over all reconnects; made by
     `AMQPClientService.consume`.
 
-    What handlers may do is as in `txamqp091.consumer.Consumer`.  A delivery that is
-    answered for when its channel has gone is no error: the broker delivers the message
-    again, marked as redelivered.
+    Handlers may do what those of a `txamqp091.consumer.Consumer` may.  To settle a
+    delivery whose channel has ended sends nothing, and is no error: the broker delivers
+    the message again, marked as redelivered.  ``delivery.is_stale`` says so, which a
+    handler may ask after a wait, before it does work that should not be done twice.
 
-    A consumer of a stream goes on behind the last message of which all that came before
-    was answered for.
+    A consumer of a stream goes on behind the last message before which all messages
+    were settled.
 
     :ivar queue: the queue: its name, or the `Queue`.
     :ivar consumer_tag: its name, which it keeps.
@@ -228,39 +235,43 @@ class RecoveringConsumer:
     @property
     def is_subscribed(self) -> bool:
         """
-        Whether the broker gives us messages.
+        Whether the broker delivers messages.
         """
         return self._consumer is not None and self._consumer.is_active
 
     @property
     def is_refused(self) -> bool:
         """
-        Whether it is not subscribed, and `error` is of a kind that does not pass by
-        itself: there is no such queue, or it is not for us.
+        Whether it is not subscribed, and `error` does not pass by itself: the queue is
+        missing, or the user may not consume from it.
         """
         return self._refused
 
     @property
     def running(self) -> int:
         """
-        How many handlers have begun and not ended, also those whose channel has gone.
+        How many handlers are running, those of ended channels included.
         """
         return sum(each.running for each in self._generations())
 
     @property
     def offset(self) -> int | None:
         """
-        Where it would go on in a stream; None if it is none, or nothing came yet.
+        The offset in a stream to go on from; None if the queue is no stream, or nothing
+        was delivered yet.
         """
         return None if self._position is None else self._position.offset
 
     def when_subscribed(self) -> Deferred[None]:
         """
-        :returns: fires when the broker gives us messages, which may be at once; fails
-            with the reason when it never will, as this was cancelled, or the service
-            was stopped or has given up, or the broker has refused it and it was not to
-            try again.  Each caller has a Deferred of their own; cancelling it does
-            nothing else.
+        Wait until the consumer is subscribed, for example before a program reports that
+        it is ready.
+
+        :returns: fires when the broker has accepted the consumer, which may be at once.
+            Fails with the reason when it never will: the consumer was cancelled, the
+            service was stopped or has given up, or the broker has refused the consumer
+            and ``on_refused`` is ``"end"``.  Each caller has a Deferred of their own;
+            cancelling it does nothing else.
         """
         return self._ready.when_fired()
 
@@ -322,7 +333,7 @@ class RecoveringConsumer:
 
     def unsubscribe(self) -> Deferred[int]:
         """
-        Have the broker send nothing more on the present channel.
+        Cancel the consumer on the present channel.
 
         :returns: fires with the number of messages that went back, when the broker has
             agreed, or the channel has ended; it does not fail.
@@ -335,7 +346,7 @@ class RecoveringConsumer:
 
     def stop(self, reason: BaseException) -> None:
         """
-        It will not be subscribed, unless its channel comes back.
+        Do not subscribe, until the channel opens again.
         """
         self._cancel_subscribing()
         self.reset()
@@ -435,7 +446,7 @@ class RecoveringConsumer:
             self._refused = False
             _log.info(
                 "The consumer {tag} is subscribed to the queue {queue}",
-                tag=self.consumer_tag,
+                tag=printable(self.consumer_tag),
                 queue=printable(name),
             )
             self._ready.fire(None)
@@ -465,16 +476,16 @@ class RecoveringConsumer:
 
     def _failed(self, failure: Failure, channel: Channel) -> None:
         """
-        We are not subscribed.
+        The attempt to subscribe has failed.
         """
         self._subscribing = None
         error = failure.value
         if error is None or isinstance(error, CancelledError):
             return
-        if isinstance(error, ConnectionClosed) and error.operation != "basic.consume":
+        if isinstance(error, ConnectionClosed) and not self._group.is_blamed(error):
             self.error = error  # which is not our doing
             return
-        if isinstance(error, ConnectionClosed) and not error.by_us:
+        if isinstance(error, ConnectionClosed):
             culprit = self._group.waited_alone(error)
             self.is_suspect = True
             if not culprit:
@@ -486,9 +497,9 @@ class RecoveringConsumer:
         if self._refused and not self._insists:
             _log.error(
                 "The broker refuses the consumer {tag} of {queue}, which ends: {error}",
-                tag=self.consumer_tag,
-                queue=str(self.queue),
-                error=printable(str(error)),
+                tag=printable(self.consumer_tag),
+                queue=printable(str(self.queue)),
+                error=printable(str(error), 500),
             )
             self._give_up(error, error)
             return
@@ -503,7 +514,7 @@ class RecoveringConsumer:
 
     def _put_off(self, error: BaseException) -> float:
         """
-        There will be another attempt, but not at once.
+        Delay the next attempt.
         """
         self.error = error
         refused = self._refused
@@ -515,13 +526,13 @@ class RecoveringConsumer:
         problem = "is refused by the broker" if refused else "is not subscribed"
         _log.emit(
             LogLevel.error if refused else LogLevel.warn,
-            "The consumer {tag} of {queue} {problem}, and tries again in "
+            "The consumer {tag} of {queue} {problem}, and subscribes again in "
             "{delay:.2f} s: {error}",
             problem=problem,
-            tag=self.consumer_tag,
-            queue=str(self.queue),
+            tag=printable(self.consumer_tag),
+            queue=printable(str(self.queue)),
             delay=delay,
-            error=printable(str(error)),
+            error=printable(str(error), 500),
         )
         return delay
 
@@ -534,7 +545,7 @@ class RecoveringConsumer:
 
     def _give_up(self, error: BaseException, reason: BaseException) -> None:
         """
-        There will be no other attempt.
+        End without another attempt.
         """
         self.error = error
         # First of all it is over: whoever is told may cancel it.
@@ -544,7 +555,7 @@ class RecoveringConsumer:
 
     def _has_ended(self, result: Failure | None, consumer: Consumer) -> None:
         """
-        A subscription has ended, this way or that.
+        The subscription ended: cancelled by us, by the broker, or with its channel.
         """
         if self._consumer is consumer:
             self._consumer = None
@@ -574,6 +585,19 @@ class RecoveringConsumer:
         self._cancel_subscribing()
         if self.error is None:
             self.error = reason
+
+
+def _may_be_for_consume(reason: BaseException) -> bool:
+    """
+    Whether the broker may have closed the connection because of a ``basic.consume``.
+    With 541, RabbitMQ does not say because of which method.
+    """
+    return (
+        isinstance(reason, ConnectionClosed)
+        and not reason.by_us
+        and reason.reply_code not in (0, 200, 320)
+        and reason.operation in ("", "basic.consume")
+    )
 
 
 def _is_refusal(error: BaseException) -> bool:

@@ -109,7 +109,7 @@ class ToldTests(RefusedCase):
                 for each in logged
                 if each["log_level"] is LogLevel.error
             ]
-            self.assertIn("is refused by the broker, and tries again in 1.00 s", line)
+            self.assertIn("refused by the broker, and subscribes again in 1.00 s", line)
             self.assertNoResult(consumer.when_ended())
         self.broker.set_permissions("guest")
         self.broker.declare_queue("later")
