@@ -36,7 +36,7 @@ help:
 	@echo "make reactors  the tests against RabbitMQ, under Twisted's other reactors"
 	@echo "make lint      ruff, and the news fragments"
 	@echo "make format    let ruff format the code"
-	@echo "make types     mypy, strict"
+	@echo "make types     mypy, strict; and the examples, by pyright as well"
 	@echo "make docs      the documentation, into docs/_build"
 	@echo "make package   build, check and install the sdist and the wheel"
 	@echo "make audit     look for known vulnerabilities in what is installed with it"
@@ -92,6 +92,7 @@ format: $(VENV)/.with-dev
 
 types: $(VENV)/.with-dev $(VENV)/.with-test
 	$(BIN)/mypy -p txamqp091
+	.ci/types $(CURDIR)/$(BIN)/python
 
 docs: $(VENV)/.with-docs
 	$(BIN)/sphinx-build -q -W --keep-going -n docs docs/_build

@@ -39,13 +39,13 @@ from txamqp091.errors import (
     printable,
 )
 from txamqp091.factory import AMQPClientFactory
-from txamqp091.interfaces import ICredentials
+from txamqp091.interfaces import AnyCredentials, AnyReactor
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
 
 
 def endpoint_from_parameters(
-    reactor: IReactorTime, parameters: ConnectionParameters
+    reactor: AnyReactor, parameters: ConnectionParameters
 ) -> IStreamClientEndpoint:
     """
     The endpoint that the parameters describe: TCP to any address of the host
@@ -89,10 +89,10 @@ class _NameEndpoint(HostnameEndpoint):
 
 
 def connect(
-    reactor: IReactorTime,
+    reactor: AnyReactor,
     uri_or_parameters: str | bytes | ConnectionParameters,
     *,
-    credentials: ICredentials | Sequence[ICredentials] | None = None,
+    credentials: AnyCredentials | Sequence[AnyCredentials] | None = None,
     endpoint: IStreamClientEndpoint | None = None,
 ) -> Deferred[AMQPProtocol]:
     """
@@ -137,14 +137,15 @@ def connect(
     if problem is not None:
         return fail(problem)
     attempt = _Attempt(parameters, way, AMQPClientFactory(parameters, clock=reactor))
+    clock = cast(IReactorTime, reactor)
     return attempt.start().addTimeout(
-        parameters.handshake_timeout, reactor, attempt.timed_out
+        parameters.handshake_timeout, clock, attempt.timed_out
     )
 
 
 def _parameters(
     uri_or_parameters: str | bytes | ConnectionParameters,
-    credentials: ICredentials | Sequence[ICredentials] | None,
+    credentials: AnyCredentials | Sequence[AnyCredentials] | None,
 ) -> ConnectionParameters:
     if isinstance(uri_or_parameters, ConnectionParameters):
         parameters = uri_or_parameters
@@ -152,8 +153,6 @@ def _parameters(
         parameters = ConnectionParameters.from_uri(uri_or_parameters)
     if credentials is None:
         return parameters
-    if ICredentials.providedBy(credentials):
-        credentials = [credentials]
     return replace(parameters, credentials=credentials)
 
 

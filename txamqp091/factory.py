@@ -10,6 +10,7 @@ from typing import cast
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import ClientFactory
 
+from txamqp091.interfaces import AnyReactor
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
 
@@ -36,14 +37,14 @@ class AMQPClientFactory(ClientFactory):
         self,
         parameters: ConnectionParameters | None = None,
         *,
-        clock: IReactorTime | None = None,
+        clock: AnyReactor | None = None,
     ) -> None:
         if clock is None:
             from twisted.internet import reactor
 
-            clock = cast(IReactorTime, reactor)
+            clock = reactor
         self.parameters = ConnectionParameters() if parameters is None else parameters
-        self.clock = clock
+        self.clock = cast(IReactorTime, clock)
 
     def buildProtocol(self, addr: IAddress | None) -> AMQPProtocol:
         """

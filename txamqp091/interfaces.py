@@ -1,16 +1,23 @@
 # -*- test-case-name: txamqp091.test.unit.client.test_credentials -*-
 """
-What you may implement in place of ours.
+The interfaces that a program can implement.
 
-Only that: what is *called* by you is documented where it is defined, and a
-handler of deliveries is any callable (see `txamqp091.consumer`).
+A handler of deliveries is any callable: see `txamqp091.consumer`.
+
+Type checkers know interfaces of ``zope.interface`` with a plugin only, such as
+``mypy-zope``.  So public signatures have the types `AnyCredentials` and `AnyReactor`,
+which every type checker understands.
 """
 
 from __future__ import annotations
 
-__all__ = ["ICredentials"]
+__all__ = ["AnyCredentials", "AnyReactor", "ICredentials"]
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeAlias
 
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from zope.interface import Attribute, Interface
 
 
@@ -18,10 +25,9 @@ class ICredentials(Interface):
     """
     How a client proves who it is, by one SASL mechanism.
 
-    One object serves any number of connections.  It is asked anew for each of
-    them, so that a password or token that has been changed, or is fetched
-    when it is needed, is taken up by the next reconnect.  To do that, write
-    your own; a provider of tokens for RabbitMQ's OAuth 2 plugin is::
+    One object serves any number of connections.  The connection asks it each time, so
+    that the next reconnect uses a password or token that has changed, or fetches one.
+    A provider of tokens for RabbitMQ's OAuth 2 plugin is::
 
         @implementer(ICredentials)
         class TokenCredentials:
@@ -35,10 +41,9 @@ class ICredentials(Interface):
                     raise CommandInvalid("PLAIN knows no challenge")
                 return self._fetch().addCallback(lambda token: b"\\0\\0" + token)
 
-    The objects are compared with what the broker offers by `mechanism`, in
-    the order in which they were configured; see
-    `txamqp091.credentials.choose`.  Give them a ``__repr__`` without the
-    secret: what cannot be seen cannot be logged.
+    Of several credentials, the first whose `mechanism` the broker offers is used; see
+    `txamqp091.credentials.choose`.  Give the class a ``__repr__`` without the secret,
+    so that no log shows it.
     """
 
     mechanism: str = Attribute(
@@ -50,16 +55,58 @@ class ICredentials(Interface):
 
     def respond(challenge: bytes | None) -> bytes | Deferred[bytes]:
         """
-        Say what goes into connection.start-ok, or answer a challenge.
+        Make the response for ``connection.start-ok``, or answer a challenge.
 
-        A failure, raised or through the Deferred, ends the connection before
-        it is open, and is what the one who connects gets to see.  The
-        Deferred is cancelled when the connection is lost meanwhile, or takes
-        too long.
+        A failure, raised or through the Deferred, ends the connection before it is
+        open, and is the error of the attempt to connect.  The Deferred is cancelled
+        when the connection is lost meanwhile, or takes too long.
 
-        :param challenge: what the broker sent in connection.secure; ``None``
-            for the initial response.
-        :returns: the response, not encoded any further, now or later.
-        :raises txamqp091.errors.CommandInvalid: when the mechanism knows no
-            challenge, and there is one.
+        :param challenge: what the broker sent in ``connection.secure``; None for the
+            initial response.
+        :returns: the response, not encoded any further; or a Deferred or a coroutine
+            for it.
+        :raises txamqp091.errors.CommandInvalid: when the mechanism knows no challenge,
+            and there is one.
         """
+
+
+class _Credentials(Protocol):
+    """
+    What `ICredentials` says, for type checkers.
+    """
+
+    @property
+    def mechanism(self) -> str:
+        """
+        See `ICredentials.mechanism`.
+        """
+
+    def respond(self, challenge: bytes | None, /) -> bytes | Awaitable[bytes]:
+        """
+        See `ICredentials.respond`.
+        """
+
+
+class _Time(Protocol):
+    """
+    What ``IReactorTime`` says, as far as it is used, for type checkers.
+    """
+
+    def seconds(self) -> float:
+        """
+        See ``IReactorTime``.
+        """
+
+    def callLater(
+        self, delay: float, callable: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
+        """
+        See ``IReactorTime``.
+        """
+
+
+#: An object that provides `ICredentials`.
+AnyCredentials: TypeAlias = "ICredentials | _Credentials"
+
+#: A reactor, or Twisted's ``Clock``: an object that provides ``IReactorTime``.
+AnyReactor: TypeAlias = "IReactorTime | _Time"

@@ -13,7 +13,7 @@ __all__ = ["ConnectionParameters", "TLSParameters", "UnverifiedTLS"]
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, ClassVar, Self
@@ -28,8 +28,8 @@ from txamqp091.credentials import (
     ExternalCredentials,
     PlainCredentials,
 )
-from txamqp091.errors import InvalidURI
-from txamqp091.interfaces import ICredentials
+from txamqp091.errors import InvalidURI, LocalProtocolError
+from txamqp091.interfaces import AnyCredentials, ICredentials
 
 
 def _check_text(owner: object, *names: str) -> None:
@@ -128,6 +128,48 @@ _WHOLE_NUMBERS = {
 _SECONDS = ("connection_timeout", "handshake_timeout", "close_timeout")
 
 
+class _Credentials:
+    """
+    The attribute ``credentials``: takes one or several, and is a tuple.
+    """
+
+    def __init__(self, default: tuple[ICredentials, ...]) -> None:
+        self._default = default
+
+    def __get__(
+        self, instance: object | None, owner: object = None
+    ) -> tuple[ICredentials, ...]:
+        if instance is None:  # dataclass asks for the default
+            return self._default
+        credentials: tuple[ICredentials, ...] = vars(instance)["credentials"]
+        return credentials
+
+    def __set__(
+        self, instance: object, value: AnyCredentials | Sequence[AnyCredentials]
+    ) -> None:
+        vars(instance)["credentials"] = _checked(value)
+
+
+def _checked(given: object) -> tuple[ICredentials, ...]:
+    advice = "give an object such as PlainCredentials(user, password), or several"
+    # Its repr is not shown: it may be the password itself.
+    kind = type(given).__name__
+    if ICredentials.providedBy(given):
+        given = (given,)
+    if not isinstance(given, Iterable) or isinstance(given, str | bytes | Mapping):
+        raise LocalProtocolError(f"credentials is of type {kind}: {advice}")
+    checked = tuple(given)
+    if not checked:
+        raise LocalProtocolError(f"credentials is empty: {advice}")
+    for each in checked:
+        if not ICredentials.providedBy(each):
+            raise LocalProtocolError(
+                f"credentials has an object of type {type(each).__name__}, which does "
+                f"not provide ICredentials: {advice}"
+            )
+    return checked
+
+
 @dataclass(frozen=True, kw_only=True)
 class ConnectionParameters:
     """
@@ -138,10 +180,12 @@ class ConnectionParameters:
         (see `port_number`).
     :ivar virtual_host: the virtual host; the empty one is another than ``/``.
     :ivar tls: how TLS is done, or ``None`` for a connection in the clear.
-    :ivar credentials: as whom to log in, in order of preference: the first
-        one whose mechanism the broker offers.
-    :ivar heartbeat: the heartbeat interval to ask for, in seconds.  A peer that
-        is silent for two intervals is given up.  0 asks for none.
+    :ivar credentials: the user to log in as: one object such as `PlainCredentials`, or
+        several in order of preference, of which the first is used whose mechanism the
+        broker offers.  The attribute is a tuple.
+    :ivar heartbeat: the heartbeat interval to ask for, in seconds; the broker's counts
+        if that is lower.  A peer that is silent for two intervals is given up.  0
+        switches heartbeats off.
     :ivar connection_timeout: how many seconds TCP may take to connect to one
         address of the host.
     :ivar handshake_timeout: how many seconds all of it may take, until AMQP is
@@ -160,7 +204,7 @@ class ConnectionParameters:
     port: int | None = None
     virtual_host: str = "/"
     tls: TLSParameters | None = None
-    credentials: Sequence[ICredentials] = (PlainCredentials("guest", "guest"),)
+    credentials: _Credentials = _Credentials((PlainCredentials("guest", "guest"),))
     heartbeat: int = 60
     connection_timeout: float = 10.0
     handshake_timeout: float = 10.0
@@ -173,7 +217,6 @@ class ConnectionParameters:
     locale: str = "en_US"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "credentials", _checked(self.credentials))
         object.__setattr__(self, "client_properties", dict(self.client_properties))
         _check_text(self, "host", "locale")
         for name in ("host", "virtual_host", "name", "locale"):
@@ -278,22 +321,6 @@ def _check_whole_number(name: str, value: object, least: int, most: int) -> None
     if not least <= value <= most:
         zero = "0, or " if name == "frame_max" else ""
         raise InvalidURI(f"{name} is {value}, not {zero}from {least} to {most}")
-
-
-def _checked(credentials: Sequence[ICredentials]) -> tuple[ICredentials, ...]:
-    if ICredentials.providedBy(credentials):
-        raise InvalidURI("credentials is a sequence; put the one into a list")
-    checked = tuple(credentials)
-    if not checked:
-        raise InvalidURI("credentials is empty")
-    for each in checked:
-        if not ICredentials.providedBy(each):
-            # Its repr may be the password itself.
-            raise InvalidURI(
-                f"credentials has a {type(each).__name__}, "
-                "which does not provide ICredentials"
-            )
-    return checked
 
 
 # -- the query of a URI -----------------------------------------------------------

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Self, cast
 from weakref import WeakSet
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -50,6 +50,7 @@ from txamqp091.errors import (
     RemoteProtocolError,
     ResourceError,
 )
+from txamqp091.interfaces import AnyReactor
 from txamqp091.message import Settler, SettlerFactory
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.wire import spec
@@ -89,6 +90,7 @@ class AMQPProtocol(Protocol):
 
     :ivar parameters: what it was made with.
     :ivar reactor: the clock, and the way in for other threads.
+    :ivar transport: Twisted's transport.
     :ivar server_properties: what the broker says of itself, such as ``product``,
         ``version`` and ``capabilities``.
     :ivar blocked: why the broker blocks publishing, or None if it does not.
@@ -98,17 +100,21 @@ class AMQPProtocol(Protocol):
         for that.
     """
 
+    # Twisted's interfaces for TCP and TLS do not say so, but both have all of what is
+    # used: IConsumer, IPushProducer and abortConnection.
+    transport: Any
+
     _log = Logger(namespace="txamqp091.connection")
 
-    def __init__(self, parameters: ConnectionParameters, reactor: IReactorTime) -> None:
+    def __init__(self, parameters: ConnectionParameters, reactor: AnyReactor) -> None:
         self.parameters = parameters
-        self.reactor = reactor
+        self.reactor = cast(IReactorTime, reactor)
         self.server_properties: dict[str, Any] = {}
         self.blocked: str | None = None
         self.bytes_received = 0
         self.bytes_sent = 0
         self.untold = 0
-        self._outgoing = Outgoing(reactor, self._write)
+        self._outgoing = Outgoing(self.reactor, self._write)
         self._machine = ConnectionMachine(
             Role.CLIENT,
             self._outgoing.write,
@@ -121,7 +127,7 @@ class AMQPProtocol(Protocol):
             ),
         )
         self._flow = Flow(
-            reactor,
+            self.reactor,
             self._stop_reading,
             self._read_on,
             self._machine.answers_due,
@@ -200,6 +206,15 @@ class AMQPProtocol(Protocol):
         open.
         """
         return None if self._heartbeats is None else self._heartbeats.heard_at
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *reason: object) -> None:
+        """
+        Close the connection, and wait until the transport has gone.
+        """
+        await self.close()
 
     def when_open(self) -> Deferred[AMQPProtocol]:
         """
@@ -340,7 +355,7 @@ class AMQPProtocol(Protocol):
             else:
                 self._end(reason)
                 if self.transport is not None:
-                    self._transport().abortConnection()
+                    self.transport.abortConnection()
         return self._closed.when_over()
 
     # -- the transport -------------------------------------------------------------
@@ -349,7 +364,7 @@ class AMQPProtocol(Protocol):
         """
         Twisted: the transport is there.
         """
-        transport = self._transport()
+        transport = self.transport
         if self._reason is not None:  # closed before it was connected
             transport.abortConnection()
             return
@@ -380,7 +395,7 @@ class AMQPProtocol(Protocol):
                 verify_peer(self.transport, name)
         except AMQPError as error:
             self._end(error)
-            self._transport().abortConnection()
+            self.transport.abortConnection()
         else:
             self._begin()
 
@@ -470,7 +485,7 @@ class AMQPProtocol(Protocol):
                     by_us=True,
                 )
             )
-            self._transport().abortConnection()
+            self.transport.abortConnection()
 
     def _overrun(self) -> None:
         """
@@ -498,17 +513,12 @@ class AMQPProtocol(Protocol):
 
     def _write(self, data: bytes) -> None:
         self.bytes_sent += len(data)
-        self._transport().write(data)
+        self.transport.write(data)
         if not self._flow.reading:
             self._flow.said()
 
     def _is_tls(self) -> bool:
         return bool(ISSLTransport.providedBy(self.transport))
-
-    def _transport(self) -> Any:
-        # Twisted's interfaces for TCP and TLS do not say so, but both have all of
-        # what we use: IConsumer, IPushProducer and abortConnection.
-        return cast(Any, self.transport)
 
     # -- the end -------------------------------------------------------------------
 
@@ -550,7 +560,7 @@ class AMQPProtocol(Protocol):
         """
         Close the transport, once what we have to say has left; and not much later.
         """
-        transport = self._transport()
+        transport = self.transport
         # TLS waits for its producer to be done, and for the peer's last word.
         transport.unregisterProducer()
         self._outgoing.paused = False
@@ -562,7 +572,7 @@ class AMQPProtocol(Protocol):
         transport.loseConnection()
 
     def _abort(self) -> None:
-        self._transport().abortConnection()
+        self.transport.abortConnection()
 
     def _leave_to_parent(self) -> None:
         """
@@ -625,12 +635,12 @@ class AMQPProtocol(Protocol):
         assert self._heartbeats is not None  # as it was open: there are consumers
         self._heartbeats.deaf = True
         self._machine.pause()
-        self._transport().pauseProducing()
+        self.transport.pauseProducing()
 
     def _read_on(self) -> None:
         assert self._heartbeats is not None
         self._heartbeats.deaf = False
-        self._transport().resumeProducing()
+        self.transport.resumeProducing()
         self._machine.resume()
         self.dataReceived(b"")
 
@@ -647,7 +657,7 @@ class AMQPProtocol(Protocol):
             self._give_up(error)
             return
         if not self._is_tls():
-            peer = self._transport().getPeer()
+            peer = self.transport.getPeer()
             login.warn_if_exposed(self.parameters.host, peer)
         self._login = login
         login.ask(None, self._answer_start, self._give_up)
@@ -711,7 +721,7 @@ class AMQPProtocol(Protocol):
                 by_us=True,
             )
         )
-        self._transport().abortConnection()
+        self.transport.abortConnection()
 
     def _send_heartbeat(self) -> None:
         # A transport that is full has enough to say.
@@ -727,7 +737,7 @@ class AMQPProtocol(Protocol):
             )
         )
         # To lose the connection in order would be to wait for the peer to read.
-        self._transport().abortConnection()
+        self.transport.abortConnection()
 
     def blocked_by(self, reason: str) -> None:
         """

@@ -17,6 +17,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 from demo_display import Display, Figures, choose_display
 from twisted.internet.defer import Deferred
@@ -113,7 +114,7 @@ class Demo:
     A publisher, a consumer, and the books.
     """
 
-    def __init__(self, reactor, uri: str, display: Display) -> None:
+    def __init__(self, reactor: Any, uri: str, display: Display) -> None:
         self.reactor = reactor
         self.display = display
         self.books = Books()
@@ -323,7 +324,7 @@ class Demo:
         )
 
 
-async def run(reactor, display: Display) -> bool:
+async def run(reactor: Any, display: Display) -> bool:
     """
     Find a broker, and run the demo on it.
     """
@@ -355,13 +356,13 @@ def main() -> None:
     """
     # The log would be in the way.  If something goes wrong, its end is shown.
     log: deque[str] = deque(maxlen=30)
-    globalLogBeginner.beginLoggingTo(
-        [lambda event: log.append(eventAsText(event, includeTimestamp=False))],
-        redirectStandardIO=False,
-    )
+    observers: list[Any] = [
+        lambda event: log.append(eventAsText(event, includeTimestamp=False))
+    ]
+    globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False)
     display = choose_display(sys.stdout)
 
-    def start(reactor) -> Deferred[None]:
+    def start(reactor: Any) -> Deferred[None]:
         async def finish() -> None:
             try:
                 right = await run(reactor, display)

@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import react
 from twisted.logger import globalLogBeginner, textFileLogObserver
 
 from txamqp091 import Delivery, Properties
@@ -73,18 +76,17 @@ def make_service(reactor: IReactorTime, uri: str) -> AMQPClientService:
     return service
 
 
-def main(uri: str) -> None:
+def main(reactor: Any, uri: str) -> Deferred[None]:
     """
-    Run it until somebody presses Ctrl-C.
+    Run the service until Ctrl-C.
     """
-    from twisted.internet import reactor
-
-    globalLogBeginner.beginLoggingTo([textFileLogObserver(sys.stdout)])
+    observers: list[Any] = [textFileLogObserver(sys.stdout)]
+    globalLogBeginner.beginLoggingTo(observers)
     service = make_service(reactor, uri)
     service.startService()
     reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
-    reactor.run()
+    return Deferred()  # it does not fire: Ctrl-C stops the reactor
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    react(main, sys.argv[1:])

@@ -31,7 +31,7 @@ from txamqp091.adapters.threads import InThreads, ThreadsafeChannel
 from txamqp091.channel import Arguments
 from txamqp091.credentials import PlainCredentials
 from txamqp091.errors import LocalProtocolError
-from txamqp091.interfaces import ICredentials
+from txamqp091.interfaces import AnyCredentials
 from txamqp091.message import Delivery
 from txamqp091.wire.method import Method
 from txamqp091.wire.properties import Properties
@@ -64,7 +64,7 @@ def ConnectionParameters(
     host: str = "localhost",
     port: int | None = None,
     virtual_host: str = "/",
-    credentials: ICredentials | None = None,
+    credentials: AnyCredentials | None = None,
     **others: Any,
 ) -> parameters.ConnectionParameters:
     """

@@ -36,7 +36,7 @@ from txamqp091.adapters._ssl import secured
 from txamqp091.adapters.threads import ThreadsafeChannel
 from txamqp091.consumer import HANDLING, Consumer
 from txamqp091.endpoint import connect as open_connection
-from txamqp091.interfaces import ICredentials
+from txamqp091.interfaces import AnyCredentials
 from txamqp091.message import Body, Delivery, Message
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
@@ -690,7 +690,7 @@ class Connection(_Bound):
 async def connect(
     uri_or_parameters: str | bytes | ConnectionParameters,
     *,
-    credentials: ICredentials | Sequence[ICredentials] | None = None,
+    credentials: AnyCredentials | Sequence[AnyCredentials] | None = None,
     ssl_context: SSLContext | None = None,
 ) -> Connection:
     """

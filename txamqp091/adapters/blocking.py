@@ -59,7 +59,7 @@ from txamqp091.errors import (
     ConnectionClosed,
     LocalProtocolError,
 )
-from txamqp091.interfaces import ICredentials
+from txamqp091.interfaces import AnyCredentials
 from txamqp091.message import Delivery, Message, Settler
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
@@ -98,7 +98,7 @@ class BlockingConnection:
         self,
         parameters: _One | Sequence[_One] | None = None,
         *,
-        credentials: ICredentials | Sequence[ICredentials] | None = None,
+        credentials: AnyCredentials | Sequence[AnyCredentials] | None = None,
         timeout: float | None = None,
         background: bool = False,
         ssl_context: SSLContext | None = None,
@@ -143,7 +143,7 @@ class BlockingConnection:
     def _connect(
         self,
         candidates: list[tuple[ConnectionParameters, SSLContext | None]],
-        credentials: ICredentials | Sequence[ICredentials] | None,
+        credentials: AnyCredentials | Sequence[AnyCredentials] | None,
     ) -> AMQPProtocol:
         loop = self._driver.loop
         for each in candidates[:-1]:

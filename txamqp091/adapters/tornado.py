@@ -17,14 +17,14 @@ from tornado.ioloop import IOLoop
 from tornado.platform.asyncio import BaseAsyncIOLoop
 
 from txamqp091.adapters.aio import Channel, Connection, Deliveries, connect
-from txamqp091.interfaces import ICredentials
+from txamqp091.interfaces import AnyCredentials
 from txamqp091.parameters import ConnectionParameters
 
 
 def connect_future(
     uri_or_parameters: str | bytes | ConnectionParameters,
     *,
-    credentials: ICredentials | Sequence[ICredentials] | None = None,
+    credentials: AnyCredentials | Sequence[AnyCredentials] | None = None,
     ssl_context: SSLContext | None = None,
     io_loop: IOLoop | None = None,
 ) -> asyncio.Future[Connection]:

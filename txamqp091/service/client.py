@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 from txamqp091._channel_publisher import DEFAULT_WINDOW
 from txamqp091._observer import OneShot, observe
 from txamqp091.consumer import Handler, OnFailure, check_handler
-from txamqp091.interfaces import ICredentials
+from txamqp091.interfaces import AnyCredentials, AnyReactor
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.addresses import Addresses, Where
@@ -67,11 +67,11 @@ class AMQPClientService(Service):
 
     def __init__(
         self,
-        reactor: IReactorTime,
+        reactor: AnyReactor,
         where: Where,
         *,
         topology: Topology | None = None,
-        credentials: ICredentials | Sequence[ICredentials] | None = None,
+        credentials: AnyCredentials | Sequence[AnyCredentials] | None = None,
         parameters: ConnectionParameters | None = None,
         policy: RetryPolicy | None = None,
         name: str = "",
@@ -93,11 +93,10 @@ class AMQPClientService(Service):
         """
         changes: dict[str, Any] = {}
         if credentials is not None:
-            one = ICredentials.providedBy(credentials)
-            changes["credentials"] = [credentials] if one else credentials
+            changes["credentials"] = credentials
         if name:
             changes["name"] = name
-        self.reactor = reactor
+        self.reactor = cast(IReactorTime, reactor)
         self.policy = policy or RetryPolicy()
         self.connection: AMQPProtocol | None = None
         self._shutdown_timeout = shutdown_timeout
@@ -107,7 +106,9 @@ class AMQPClientService(Service):
             parameters=parameters,
             adapt=lambda each: replace(each, **changes),
         )
-        self._recovery = TopologyRecovery(reactor, self.policy, topology or Topology())
+        self._recovery = TopologyRecovery(
+            self.reactor, self.policy, topology or Topology()
+        )
         self._recovery.changed = self._topology_changed
         self._observers = ServiceObservers()
         self._group = ConsumerGroup()

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from twisted.application.service import IService
+from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -37,6 +37,17 @@ T = TypeVar("T")
 _PATIENCE = 300.0
 
 
+if TYPE_CHECKING:
+
+    class _MemoryReactor(MemoryReactor, IReactorTime):
+        """
+        A type of reactor that functions take which ask for ``IReactorTime``, also
+        where the type checker does not know interfaces of ``zope.interface``.
+        """
+else:
+    _MemoryReactor = MemoryReactor
+
+
 class _Broker(BrokerAssertions):
     """
     A broker, and the ways to it.
@@ -52,12 +63,12 @@ class _Broker(BrokerAssertions):
 
     broker: MemoryBroker
     endpoint: MemoryEndpoint
-    reactor: MemoryReactor
+    reactor: _MemoryReactor
 
     def _set_up(self, clock: IReactorTime) -> None:
         self.broker = self.make_broker(clock)
         self.endpoint = self.broker.endpoint()
-        self.reactor = MemoryReactor(clock, self.endpoint)
+        self.reactor = cast(_MemoryReactor, MemoryReactor(clock, self.endpoint))
 
     def make_broker(self, clock: IReactorTime) -> MemoryBroker:
         """
@@ -130,15 +141,15 @@ class BrokerTestCase(_Broker, SynchronousTestCase):
 
     # -- programs ----------------------------------------------------------------------
 
-    def start(self, service: IService) -> None:
+    def start(self, service: IService | Service) -> None:
         """
         Start a service, let it do what it can at once, and stop it when the test ends.
         """
         self.addCleanup(self.stop, service)
-        service.startService()
+        cast(IService, service).startService()
         self.flush()
 
-    def stop(self, service: IService) -> None:
+    def stop(self, service: IService | Service) -> None:
         """
         Stop a service, with as much time as it takes.
         """
@@ -219,14 +230,14 @@ class AsyncBrokerTestCase(_Broker, TestCase):
         self._set_up(cast(IReactorTime, reactor))
         self.addCleanup(self._end)
 
-    def start(self, service: IService) -> None:
+    def start(self, service: IService | Service) -> None:
         """
         Start a service, and stop it when the test ends.
         """
         self.addCleanup(self.stop, service)
-        service.startService()
+        cast(IService, service).startService()
 
-    async def stop(self, service: IService) -> None:
+    async def stop(self, service: IService | Service) -> None:
         """
         Stop a service.
         """

@@ -8,15 +8,33 @@ What it does is in `txamqp091.testing._broker.broker`, and what its bytes are in
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Awaitable
+from typing import Any, Protocol, cast
 
-from twisted.internet.interfaces import IListeningPort, IReactorTCP, IReactorTime
+from twisted.internet.interfaces import IReactorTCP, IReactorTime
 
+from txamqp091.interfaces import AnyReactor
 from txamqp091.testing._broker.broker import Broker
 from txamqp091.testing._broker.protocol import BrokerFactory
 from txamqp091.testing.network import MemoryEndpoint
 
-__all__ = ["MemoryBroker"]
+__all__ = ["ListeningPort", "MemoryBroker"]
+
+
+class ListeningPort(Protocol):
+    """
+    What ``IListeningPort`` says, as far as it is used, for type checkers.
+    """
+
+    def getHost(self) -> Any:
+        """
+        See ``IListeningPort``.
+        """
+
+    def stopListening(self) -> Awaitable[None]:
+        """
+        See ``IListeningPort``.
+        """
 
 
 class MemoryBroker(Broker):
@@ -38,12 +56,12 @@ class MemoryBroker(Broker):
 
     def listen(
         self,
-        reactor: IReactorTCP,
+        reactor: IReactorTCP | AnyReactor,
         port: int = 0,
         interface: str = "127.0.0.1",
         *,
         tls: object = None,
-    ) -> IListeningPort:
+    ) -> ListeningPort:
         """
         Serve any AMQP client, over TCP, in the clear or by TLS.
 
@@ -64,10 +82,9 @@ class MemoryBroker(Broker):
         :raises CannotListenError: somebody else has it.
         """
         factory = BrokerFactory(self, cast(IReactorTime, reactor))
+        listens: Any = reactor
         if tls is None:
-            return reactor.listenTCP(port, factory, interface=interface)
-        secure: Any = reactor  # not every reactor has TLS
-        return cast(
-            IListeningPort,
-            secure.listenSSL(port, factory, tls, interface=interface),
-        )
+            listening = listens.listenTCP(port, factory, interface=interface)
+        else:
+            listening = listens.listenSSL(port, factory, tls, interface=interface)
+        return cast(ListeningPort, listening)

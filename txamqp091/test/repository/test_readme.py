@@ -80,6 +80,18 @@ def documents() -> list[Path]:
     return [CHECKOUT / "README.rst", *guides]
 
 
+def write_programs(folder: str, *names: str) -> None:
+    """
+    Write the programs of some documents into a folder, each into a file of its own, for
+    those who check types.
+    """
+    for name in names:
+        path = CHECKOUT / name
+        for program in programs(path.read_text()):
+            file = Path(folder, f"{path.stem.lower()}_{program.line}.py")
+            file.write_text("\n" * (program.line - 1) + program.source)
+
+
 class DocumentTests(RabbitTestCase):
     """
     The documents show what works.
@@ -192,3 +204,7 @@ class ReadingTests(SynchronousTestCase):
                 None,
             ],
         )
+
+
+if __name__ == "__main__":
+    write_programs(*sys.argv[1:])

@@ -17,6 +17,7 @@ from typing import cast
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import Clock
 
+from txamqp091.interfaces import AnyReactor
 from txamqp091.testing._broker.arguments import QueueSettings
 from txamqp091.testing._broker.behaviour import DEFAULT_VERSION, Behaviour
 from txamqp091.testing._broker.exchanges import Exchange
@@ -57,7 +58,7 @@ class Broker:
 
     def __init__(
         self,
-        clock: IReactorTime | None = None,
+        clock: AnyReactor | None = None,
         *,
         version: str = DEFAULT_VERSION,
         users: Mapping[str, str] | None = None,
@@ -84,7 +85,7 @@ class Broker:
         :param history: how many messages to keep in ``published``.
         :raises ValueError: ``version`` is none.
         """
-        self.clock = cast(IReactorTime, Clock()) if clock is None else clock
+        self.clock = cast(IReactorTime, Clock() if clock is None else clock)
         self.version = version
         self.behaviour = Behaviour.of(version)
         self.consumer_timeout = consumer_timeout

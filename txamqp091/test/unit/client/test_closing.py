@@ -51,6 +51,30 @@ class ByUsTests(SynchronousTestCase):
         self.assertIsNone(self.successResultOf(peer.client.when_closed()))
         self.assertEqual(peer.clock.getDelayedCalls(), [])
 
+    def test_async_with(self) -> None:
+        """
+        ``async with`` closes it, also when its body fails.
+        """
+
+        async def work(problem: Exception | None) -> None:
+            async with peer.client as connection:
+                self.assertIs(connection, peer.client)
+                if problem is not None:
+                    raise problem
+
+        for problem in (None, ValueError("the program's own")):
+            peer = Peer(self)
+            peer.handshake()
+            working = Deferred.fromCoroutine(work(problem))
+            peer.expect(spec.ConnectionClose)
+            self.assertNoResult(working)
+            peer.send(0, spec.ConnectionCloseOk())
+            peer.turn()
+            if problem is None:
+                self.successResultOf(working)
+            else:
+                self.assertIs(self.failureResultOf(working).value, problem)
+
     def test_code_and_text(self) -> None:
         """
         The caller can give a reason.

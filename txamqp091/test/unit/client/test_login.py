@@ -86,6 +86,20 @@ class ResponseTests(LoginTestCase):
         peer.send(0, spec.ConnectionOpenOk())
         self.assertIs(self.successResultOf(self.opening), peer.client)
 
+    def test_coroutine(self) -> None:
+        """
+        It may be given by a coroutine.
+        """
+        waiting: Deferred[bytes] = Deferred()
+
+        async def respond(challenge: bytes | None) -> bytes:
+            return await waiting + b"!"
+
+        peer = self.meet(Scripted(respond))
+        self.assertEqual(peer.listen(), [])
+        waiting.callback(b"token")
+        self.assertEqual(peer.expect(spec.ConnectionStartOk).response, b"token!")
+
     def test_asked_anew(self) -> None:
         """
         Each connection asks, so that a new password is used by the next one.

@@ -6,6 +6,7 @@ Tests for `txamqp091.parameters` and the grammar in `txamqp091._uri`.
 from __future__ import annotations
 
 import dataclasses
+import pickle
 from typing import Any
 from urllib.parse import quote
 
@@ -21,7 +22,7 @@ from txamqp091.credentials import (
     ExternalCredentials,
     PlainCredentials,
 )
-from txamqp091.errors import InvalidURI
+from txamqp091.errors import InvalidURI, LocalProtocolError
 from txamqp091.parameters import ConnectionParameters, TLSParameters, UnverifiedTLS
 from txamqp091.test.unit.client.test_credentials import CANARY, verbose
 
@@ -343,6 +344,43 @@ class ConnectionParametersTests(SynchronousTestCase):
     Values that come from Python.
     """
 
+    def test_credentials(self) -> None:
+        """
+        There is one, or there are several; anything else is refused, and not shown.
+        """
+        one, other = PlainCredentials("u", "p"), ExternalCredentials()
+        for each, taken in (
+            (one, (one,)),
+            ([one], (one,)),
+            ((one, other), (one, other)),
+            (iter([other]), (other,)),
+        ):
+            parameters = ConnectionParameters(credentials=each)  # type: ignore[arg-type]
+            self.assertEqual(parameters.credentials, taken)
+            self.assertEqual(
+                dataclasses.replace(parameters, host="h").credentials, taken
+            )
+            self.assertEqual(pickle.loads(pickle.dumps(parameters)), parameters)
+        wrong: tuple[Any, ...] = (
+            (),
+            None,
+            5,
+            CANARY,
+            CANARY.encode(),
+            ("u", CANARY),
+            [("u", CANARY)],
+            {"u": CANARY},
+            PlainCredentials,
+        )
+        for each in wrong:
+            with self.assertRaises(LocalProtocolError) as raised:
+                ConnectionParameters(credentials=each)
+            self.assertNotIsInstance(raised.exception, InvalidURI)
+            self.assertIn(
+                "give an object such as PlainCredentials", str(raised.exception)
+            )
+            self.assertNotIn(CANARY, str(raised.exception))
+
     def test_refused(self) -> None:
         """
         What cannot be is refused, by the field's name.
@@ -358,9 +396,6 @@ class ConnectionParametersTests(SynchronousTestCase):
             {"virtual_host": "é" * 128},
             {"virtual_host": "\ud800"},
             {"tls": True},
-            {"credentials": ()},
-            {"credentials": PlainCredentials("u", "p")},
-            {"credentials": [("u", CANARY)]},
             {"heartbeat": -1},
             {"heartbeat": None},
             {"heartbeat": 1.5},

@@ -12,7 +12,6 @@ from typing import Any, TypeVar, cast
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
-    IListeningPort,
     IProtocolFactory,
     IPushProducer,
     IReactorTime,
@@ -31,6 +30,7 @@ from txamqp091.test.support.recording import content, frames
 from txamqp091.test.support.tls_peers import server_options
 from txamqp091.testing import Direction, Link, MemoryBroker, MemoryEndpoint
 from txamqp091.testing._broker.protocol import BrokerFactory, BrokerProtocol
+from txamqp091.testing.memory import ListeningPort
 from txamqp091.testing.reactor import SteppingClock
 from txamqp091.wire import spec
 from txamqp091.wire.frames import HEARTBEAT
@@ -593,9 +593,7 @@ class ListenTests(TestCase):
         await self.assertFailure(refused, TLSFailed)
         await self.serves(broker, port, f"{uri}?cacertfile={authority.write(folder)}")
 
-    async def serves(
-        self, broker: MemoryBroker, port: IListeningPort, uri: str
-    ) -> None:
+    async def serves(self, broker: MemoryBroker, port: ListeningPort, uri: str) -> None:
         """
         A client connects, and is told when it is over.
         """

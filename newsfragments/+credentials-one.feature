@@ -1,0 +1,1 @@
+``ConnectionParameters(credentials=...)`` takes one object or several, as ``connect`` does. ``ICredentials.respond`` can be a coroutine function.
