@@ -235,7 +235,8 @@ class _Call:
         There will be none.
         """
         if self._end():
-            self.deferred.errback(reason)
+            # Many calls may be given one error: it would keep the stacks of all.
+            self.deferred.errback(reason.with_traceback(None))
 
     def refused(self, failure: Failure) -> None:
         """

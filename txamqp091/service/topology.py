@@ -512,7 +512,7 @@ class Declaration:
         problem = self._skip.get(entity)
         try:
             if problem is not None:
-                raise problem
+                raise problem.with_traceback(None)
             return verb(entity)(channel)
         except Exception as error:
             failed: Deferred[Any] = Deferred()

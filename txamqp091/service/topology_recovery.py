@@ -436,7 +436,7 @@ class TopologyRecovery:
             raise error.__cause__ or error from None
         outcome = self._outcomes[queue]
         if outcome.error is not None:
-            raise outcome.error
+            raise outcome.error.with_traceback(None)
         if self._begun:
             self._judge(_queues(outcomes) - {queue.key})
         return outcome.name, renewed
