@@ -223,8 +223,14 @@ class AsyncioTransport(Transport, asyncio.Protocol):
     transport of Twisted's.
     """
 
-    def __init__(self, factory: IProtocolFactory) -> None:
+    def __init__(
+        self, factory: IProtocolFactory, has_gone: asyncio.Future[None]
+    ) -> None:
+        """
+        :param has_gone: fires when the protocol was told the end.
+        """
         super().__init__()
+        self.has_gone = has_gone
         self._factory = factory
         self._transport: asyncio.Transport
 
@@ -249,6 +255,8 @@ class AsyncioTransport(Transport, asyncio.Protocol):
         See ``asyncio.Protocol``.
         """
         self.gone(exc)
+        if not self.has_gone.done():
+            self.has_gone.set_result(None)
 
     def pause_writing(self) -> None:
         """
@@ -367,10 +375,11 @@ class AsyncioEndpoint:
             options["ssl"] = self._context
             options["server_hostname"] = server_name(parameters)
             options["ssl_handshake_timeout"] = parameters.handshake_timeout
+        has_gone = self._loop.create_future()
         try:
             async with asyncio.timeout(parameters.connection_timeout):
                 _, transport = await self._loop.create_connection(
-                    lambda: AsyncioTransport(factory),
+                    lambda: AsyncioTransport(factory, has_gone),
                     self._host,
                     parameters.port_number,
                     **options,

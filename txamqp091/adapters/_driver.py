@@ -62,7 +62,7 @@ class Driver:
         self._native = native
         self.do(lambda: native.when_closed().addBoth(self._ended))
 
-    def _ended(self, _: object) -> None:
+    def _ended(self, outcome: object) -> None:
         self.gone = True
 
     @property
@@ -74,6 +74,11 @@ class Driver:
         reason = None if native is None else native.close_reason
         # It is kept: with its traceback, it would keep all frames that it went through.
         return reason and reason.with_traceback(None)
+
+    def warn(self, text: str, **fields: object) -> None:
+        """
+        Log what no call may ever be told.  Here, a call is: nothing happens otherwise.
+        """
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -245,6 +250,21 @@ class ThreadDriver(Driver):
             except BaseException:  # the loop has dropped the connection
                 self._log.failure("The work of a connection failed")
         self.loop.stop()
+
+    def _ended(self, outcome: object) -> None:
+        super()._ended(outcome)
+        if isinstance(outcome, Failure):  # no call may be waiting to be told
+            self.warn(
+                "{connection!r} has ended: {reason}",
+                connection=self._native,
+                reason=outcome.value,
+            )
+
+    def warn(self, text: str, **fields: object) -> None:
+        """
+        See `Driver.warn`.
+        """
+        self._log.warn(text, **fields)
 
     def _tick(self) -> bool:
         if self.gone and self._asked:

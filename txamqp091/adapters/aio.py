@@ -49,6 +49,9 @@ _ONCE = "an answer is awaited once; keep what it gives"
 
 _Loop = asyncio.AbstractEventLoop
 
+#: How long the end of a program lets a connection be closed in order, in seconds.
+_GOODBYE = 1.0
+
 
 class Answer(Coroutine[Any, Any, T]):
     """
@@ -687,6 +690,26 @@ class Connection(_Bound):
         return self.native.observe_blocked(observer)
 
 
+async def _close_in_the_end(
+    native: AMQPProtocol, transport: AsyncioTransport, loop: _Loop
+) -> None:
+    """
+    Close a connection that the program leaves open, when all tasks are cancelled: that
+    is how ``asyncio.run`` ends.
+    """
+    try:
+        # Not `when_closed`: the protocol warns of an end that nothing waits for.
+        await transport.has_gone
+    except asyncio.CancelledError:
+        closing = native.close()
+        try:
+            async with asyncio.timeout(_GOODBYE):
+                await Answer(closing, loop)
+        except TimeoutError:
+            transport.abortConnection()
+        raise
+
+
 async def connect(
     uri_or_parameters: str | bytes | ConnectionParameters,
     *,
@@ -695,6 +718,8 @@ async def connect(
 ) -> Connection:
     """
     Connect to a broker, on the running loop.
+
+    A connection that is open when ``asyncio.run`` ends is closed then.
 
     The parameters, and the errors, are those of `txamqp091.endpoint.connect`; TLS is
     asyncio's own, so ``trust_root`` and ``connection_creator`` are refused.
@@ -718,5 +743,8 @@ async def connect(
         endpoint=AsyncioEndpoint(loop, parameters, context),
     )
     native = await _Precious(opening, loop, AMQPProtocol.close)
-    reactor.closed = cast(AsyncioTransport, native.transport).loop_closed
+    # What waits for the end of the connection keeps a reference to the task.
+    transport = cast(AsyncioTransport, native.transport)
+    loop.create_task(_close_in_the_end(native, transport, loop), name=f"{native!r}")
+    reactor.closed = transport.loop_closed
     return Connection(native, reactor)

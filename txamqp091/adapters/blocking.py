@@ -883,6 +883,9 @@ def _channel_ended(channel: ref[BlockingChannel], outcome: Failure | None) -> No
     # The connection's reason is told by the connection.
     if isinstance(reason, AMQPError) and reason is not connection.native.close_reason:
         connection._unreported.append(reason)
+        connection._driver.warn(
+            "{channel!r} has ended: {reason}", channel=of, reason=reason
+        )
 
 
 def _by_us(reason: BaseException) -> bool:

@@ -10,7 +10,7 @@ import gc
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Generator, Iterator
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -31,6 +31,7 @@ from txamqp091.errors import (
     AMQPError,
     AuthenticationFailed,
     ConnectFailed,
+    ConnectionClosed,
     ConnectionLost,
     ConsumerCancelled,
     HeartbeatTimeout,
@@ -598,6 +599,58 @@ class AioTests(AioTestCase):
 
         self.run_with_channel(scenario)
 
+    def test_run_ends(self) -> None:
+        """
+        A connection that a program leaves open is closed when ``asyncio.run`` ends.
+        What a handler had is given back, and a thread that waits for an answer is told.
+        """
+        queue = self.queue_name()
+        asked = Event()
+        outcomes: list[BaseException | None] = []
+
+        async def main() -> Connection:
+            connection = await connect(self.uri)
+            channel = await connection.open_channel()
+            await channel.queue_declare(queue, auto_delete=False)
+            begun = asyncio.Event()
+
+            async def handle(delivery: Delivery) -> None:
+                begun.set()
+                await asyncio.sleep(1000)
+
+            await channel.basic_consume(queue, handle)
+            await channel.basic_publish("", queue, "x")
+            await begun.wait()
+
+            def wait() -> None:
+                waiting = channel.threadsafe._ask(never)
+                asked.set()
+                outcomes.append(waiting.exception(60))
+
+            def never() -> Deferred[None]:
+                return channel.native.when_closed()
+
+            self.thread = Thread(target=wait)
+            self.thread.start()
+            asked.wait(60)
+            return connection
+
+        async def look() -> None:
+            async with await connect(self.uri) as connection:
+                channel = await connection.open_channel()
+                await self.expect_depth(channel, queue, 1)
+                await channel.queue_delete(queue)
+
+        with self.assertNoLogs("asyncio"):
+            connection = asyncio.run(main())
+        reason = connection.native.close_reason
+        assert isinstance(reason, ConnectionClosed)
+        self.assertTrue(reason.by_us)
+        self.thread.join(60)
+        self.assertEqual(len(outcomes), 1)
+        self.run_main(look)
+        self.flushLoggedErrors(asyncio.CancelledError)
+
     def test_loop_closed(self) -> None:
         """
         When the loop was closed under a connection, a thread that settles a delivery
@@ -613,7 +666,10 @@ class AioTests(AioTestCase):
             delivery = await (await channel.consume(queue)).get()
             return channel, delivery
 
-        channel, delivery = asyncio.run(main())
+        # Not as asyncio.run ends: tasks are not cancelled.
+        loop = asyncio.new_event_loop()
+        channel, delivery = loop.run_until_complete(main())
+        loop.close()
         failures: list[BaseException | None] = []
 
         def work() -> None:

@@ -20,7 +20,15 @@ from typing import Any
 from weakref import ref
 
 from twisted.internet.defer import Deferred
+from twisted.logger import (
+    ILogObserver,
+    LogEvent,
+    LogLevel,
+    eventAsText,
+    globalLogPublisher,
+)
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 
 from txamqp091.adapters._driver import ThreadDriver
 from txamqp091.adapters.blocking import (
@@ -514,6 +522,41 @@ class BlockingTests(BlockingTestCase):
         self.assertTrue(done.wait(60))
         self.assertEqual(len(outcome), 3)
         self.assertIn("own thread", str(outcome[0]))
+
+    def test_background_warns(self) -> None:
+        """
+        With ``background``, a program may make no call for long: the end of a channel,
+        and of the connection, is logged once.
+        """
+        warned = self.catch_log()
+        proxy = self.proxy()
+        connection = self.connection(self.uri_for(proxy.port), background=True)
+        channel = connection.channel()
+        other = connection.channel()
+        channel.basic_ack(99)
+        connection.wait_until(lambda: warned, 60)
+        self.assertIn("PRECONDITION_FAILED", warned[0])
+        self.assertIn("BlockingChannel", warned[0])
+        proxy.reset()
+        connection.wait_until(lambda: len(warned) > 1, 60)
+        self.assertIn("connection was lost", warned[1])
+        other.connection.close()
+        self.assertEqual(len(warned), 2)
+
+    def catch_log(self) -> list[str]:
+        """
+        The texts of the warnings that are logged from now on.
+        """
+        texts: list[str] = []
+
+        @implementer(ILogObserver)
+        def observe(event: LogEvent) -> None:
+            if event["log_level"] is LogLevel.warn:
+                texts.append(eventAsText(event))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        return texts
 
     # -- what is kept ------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+On asyncio, a connection that the program leaves open is closed when ``asyncio.run`` ends. A blocking connection with ``background=True`` logs the end of the connection, and of a channel that the broker closes.
