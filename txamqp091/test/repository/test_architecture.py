@@ -36,6 +36,7 @@ BELOW: dict[str, set[str]] = {
     "daemon": {"version", "errors", "wire", "root", "service", "worker"},
     "tap": {"version", "errors", "root", "service", "worker", "daemon"},
     "adapters": {"errors", "wire", "root"},
+    "compat": {"errors", "wire", "root", "adapters"},
     "testing": {"version", "errors", "wire", "_machine", "root"},
     "facade": {"version", "errors", "wire", "root", "service", "worker"},
 }
@@ -57,6 +58,7 @@ OUTSIDE: dict[str, set[str]] = {
     "daemon": TWISTED | {"prometheus_client", "opentelemetry"},
     "tap": TWISTED,
     "adapters": TWISTED | {"tornado"},
+    "compat": STANDARD_LIBRARY,
     "testing": TWISTED | TLS,
     "facade": {"__future__", "importlib", "typing"},
 }

@@ -54,6 +54,11 @@ PUBLIC = {
     "txamqp091.adapters.tornado": """
         Channel Connection Deliveries connect connect_future
     """,
+    "txamqp091.compat.pika": """
+        BasicProperties BlockingConnection ConnectionParameters DeliveryMode
+        ExchangeType ExternalCredentials PlainCredentials SSLOptions URLParameters
+        __version__ adapters channel connection credentials exceptions frame spec
+    """,
 }
 
 

@@ -1,0 +1,3 @@
+"""
+The interfaces of other AMQP clients, over this one.
+"""

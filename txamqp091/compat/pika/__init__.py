@@ -1,0 +1,52 @@
+# -*- test-case-name: txamqp091.test.unit.compat.test_pika -*-
+"""
+pika's interface: ``import txamqp091.compat.pika as pika`` runs programs that were
+written for pika's ``BlockingConnection``.
+
+The modules have pika's names.  ``docs/coming-from-pika.rst`` lists what differs.
+"""
+
+from __future__ import annotations
+
+from txamqp091.compat.pika import (
+    adapters,
+    channel,
+    connection,
+    credentials,
+    exceptions,
+    frame,
+    spec,
+)
+from txamqp091.compat.pika.adapters import BlockingConnection
+from txamqp091.compat.pika.connection import (
+    ConnectionParameters,
+    SSLOptions,
+    URLParameters,
+)
+from txamqp091.compat.pika.credentials import ExternalCredentials, PlainCredentials
+from txamqp091.compat.pika.delivery_mode import DeliveryMode
+from txamqp091.compat.pika.exchange_type import ExchangeType
+from txamqp091.compat.pika.spec import BasicProperties
+
+#: The pika whose interface this is.
+__version__ = "1.4.4"
+
+__all__ = [
+    "BasicProperties",
+    "BlockingConnection",
+    "ConnectionParameters",
+    "DeliveryMode",
+    "ExchangeType",
+    "ExternalCredentials",
+    "PlainCredentials",
+    "SSLOptions",
+    "URLParameters",
+    "__version__",
+    "adapters",
+    "channel",
+    "connection",
+    "credentials",
+    "exceptions",
+    "frame",
+    "spec",
+]

@@ -1,0 +1,3 @@
+"""
+Tests of `txamqp091.compat`.
+"""
