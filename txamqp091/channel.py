@@ -793,9 +793,11 @@ class Channel:
         in order.)
 
         :returns: fires with a `Delivery`, or None if the queue is empty.  Fails with
-            `ContentTooLarge` when its body is over the limit; the message goes back to
-            the queue then (with ``auto_ack`` it is lost).  When it is cancelled, the
-            message goes back to the queue, too.
+            `ContentTooLarge` when its body is over the limit.  That message is not
+            settled then (with ``auto_ack`` it is lost): settle it by the error's
+            ``delivery_tag``, with `basic_reject` or `basic_nack`; else it goes back to
+            the queue when the channel ends.  When the Deferred is cancelled, the
+            message goes back to the queue.
         """
         result: Deferred[Delivery | None] = Deferred(lambda _: None)
         reply: Deferred[Content | spec.BasicGetEmpty] = Deferred()
@@ -812,7 +814,10 @@ class Channel:
         def failed(failure: Any) -> None:
             error = failure.value
             if isinstance(error, ContentTooLarge) and not auto_ack:
-                self._machine.settle(spec.BasicNack, error.delivery_tag, _REQUEUE)
+                if result.called:
+                    self._machine.settle(spec.BasicNack, error.delivery_tag, _REQUEUE)
+                else:
+                    self.settler.unsettled[error.delivery_tag] = None
             if not result.called:
                 result.errback(failure)
 

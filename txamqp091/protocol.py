@@ -412,7 +412,7 @@ class AMQPProtocol(Protocol):
             self._heartbeats.heard()
         outgoing = self._outgoing
         outgoing.in_turn = True
-        unsent = outgoing.size
+        full, unsent = outgoing.paused, outgoing.size
         try:
             self._machine.receive(data)
         except RemoteProtocolError as error:
@@ -420,10 +420,10 @@ class AMQPProtocol(Protocol):
             self._violated(error.with_traceback(None))
         finally:
             outgoing.in_turn = self._gone
-        if outgoing.paused:
-            self._replied(unsent, outgoing.size)
-        else:
+        if not outgoing.paused:
             outgoing.flush()
+        elif full:  # and so what was sent now are no messages, which wait elsewhere
+            self._replied(unsent, outgoing.size)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """

@@ -109,7 +109,7 @@ class PoisonTests(ChannelCase):
         """
         The bad message is handed out; reading the property tells what is wrong, and
         has the raw bytes; if that is the handler's failure it is rejected, once,
-        without going back, and logged, once; and the good one is delivered.
+        without going back (if so asked) and logged, once; the good one is delivered.
         """
         name = ""
         caught: list[UndecodableProperty] = []
@@ -123,7 +123,7 @@ class PoisonTests(ChannelCase):
                 raise
             delivery.ack()
 
-        self.consumer(handle)
+        self.consumer(handle, on_failure="reject")
         events = self.catch_log()
         tag = 1
         for about, raw, name in UNDECODABLE:  # noqa: B007
@@ -266,5 +266,5 @@ class PoisonTests(ChannelCase):
         self.bad_and_good(1, raw)
         first = events[0].splitlines()[0]
         self.assertTrue(first.isprintable(), first)
-        self.assertIn("requeued", first)
+        self.assertIn("goes back", first)
         self.flushLoggedErrors(ZeroDivisionError)

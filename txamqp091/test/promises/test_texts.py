@@ -93,6 +93,7 @@ class TextTests(CanaryTestCase):
         peer.feed(peer.content(1, back))
         peer.send(1, spec.BasicAck(1), spec.BasicCancel(NASTY, True))
         peer.send(0, spec.ConnectionBlocked(NASTY), spec.ConnectionUnblocked())
+        peer.send(1, spec.BasicCancelOk(NASTY))
         peer.deliver(1, NASTY, 1)  # for nobody
         peer.turn()
         self.assertEqual(len(self.failures), 3)

@@ -135,7 +135,7 @@ class HandlerTests(ConsumingTestCase):
     async def test_handler_fails(self) -> None:
         """
         A message whose handler fails comes once more, and then goes to the dead
-        letters; both are logged, and the consumer goes on.
+        letters, if so asked; both are logged, and the consumer goes on.
         """
         channel = await self.open_channel()
         dead = (await channel.queue_declare(exclusive=True)).queue
@@ -152,7 +152,7 @@ class HandlerTests(ConsumingTestCase):
                 raise ValueError("not this one")
             delivery.ack()
 
-        await channel.basic_consume(queue, handle, prefetch=1)
+        await channel.basic_consume(queue, handle, prefetch=1, on_failure="reject")
         await until(lambda: len(seen) == 4 and self.depth(dead) == 1)
         self.assertEqual(
             sorted(seen), [(b"0", False), (b"1", False), (b"1", True), (b"2", False)]

@@ -182,7 +182,7 @@ class PoisonTests(RabbitTestCase):
         await channel.queue_bind(queue, exchange)
         await channel.confirm_select()
         reader = Reader()
-        await channel.basic_consume(queue, reader)
+        await channel.basic_consume(queue, reader, on_failure="reject")
         refused: set[str] = set()
         lethal: set[str] = set()
         for name, poison in POISON.items():
@@ -245,7 +245,7 @@ class OversizedTests(RabbitTestCase):
         gc.collect()
         reader = Reader()
         before = resident()
-        await channel.basic_consume(queue, reader)
+        await channel.basic_consume(queue, reader, on_failure="reject")
         await until(lambda: reader.seen == [b"small"])
         self.assertLess(resident() - before, 8 << 20)
         await until(lambda: self.node.queue_depth(dead, self.vhost) == 4)
@@ -262,4 +262,5 @@ class OversizedTests(RabbitTestCase):
         delivery = await channel.basic_get(queue)
         assert delivery is not None
         self.assertEqual(delivery.body, b"small")
+        await channel.basic_reject(context.exception.delivery_tag, requeue=False)
         await until(lambda: self.node.queue_depth(dead, self.vhost) == 1)

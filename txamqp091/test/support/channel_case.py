@@ -19,7 +19,7 @@ from twisted.logger import (
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from txamqp091.consumer import Consumer, Deliveries, Handler
+from txamqp091.consumer import Consumer, Deliveries, Handler, OnFailure
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.test.support.peer import Peer
 from txamqp091.wire import spec
@@ -96,12 +96,18 @@ class ChannelCase(SynchronousTestCase):
         auto_ack: bool = False,
         consumer_tag: str = "tag",
         prefetch: int = 100,
+        on_failure: OnFailure = "requeue",
     ) -> Consumer:
         """
         Start a consumer.
         """
         starting = self.channel.basic_consume(
-            "work", handler, auto_ack, consumer_tag=consumer_tag, prefetch=prefetch
+            "work",
+            handler,
+            auto_ack,
+            consumer_tag=consumer_tag,
+            prefetch=prefetch,
+            on_failure=on_failure,
         )
         self.peer.serve()
         return self.successResultOf(starting)

@@ -40,11 +40,7 @@ class FailureTests(ChannelCase):
         """
         Start a consumer, with the tag "tag", that rejects what fails twice.
         """
-        starting = self.channel.basic_consume(
-            "work", handler, consumer_tag="tag", on_failure="reject"
-        )
-        self.peer.serve()
-        self.successResultOf(starting)
+        self.consumer(handler, on_failure="reject")
 
     def again(self, delivery_tag: int, properties: Properties = EMPTY) -> None:
         """
