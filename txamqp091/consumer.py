@@ -246,6 +246,13 @@ class Consumer:
             self._flow.release(self)
             self._ended.fire(None)
 
+    def stop(self) -> Deferred[int]:
+        """
+        End the consumer, and the iteration over its deliveries if there is one: see
+        `Deliveries.cancel`.
+        """
+        return self.cancel() if self._iterator is None else self._iterator.cancel()
+
     def when_ended(self) -> Deferred[None]:
         """
         :returns: fires once the consumer was cancelled by us; fails with

@@ -8,7 +8,7 @@ is the business of `txamqp091.service`; here is one attempt.
 
 from __future__ import annotations
 
-__all__ = ["connect", "endpoint_from_parameters"]
+__all__ = ["connect", "connect_once", "endpoint_from_parameters"]
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,6 +30,7 @@ from twisted.internet.interfaces import (
 from twisted.python.failure import Failure
 
 from txamqp091._hosts import ascii_host, is_address
+from txamqp091._shutdown import close_at_shutdown
 from txamqp091._tls import connection_creator, handshake_completed, translate_failure
 from txamqp091.errors import (
     AMQPError,
@@ -105,6 +106,12 @@ def connect(
     :param endpoint: what connects, and does TLS, instead of what
         `endpoint_from_parameters` makes of the parameters.
 
+    When the reactor stops, as it does at Ctrl-C, the connection closes in order: its
+    consumers end, and so do iterations over deliveries; running handlers and due
+    answers have ``close_timeout`` seconds.  A program that needs more time at its end
+    uses an `AMQPClientFactory` with an endpoint, or an
+    `txamqp091.service.client.AMQPClientService`.
+
     :returns: fires with the protocol when AMQP is open.  Cancelling it, like
         any failure, drops the connection.  It fails with
 
@@ -121,6 +128,28 @@ def connect(
         - `txamqp091.errors.RemoteProtocolError` when the peer does not speak
           AMQP 0-9-1.
     """
+    connecting = connect_once(
+        reactor, uri_or_parameters, credentials=credentials, endpoint=endpoint
+    )
+    return connecting.addCallback(_closing_at_shutdown)
+
+
+def _closing_at_shutdown(connection: AMQPProtocol) -> AMQPProtocol:
+    close_at_shutdown(connection)
+    return connection
+
+
+def connect_once(
+    reactor: AnyReactor,
+    uri_or_parameters: str | bytes | ConnectionParameters,
+    *,
+    credentials: AnyCredentials | Sequence[AnyCredentials] | None = None,
+    endpoint: IStreamClientEndpoint | None = None,
+) -> Deferred[AMQPProtocol]:
+    """
+    Connect as `connect` does, for services: they close the connection themselves when
+    the reactor stops.
+    """
     problem: AMQPError | None = None
     try:
         parameters = _parameters(uri_or_parameters, credentials)
@@ -136,10 +165,10 @@ def connect(
     del uri_or_parameters
     if problem is not None:
         return fail(problem)
-    attempt = _Attempt(parameters, way, AMQPClientFactory(parameters, clock=reactor))
+    begun = _Attempt(parameters, way, AMQPClientFactory(parameters, clock=reactor))
     clock = cast(IReactorTime, reactor)
-    return attempt.start().addTimeout(
-        parameters.handshake_timeout, clock, attempt.timed_out
+    return begun.start().addTimeout(
+        parameters.handshake_timeout, clock, begun.timed_out
     )
 
 

@@ -36,9 +36,11 @@ from txamqp091._login import Login, client_properties
 from txamqp091._machine.connection import ConnectionMachine, Limits
 from txamqp091._machine.states import Role, State
 from txamqp091._observer import Observers, OneShot
+from txamqp091._shutdown import forget
 from txamqp091._timers import Heartbeats, Outgoing
 from txamqp091._tls import Stage, translate_failure, verify_peer
 from txamqp091.channel import Channel
+from txamqp091.consumer import Consumer
 from txamqp091.errors import (
     AMQPError,
     ConnectionClosed,
@@ -231,6 +233,23 @@ class AMQPProtocol(Protocol):
             a Deferred of their own; cancelling it does nothing else.
         """
         return self._closed.when_fired()
+
+    @property
+    def has_work(self) -> bool:
+        """
+        Whether an answer of the broker is due, or messages wait to be published.
+        """
+        return self._machine.answers_due() or self._flow.waiting > 0
+
+    def consumers(self) -> list[Consumer]:
+        """
+        The consumers of all channels.
+        """
+        return [
+            consumer
+            for consumer in self._machine.consumers()
+            if isinstance(consumer, Consumer)
+        ]
 
     def open_channel(self, *, settler: SettlerFactory = Settler) -> Deferred[Channel]:
         """
@@ -431,6 +450,7 @@ class AMQPProtocol(Protocol):
         """
         self._end(self._reason or self._lost(reason))
         self._gone = True
+        forget(self)
         self._clear_limit()
         self._outgoing.stop()
         ours = self._reason

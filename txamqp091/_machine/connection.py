@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Protocol
 
 from txamqp091._machine.channel import ChannelMachine
 from txamqp091._machine.replies import Replies
-from txamqp091._machine.sinks import ConnectionSink, ReplyHandle
+from txamqp091._machine.sinks import ConnectionSink, ConsumerSink, ReplyHandle
 from txamqp091._machine.states import Role, State, received, sent
 from txamqp091.errors import (
     AMQPError,
@@ -314,6 +314,13 @@ class ConnectionMachine:
                 self._waiting.add(channel)
                 return True
         return bool(self._replies)
+
+    def consumers(self) -> list[ConsumerSink]:
+        """
+        Who takes deliveries, on all channels.
+        """
+        channels = self._channels.values()
+        return [sink for channel in channels for sink in channel.consumers.values()]
 
     def heartbeat(self) -> None:
         """

@@ -23,7 +23,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.python.failure import Failure
 
-from txamqp091.endpoint import connect
+from txamqp091.endpoint import connect_once
 from txamqp091.errors import AMQPError, ConnectFailed, TLSFailed, printable
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
@@ -70,9 +70,9 @@ class Address:
 
     def connect(self, reactor: IReactorTime) -> Deferred[AMQPProtocol]:
         """
-        Try it, once: see `txamqp091.endpoint.connect`.
+        Try it, once: see `txamqp091.endpoint.connect_once`.
         """
-        return connect(reactor, self.parameters, endpoint=self._endpoint)
+        return connect_once(reactor, self.parameters, endpoint=self._endpoint)
 
     def succeeded(self, now: float) -> None:
         """

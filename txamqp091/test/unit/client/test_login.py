@@ -99,6 +99,8 @@ class ResponseTests(LoginTestCase):
         self.assertEqual(peer.listen(), [])
         waiting.callback(b"token")
         self.assertEqual(peer.expect(spec.ConnectionStartOk).response, b"token!")
+        peer.drop()
+        self.failureResultOf(self.opening, errors.ConnectionLost)
 
     def test_asked_anew(self) -> None:
         """
