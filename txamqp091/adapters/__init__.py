@@ -1,8 +1,8 @@
 """
-The same protocol from other loops than Twisted's, and from none.
+The same protocol on other loops than Twisted's, and without a loop.
 
 `txamqp091.adapters.aio` is for asyncio, `txamqp091.adapters.tornado` for Tornado,
 `txamqp091.adapters.blocking` for programs without a loop, and
-`txamqp091.adapters.threads` for other threads than the one of the connection.  None of
-them knows a verb of AMQP: they drive `txamqp091.channel.Channel`, and load no reactor.
+`txamqp091.adapters.threads` for other threads than the connection's.  The adapters
+implement no verb of AMQP: they call `txamqp091.channel.Channel`.  They load no reactor.
 """

@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.unit.adapters.test_loops -*-
 """
-asyncio under the protocol: its loop as a reactor, its transports and endpoint.
+asyncio's loop, transports and endpoint, in the shape that the protocol needs.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from txamqp091.parameters import ConnectionParameters
 @implementer(IDelayedCall)
 class AsyncioCall:
     """
-    A call that an asyncio loop will make.
+    A call that an asyncio loop will make: an ``IDelayedCall``.
     """
 
     __slots__ = ("_called", "_calls", "_handle", "_loop", "_time", "_what")
@@ -56,7 +56,7 @@ class AsyncioCall:
         what: Callable[[], object],
     ) -> None:
         """
-        :param calls: where it is as long as it waits.
+        :param calls: the calls that wait, of which this one is one.
         """
         self._loop = loop
         self._calls = calls
@@ -81,36 +81,21 @@ class AsyncioCall:
         self._what()
 
     def getTime(self) -> float:
-        """
-        See ``IDelayedCall``.
-        """
         return self._time or self._loop.time()
 
     def active(self) -> bool:
-        """
-        See ``IDelayedCall``.
-        """
         return self._handle is not None and not self._called
 
     def cancel(self) -> None:
-        """
-        See ``IDelayedCall``.
-        """
         self._stop()
         self._handle = None
         self._calls.discard(cast(IDelayedCall, self))
 
     def reset(self, secondsFromNow: float) -> None:
-        """
-        See ``IDelayedCall``.
-        """
         self._stop()
         self._wait(secondsFromNow)
 
     def delay(self, secondsLater: float) -> None:
-        """
-        See ``IDelayedCall``.
-        """
         self.reset(self.getTime() + secondsLater - self._loop.time())
 
     def _stop(self) -> None:
@@ -127,8 +112,8 @@ class AsyncioLoop:
     An asyncio loop, as the clock of a protocol and its way in from other threads.
 
     :ivar loop: the loop.
-    :ivar closed: called when a thread finds that the loop was closed under the
-        connection.
+    :ivar closed: called when a thread finds that the program has closed the loop under
+        an open connection.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -160,26 +145,20 @@ class AsyncioLoop:
         *args: object,
         **kwargs: object,
     ) -> IDelayedCall:
-        """
-        See ``IReactorTime``.
-        """
         if args or kwargs:
             callable = partial(callable, *args, **kwargs)
         call = AsyncioCall(self.loop, self._calls, delay, callable)
         return cast(IDelayedCall, call)
 
     def getDelayedCalls(self) -> Sequence[IDelayedCall]:
-        """
-        See ``IReactorTime``.
-        """
         return list(self._calls)
 
     def callFromThread(
         self, callable: Callable[..., Any], *args: object, **kwargs: object
     ) -> None:
         """
-        See ``IReactorFromThreads``.  When the loop was closed, the connection ends
-        first, and the call is made at once: nothing happens at the same time then.
+        Make a call in the loop's thread.  If the loop was closed, the connection ends
+        first, and the call is made at once: nothing else happens then.
         """
         call = partial(callable, *args, **kwargs)
         try:
@@ -213,21 +192,20 @@ def wrong_loop(what: object, loop: asyncio.AbstractEventLoop) -> RuntimeError:
 
 def _nothing() -> None:
     """
-    Nothing is left to end.
+    Do nothing: no connection is left.
     """
 
 
 class AsyncioTransport(Transport, asyncio.Protocol):
     """
-    An asyncio transport, seen from both sides: as asyncio's protocol, and as the
-    transport of Twisted's.
+    asyncio's protocol and Twisted's transport in one object, over an asyncio transport.
     """
 
     def __init__(
         self, factory: IProtocolFactory, has_gone: asyncio.Future[None]
     ) -> None:
         """
-        :param has_gone: fires when the protocol was told the end.
+        :param has_gone: fires when the connection has ended and the protocol knows.
         """
         super().__init__()
         self.has_gone = has_gone
@@ -237,58 +215,40 @@ class AsyncioTransport(Transport, asyncio.Protocol):
     # -- asyncio's side --------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """
-        See ``asyncio.Protocol``: TCP is there, and TLS if it was asked for.
-        """
         self._transport = cast(asyncio.Transport, transport)
         protocol = self._factory.buildProtocol(self.getPeer())
         self.made(protocol, transport.get_extra_info("ssl_object"))
 
     def data_received(self, data: bytes) -> None:
-        """
-        See ``asyncio.Protocol``.
-        """
         self.protocol.dataReceived(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """
-        See ``asyncio.Protocol``.
-        """
         self.gone(exc)
         if not self.has_gone.done():
             self.has_gone.set_result(None)
 
     def pause_writing(self) -> None:
-        """
-        See ``asyncio.Protocol``.
-        """
         self.full()
 
     def resume_writing(self) -> None:
-        """
-        See ``asyncio.Protocol``.
-        """
         self.drained()
 
     def loop_closed(self) -> None:
         """
-        The loop was closed, and will not tell the end of the connection.
+        End the connection: the loop was closed, and will not report the end.
         """
         self.gone(RuntimeError("its event loop was closed"))
 
     # -- the protocol's side ---------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """
-        See ``ITransport``.
-        """
         if self.connected and not self.disconnecting:
             self._transport.write(data)
 
     @property
     def bufferSize(self) -> int:
         """
-        How many bytes may wait to be written before the producer is paused.
+        How many bytes wait at most before the producer is paused.
         """
         return self._transport.get_write_buffer_limits()[1]
 
@@ -297,51 +257,33 @@ class AsyncioTransport(Transport, asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=size)
 
     def loseConnection(self) -> None:
-        """
-        See ``ITransport``.
-        """
         self.disconnecting = True
         self._transport.close()
 
     def abortConnection(self) -> None:
-        """
-        See ``ITCPTransport``.
-        """
         if self.connected:
             self.disconnecting = self.aborted = True
             self._transport.abort()
 
     def pauseProducing(self) -> None:
-        """
-        See ``IPushProducer``.
-        """
         if not self._transport.is_closing():
             self._transport.pause_reading()
 
     def resumeProducing(self) -> None:
-        """
-        See ``IPushProducer``.
-        """
         if not self._transport.is_closing():
             self._transport.resume_reading()
 
     def getPeer(self) -> IAddress:
-        """
-        See ``ITransport``.
-        """
         return address_of(self._transport.get_extra_info("peername"))
 
     def getHost(self) -> IAddress:
-        """
-        See ``ITransport``.
-        """
         return address_of(self._transport.get_extra_info("sockname"))
 
 
 @implementer(IStreamClientEndpoint)
 class AsyncioEndpoint:
     """
-    Connects by asyncio, and does TLS by asyncio's own.
+    Connects by asyncio, with asyncio's own TLS.
     """
 
     def __init__(
@@ -360,9 +302,6 @@ class AsyncioEndpoint:
         self._context = context
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """
-        See ``IStreamClientEndpoint``.
-        """
         task = self._loop.create_task(self._connect(protocolFactory))
         return Deferred.fromFuture(task)
 

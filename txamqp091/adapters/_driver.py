@@ -191,7 +191,7 @@ class Driver:
 
     def stop(self) -> None:
         """
-        The loop is needed no more.
+        Stop the loop, for good.
         """
         self.loop.stop()
 
@@ -261,9 +261,6 @@ class ThreadDriver(Driver):
             )
 
     def warn(self, text: str, **fields: object) -> None:
-        """
-        See `Driver.warn`.
-        """
         self._log.warn(text, **fields)
 
     def _tick(self) -> bool:
@@ -283,9 +280,6 @@ class ThreadDriver(Driver):
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """
-        See `Driver.held`; other threads may use the connection meanwhile.
-        """
         self._check()
         try:
             yield
@@ -314,9 +308,6 @@ class ThreadDriver(Driver):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """
-        See `Driver.ask`.
-        """
         self._check()
         begun: list[Deferred[T]] = []
         answered: Future[Any] = Future()
@@ -352,9 +343,6 @@ class ThreadDriver(Driver):
         return _value(outcome)  # type: ignore[no-any-return]
 
     def do(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """
-        See `Driver.do`.
-        """
         self._check()
         done: Future[T] = Future()
 
@@ -368,9 +356,6 @@ class ThreadDriver(Driver):
         return done.result()
 
     def until(self, ready: Callable[[], object], seconds: float | None) -> bool:
-        """
-        See `Driver.until`.
-        """
         self._check()
         with self._turned:
             self._waiting += 1
@@ -384,13 +369,10 @@ class ThreadDriver(Driver):
 
     def flush(self) -> None:
         """
-        See `Driver.flush`: the thread does.
+        Do nothing: the thread flushes.
         """
 
     def stop(self) -> None:
-        """
-        See `Driver.stop`.
-        """
         if self.loop.forked:
             self.loop.stop()
             return
@@ -400,9 +382,6 @@ class ThreadDriver(Driver):
             self._thread.join()
 
     def abandon(self) -> None:
-        """
-        See `Driver.abandon`.
-        """
         self._abandoned = True
         self.loop.callFromThread(self._drop)
 

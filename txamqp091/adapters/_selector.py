@@ -61,7 +61,7 @@ WRITE = selectors.EVENT_WRITE
 
 _READ_SIZE = 65536
 
-#: How much is tried to be written at a time.
+#: How many bytes one write offers to the socket.
 _WRITE_SIZE = 1 << 18
 
 _WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError,
@@ -71,7 +71,7 @@ _WOULD_BLOCK = (BlockingIOError, InterruptedError, ssl.SSLWantReadError,
 @implementer(IDelayedCall)
 class SelectorCall:
     """
-    A call that a `SelectorLoop` will make.
+    A call that a `SelectorLoop` will make: an ``IDelayedCall``.
     """
 
     __slots__ = ("_loop", "_state", "time", "what")
@@ -93,36 +93,21 @@ class SelectorCall:
             self.what()
 
     def getTime(self) -> float:
-        """
-        See ``IDelayedCall``.
-        """
         return self.time
 
     def active(self) -> bool:
-        """
-        See ``IDelayedCall``.
-        """
         return not self._state
 
     def cancel(self) -> None:
-        """
-        See ``IDelayedCall``.
-        """
         self._check()
         self._state = "cancelled"
 
     def reset(self, secondsFromNow: float) -> None:
-        """
-        See ``IDelayedCall``.
-        """
         self._check()
         # The loop finds it before its time, or at it, and looks again.
         self._loop.add(self, self._loop.seconds() + secondsFromNow)
 
     def delay(self, secondsLater: float) -> None:
-        """
-        See ``IDelayedCall``.
-        """
         self._check()
         self._loop.add(self, self.time + secondsLater)
 
@@ -134,28 +119,28 @@ class SelectorCall:
 @implementer(IReactorTime, IReactorFromThreads)
 class SelectorLoop:
     """
-    A loop that turns as long as `run` waits, in the thread that calls it.
+    An event loop that turns while `run` waits, in the thread that calls `run`.
 
-    Theory.  One thread at a time has the loop, from `enter` on; another one is refused
-    before it has done anything.  In a turn the loop waits for sockets first: an
-    exception that a signal handler raises there does no harm.  What comes after that
-    is the connection's own work, during which signals are held back: they come when
-    the turn has ended.  An exception that interrupts the work nevertheless (the
-    operating system may have given the signal to another thread) leaves a state that
-    nothing can know, so the loop drops the connection, ends the turn and raises the
+    Theory.  One thread at a time owns the loop, from `enter` on.  Any other thread is
+    refused before it has done anything.  A turn waits for sockets first: an exception
+    that a signal handler raises there does no harm.  The rest of the turn is the
+    connection's own work.  Signals are held back during the work, and come when the
+    turn has ended.  An exception can interrupt the work nevertheless, because the
+    operating system may give the signal to another thread.  Then the state of the
+    connection is unknown: the loop drops the connection, ends the turn and raises the
     exception.
 
-    Such an exception can come between any two calls, also between having the loop and
-    noting that.  So the note is all there is: one entry of a dictionary, made and
-    taken away by one call of a C function each.
+    Such an exception can come between any two calls, also between taking the loop and
+    noting the owner.  Therefore the note is the ownership: one entry of a dictionary,
+    which one call of a C function makes, and another one removes.
 
-    :ivar stopped: whether it will turn no more.
-    :ivar forked: whether this is a copy, in a child of the process that made it.
-    :ivar holds_signals: whether it holds signals back, in the main thread.
-    :ivar transports: what would be dropped.
-    :ivar turns: how often it has looked at the network.
-    :ivar user: the thread that has the loop, as the only value.
-    :ivar last_user: the last thread that had it.
+    :ivar stopped: whether the loop was stopped, for good.
+    :ivar forked: whether this is a copy, in a child of the process that made the loop.
+    :ivar holds_signals: whether the loop holds signals back, in the main thread.
+    :ivar transports: the open transports.
+    :ivar turns: how often the loop has looked at the network.
+    :ivar user: the thread that owns the loop, as the only value.
+    :ivar last_user: the last thread that owned the loop.
     """
 
     def __init__(self) -> None:
@@ -197,9 +182,6 @@ class SelectorLoop:
         *args: object,
         **kwargs: object,
     ) -> IDelayedCall:
-        """
-        See ``IReactorTime``.
-        """
         if args or kwargs:
             callable = partial(callable, *args, **kwargs)
         if delay > 0:
@@ -212,15 +194,12 @@ class SelectorLoop:
 
     def add(self, call: SelectorCall, time: float) -> None:
         """
-        Have a call made at a time, and not before.
+        Schedule a call.
         """
         call.time = time
         heapq.heappush(self._later, (time, next(self._numbers), call))
 
     def getDelayedCalls(self) -> Sequence[IDelayedCall]:
-        """
-        See ``IReactorTime``.
-        """
         calls = {*self._soon, *(call for _, _, call in self._later)}
         return [cast(IDelayedCall, call) for call in calls if call.active()]
 
@@ -228,8 +207,8 @@ class SelectorLoop:
         self, callable: Callable[..., Any], *args: object, **kwargs: object
     ) -> None:
         """
-        See ``IReactorFromThreads``.  When the loop will turn no more, the call is
-        made at once: nothing happens at the same time then.
+        Make a call in the thread of the loop.  Once the loop is stopped, the call is
+        made at once: nothing else happens then.
         """
         if self.forked:
             raise self._refusal()
@@ -250,10 +229,12 @@ class SelectorLoop:
 
     def enter(self) -> bool:
         """
-        Have the loop, in this thread.
+        Take the loop, for this thread.
 
-        :returns: whether it had not before.  Then the caller clears `user` in the end.
-        :raises LocalProtocolError: another thread has it, or the process was forked.
+        :returns: whether the thread did not own the loop before.  Then the caller
+            clears `user` in the end.
+        :raises LocalProtocolError: another thread owns the loop, or the process was
+            forked.
         """
         user, me = self.user, get_ident()
         if user.get(None) == me:
@@ -301,12 +282,12 @@ class SelectorLoop:
 
     def run(self, done: Callable[[], object], seconds: float | None = None) -> bool:
         """
-        Turn until something is true, or the loop is stopped.
+        Turn until a function returns something true, or the loop is stopped.
 
-        :param seconds: for how long at the most; None is without limit.
-        :returns: whether it is true.
-        :raises LocalProtocolError: as `enter` does, or when the loop is at work: its
-            callbacks cannot wait.
+        :param seconds: the time limit; None is none.
+        :returns: whether the function returns something true.
+        :raises LocalProtocolError: as `enter` does, or when a callback of the loop
+            calls this: callbacks cannot wait.
         """
         deadline = None if seconds is None else monotonic() + seconds
         outermost = self.enter()
@@ -327,8 +308,8 @@ class SelectorLoop:
 
     def flush(self) -> None:
         """
-        Do what is to be done in the next turn, without looking at the network, or
-        only if that is some time ago.  For the thread that has the loop.
+        Make the calls of the next turn, and look at the network only if the last look
+        is 10 ms ago.  For the thread that owns the loop.
         """
         if self._turning or self.stopped:
             return
@@ -339,14 +320,15 @@ class SelectorLoop:
 
     def catch_up(self) -> None:
         """
-        Do what other threads have asked for so far.  For the thread that has the loop.
+        Make the calls that other threads have posted so far.  For the thread that owns
+        the loop.
         """
         if self._posted and not self._turning and not self.stopped:
             self._work(self._run_posted)
 
     def _turn(self, left: float | None) -> bool:
         """
-        :returns: whether the turn has had a look at the network.
+        :returns: whether the turn has looked at the network.
         """
         if (self._soon or self._posted) and not self._ran_soon:
             # Without a look at the network first, which would be a system call more;
@@ -424,8 +406,8 @@ class SelectorLoop:
 
     def drop(self, error: BaseException) -> None:
         """
-        Drop the connection, as an exception has interrupted its work, and have
-        everything end that waits for it.  For the thread that has the loop.
+        Drop the connection, whose work an exception has interrupted, and end all that
+        waits for it.  For the thread that owns the loop.
         """
         if not self._turning:  # or else the turn does
             self._failed(error)
@@ -441,7 +423,7 @@ class SelectorLoop:
 
     def stop(self) -> None:
         """
-        Turn no more at all.  What other threads have asked for is still done.
+        Stop the loop, for good.  Calls that other threads have posted are made.
         """
         if not self.forked:
             with self._lock:
@@ -464,9 +446,9 @@ class SelectorLoop:
         self, sock: socket.socket, events: int, ready: Callable[[int], object]
     ) -> None:
         """
-        Have a function called when a socket can be read from, or written to.
+        Call a function when a socket can be read from, or written to.
 
-        :param events: which of the two; 0 is neither.
+        :param events: `READ`, `WRITE`, both, or 0 for neither.
         """
         if self.stopped:
             return
@@ -492,7 +474,7 @@ def _forked() -> None:
     """
     for loop in _loops:
         loop.forked = True
-        loop.user = {None: 0}  # no thread can have it
+        loop.user = {None: 0}  # no thread can own it
 
 
 if hasattr(os, "register_at_fork"):
@@ -501,9 +483,9 @@ if hasattr(os, "register_at_fork"):
 
 class SelectorTransport(Transport):
     """
-    A socket, perhaps with TLS, as a transport.
+    The transport over a socket, with or without TLS.
 
-    :ivar bufferSize: how many bytes may wait before the producer is paused.
+    :ivar bufferSize: how many bytes wait at most before the producer is paused.
     """
 
     bufferSize = 65536
@@ -522,7 +504,7 @@ class SelectorTransport(Transport):
 
     def begin(self, factory: IProtocolFactory) -> None:
         """
-        Make the protocol, and tell it that it is connected.
+        Make the protocol, and connect it.
         """
         protocol = factory.buildProtocol(self.getPeer())
         tls = self._sock if isinstance(self._sock, ssl.SSLSocket) else None
@@ -559,7 +541,7 @@ class SelectorTransport(Transport):
                 self._end(None)
                 return
             self.protocol.dataReceived(data)
-            # What TLS has taken from the socket already, the selector cannot see.
+            # The selector does not see bytes that TLS has read from the socket.
             if self._ssl is None or not cast(ssl.SSLSocket, self._sock).pending():
                 return
 
@@ -589,20 +571,21 @@ class SelectorTransport(Transport):
 
     def interrupted(self, error: BaseException) -> None:
         """
-        An exception has interrupted the connection's work: its state is not known.
+        End the connection at once: an exception has interrupted its work, and its state
+        is unknown.
         """
         self._orderly = False
         self._end(RuntimeError(f"{type(error).__name__} interrupted it"))
 
     def release(self) -> None:
         """
-        Close the socket, and tell nobody.
+        Close the socket, without a word to the peer or the protocol.
         """
         self._sock.close()
 
     def _end(self, problem: BaseException | None) -> None:
         """
-        It is over; the protocol is told in a turn of its own.
+        Close the socket; the next turn tells the protocol.
         """
         if not self._over:
             self._over = True
@@ -614,16 +597,13 @@ class SelectorTransport(Transport):
             orderly = self._orderly and not self.aborted
             if isinstance(self._sock, ssl.SSLSocket) and orderly:
                 with suppress(OSError, ValueError):
-                    self._sock.unwrap()  # says goodbye, and does not wait for theirs
+                    self._sock.unwrap()  # sends close_notify, and does not wait
             self._sock.close()
             self._loop.callLater(0, self.gone, problem)
 
     # -- what the protocol calls ---------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """
-        See ``ITransport``.
-        """
         if self._over or self.disconnecting or not data:
             return
         sent = 0
@@ -645,32 +625,20 @@ class SelectorTransport(Transport):
             self.full()
 
     def loseConnection(self) -> None:
-        """
-        See ``ITransport``.
-        """
         if not (self._over or self.disconnecting):
             self.disconnecting = True
             if not self._pieces:
                 self._end(None)
 
     def abortConnection(self) -> None:
-        """
-        See ``ITCPTransport``.
-        """
         self.aborted = self.connected
         self._end(None)
 
     def pauseProducing(self) -> None:
-        """
-        See ``IPushProducer``.
-        """
         self._reading = False
         self._watch()
 
     def resumeProducing(self) -> None:
-        """
-        See ``IPushProducer``.
-        """
         if not (self._over or self.disconnecting):
             self._reading = True
             self._watch()
@@ -678,22 +646,16 @@ class SelectorTransport(Transport):
                 self._loop.callLater(0, self._read)
 
     def getPeer(self) -> IAddress:
-        """
-        See ``ITransport``.
-        """
         return address_of(self._sock.getpeername())
 
     def getHost(self) -> IAddress:
-        """
-        See ``ITransport``.
-        """
         return address_of(self._sock.getsockname())
 
 
 @implementer(IStreamClientEndpoint)
 class SelectorEndpoint:
     """
-    Connects, to one address after the other.
+    Connects to the addresses of a host, one after the other.
     """
 
     def __init__(
@@ -712,9 +674,6 @@ class SelectorEndpoint:
         self._context = context
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """
-        See ``IStreamClientEndpoint``.
-        """
         return Deferred.fromCoroutine(self._connect(protocolFactory))
 
     async def _connect(self, factory: IProtocolFactory) -> IProtocol:
@@ -725,7 +684,7 @@ class SelectorEndpoint:
             for left in range(len(addresses), 0, -1):
                 family, kind, number, _, address = addresses[-left]
                 try:
-                    # So that an address which answers nothing leaves time for others.
+                    # An address that does not answer leaves time for the others.
                     share = (deadline - monotonic()) / left
                     sock = await self._open(family, kind, number, address, share)
                     break
@@ -737,7 +696,8 @@ class SelectorEndpoint:
             transport = SelectorTransport(self._loop, sock)
             try:
                 transport.begin(factory)
-            except OSError:  # it has gone, before it was there
+            except OSError:  # the peer has closed the connection already
+                self._loop.transports.discard(transport)
                 sock.close()
                 raise
         except OSError as problem:
@@ -753,13 +713,13 @@ class SelectorEndpoint:
             )
         except socket.gaierror:
             pass
-        # To look up a name takes its time, and cannot be stopped.
+        # The look-up of a name takes its time, and cannot be stopped.
         found: Deferred[Any] = Deferred()
 
         def look_up() -> None:
             try:
                 result: Any = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            except OSError as problem:
+            except Exception as problem:
                 self._loop.callFromThread(found.errback, problem)
             else:
                 self._loop.callFromThread(found.callback, result)

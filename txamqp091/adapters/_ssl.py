@@ -2,8 +2,8 @@
 """
 TLS by Python's own ssl module, for loops that are not Twisted's.
 
-What the parameters mean is the same as in `txamqp091._tls`, and so is what the broker
-has to prove; pyOpenSSL and service-identity are not needed.
+The parameters, and what the broker has to prove, are the same as in `txamqp091._tls`.
+pyOpenSSL and service-identity are not needed.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def secured(
 
 def context_for(parameters: ConnectionParameters) -> ssl.SSLContext | None:
     """
-    The context of the TLS that the parameters ask for; None if they ask for none.
+    Make the context of the TLS that the parameters ask for; None if they ask for none.
 
     :raises InvalidURI: when a file of certificates cannot be read, no host can have the
         name, or the parameters have what only Twisted's TLS understands.
@@ -118,7 +118,7 @@ def _unreadable(name: str, path: str | None, problem: Exception) -> str:
 
 def server_name(parameters: ConnectionParameters) -> str:
     """
-    The host that the broker is asked to be, and that its certificate has to name.
+    Tell which host the broker has to be, by its certificate.
 
     :raises InvalidURI: no host can have the name.
     """
@@ -130,17 +130,17 @@ def server_name(parameters: ConnectionParameters) -> str:
 def verify_names(certificate: dict[str, Any] | None, hostname: str) -> None:
     """
     Check that a certificate is for a host, by its subjectAltName only.  OpenSSL has
-    checked that before.
+    checked the certificate before.
 
-    :raises TLSFailed: it is for somebody else.
+    :raises TLSFailed: the certificate is for another host.
     """
     if not certificate:
         raise TLSFailed("the peer has shown no certificate")
     names: list[tuple[str, str]] = list(certificate.get("subjectAltName", ()))
     if not any(_fits(kind, name, hostname) for kind, name in names):
-        whom = ", ".join(f"{kind}:{name}" for kind, name in names) or "nobody"
+        hosts = ", ".join(f"{kind}:{name}" for kind, name in names) or "no host"
         raise TLSFailed(
-            f"the peer's certificate is for {printable(whom)}, not for {hostname}"
+            f"the peer's certificate is for {printable(hosts)}, not for {hostname}"
         )
 
 
@@ -170,7 +170,7 @@ def _fits_host(name: str, hostname: str) -> bool:
 
 def explained(problem: ssl.SSLError) -> TLSFailed:
     """
-    Our error for one of OpenSSL's.
+    Make our error of one of OpenSSL's.
     """
     if isinstance(problem, ssl.SSLCertVerificationError):
         words = printable(problem.verify_message)

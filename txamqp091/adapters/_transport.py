@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.unit.adapters.test_aio -*-
 """
-The half of a transport that is the same on every loop, and what errors of sockets mean.
+The part of a transport that all loops share, and the meaning of socket errors.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from txamqp091.errors import ConnectFailed
 
 def address_of(name: object) -> IAddress:
     """
-    An address as the socket module has it, as one of Twisted's.
+    Make one of Twisted's addresses of one of the socket module's.
     """
     if not isinstance(name, tuple):
         return UNIXAddress(cast(Any, name) or None)
@@ -48,9 +48,9 @@ def address_of(name: object) -> IAddress:
 
 def why_lost(problem: BaseException | None, aborted: bool) -> Exception:
     """
-    What a protocol is told about the end of its transport.
+    Make the error that tells a protocol why its transport has ended.
 
-    :param problem: what the loop says; None if it was in order.
+    :param problem: the loop's error; None if the peer has closed the connection.
     """
     if aborted:
         return ConnectionAborted()
@@ -67,7 +67,7 @@ def why_lost(problem: BaseException | None, aborted: bool) -> Exception:
 
 def why_not_connected(problem: OSError) -> Exception:
     """
-    Twisted's error, or ours, for what a connection could not be made for.
+    Make Twisted's error, or ours, of the reason why there is no connection.
     """
     why: Exception
     if isinstance(problem, ssl.SSLError):
@@ -87,11 +87,11 @@ def why_not_connected(problem: OSError) -> Exception:
 @implementer(ITransport, IConsumer, IPushProducer)
 class Transport:
     """
-    The half of a transport that is the same everywhere: who produces, and who is told.
+    The part of a transport that all loops share: its producer and its protocol.
 
     :ivar protocol: Twisted's protocol.
-    :ivar connected: whether the protocol has not been told the end.
-    :ivar disconnecting: whether the end was asked for.
+    :ivar connected: whether the protocol is connected: it does not know of an end.
+    :ivar disconnecting: whether the protocol has asked for the end.
     """
 
     connected = False
@@ -107,7 +107,7 @@ class Transport:
 
     def made(self, protocol: Any, tls: ssl.SSLObject | ssl.SSLSocket | None) -> None:
         """
-        The connection is there, and so is TLS if it has any.
+        Connect the protocol: TCP is connected, and TLS too if there is any.
         """
         self.protocol = protocol
         self.connected = True
@@ -120,7 +120,7 @@ class Transport:
 
     def gone(self, problem: BaseException | None) -> None:
         """
-        The connection has ended.
+        Tell the protocol that the connection has ended.
         """
         if self.connected:
             self.connected = False
@@ -129,14 +129,14 @@ class Transport:
 
     def full(self) -> None:
         """
-        There is more to be written than there should be.
+        Pause the producer: more bytes wait than `bufferSize`.
         """
         if self._producer is not None:
             self._producer.pauseProducing()
 
     def drained(self) -> None:
         """
-        There is room again.
+        Resume the producer.
         """
         if self._producer is not None:
             self._producer.resumeProducing()
@@ -144,68 +144,38 @@ class Transport:
     # -- what a protocol calls -----------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """
-        See ``ITransport``.
-        """
         raise NotImplementedError
 
     def writeSequence(self, iovec: Iterable[bytes]) -> None:
-        """
-        See ``ITransport``.
-        """
         self.write(b"".join(iovec))
 
     def registerProducer(self, producer: object, streaming: bool) -> None:
-        """
-        See ``IConsumer``.
-        """
         self._producer = producer
 
     def unregisterProducer(self) -> None:
-        """
-        See ``IConsumer``.
-        """
         self._producer = None
 
     def stopProducing(self) -> None:
-        """
-        See ``IPushProducer``.
-        """
         self.loseConnection()
 
     def pauseProducing(self) -> None:
-        """
-        See ``IPushProducer``.
-        """
         raise NotImplementedError
 
     def resumeProducing(self) -> None:
-        """
-        See ``IPushProducer``.
-        """
         raise NotImplementedError
 
     def loseConnection(self) -> None:
-        """
-        See ``ITransport``.
-        """
         raise NotImplementedError
 
     def getPeer(self) -> IAddress:
-        """
-        See ``ITransport``.
-        """
         raise NotImplementedError
 
     def getHost(self) -> IAddress:
-        """
-        See ``ITransport``.
-        """
         raise NotImplementedError
 
     def setTcpNoDelay(self, enabled: bool) -> None:
         """
-        See ``ITCPTransport``: it is, always.
+        Do nothing: small writes leave at once on all these transports.
         """
 
     def getPeerCertificate(self) -> dict[str, Any] | None:
@@ -216,8 +186,8 @@ class Transport:
 
     def verify_names(self, hostname: str) -> None:
         """
-        The second look at the certificate: see `txamqp091._tls.verify_peer`.
+        Check the certificate a second time: see `txamqp091._tls.verify_peer`.
 
-        :raises TLSFailed: it is for somebody else.
+        :raises TLSFailed: the certificate is for another host.
         """
         verify_names(self.getPeerCertificate(), hostname)

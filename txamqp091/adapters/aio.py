@@ -97,17 +97,11 @@ class Answer(Coroutine[Any, Any, T]):
         return deferred
 
     def send(self, value: Any) -> Any:
-        """
-        See ``Coroutine``.
-        """
         if self._steps is None:
             self._steps = self.__await__()
         return self._steps.send(value)
 
     def throw(self, *reason: Any) -> Any:
-        """
-        See ``Coroutine``.
-        """
         if self._steps is None:
             # Cancelled before its task has begun.
             self._abandon()
@@ -123,16 +117,13 @@ class Answer(Coroutine[Any, Any, T]):
         deferred.cancel()
 
     def close(self) -> None:
-        """
-        See ``Coroutine``.
-        """
         if self._steps is not None:
             self._steps.close()
 
 
 def _future(answer: Answer[T], loop: _Loop) -> asyncio.Future[T]:
     """
-    What an answer is awaited by.
+    Make the Future that an answer is awaited with.
     """
     if running_loop() is not loop:
         raise wrong_loop(answer, loop)
@@ -141,8 +132,8 @@ def _future(answer: Answer[T], loop: _Loop) -> asyncio.Future[T]:
 
 class _Precious(Answer[T]):
     """
-    An answer that has to be dealt with, also when it comes just as the task that awaits
-    it is cancelled.
+    An answer that must not get lost when it comes just as the task that awaits it is
+    cancelled.
     """
 
     __slots__ = ("_lost",)
@@ -151,7 +142,7 @@ class _Precious(Answer[T]):
         self, deferred: Deferred[T], loop: _Loop, lost: Callable[[T], object]
     ) -> None:
         """
-        :param lost: deals with an answer that nothing receives.
+        :param lost: called with an answer that nothing receives.
         """
         super().__init__(deferred, loop)
         self._lost = lost
@@ -183,8 +174,8 @@ class _Precious(Answer[T]):
 
 class _Confirm(Answer[None]):
     """
-    The answer for one message that has left.  A Deferred that is awaited costs as much
-    as all the rest of publishing.
+    The confirm of one message that was sent.  To await a Deferred would cost as much as
+    the rest of publishing.
     """
 
     __slots__ = ("_error", "_fired", "_future")
@@ -199,7 +190,7 @@ class _Confirm(Answer[None]):
 
     def callback(self, _: object) -> None:
         """
-        The broker has it.
+        Note that the broker has confirmed the message.
         """
         self._fired = True
         future = self._future
@@ -208,13 +199,13 @@ class _Confirm(Answer[None]):
 
     def errback(self, error: BaseException) -> None:
         """
-        The broker has it not.
+        Note why the broker has not confirmed the message.
         """
         self._fired = True
         self._error = error
         future = self._future
         if future is None:
-            self._deferred = fail(error)  # if nobody awaits it, that is logged
+            self._deferred = fail(error)  # which is logged if nothing awaits it
         elif not future.done():
             future.set_exception(error.with_traceback(None))
 
@@ -233,7 +224,7 @@ class _Confirm(Answer[None]):
 
 def _fail(future: asyncio.Future[Any], failure: Failure) -> None:
     """
-    Pass a failure on.
+    Fail a Future.
     """
     # The loop may have been closed under the connection.
     if not future.done() and not future.get_loop().is_closed():
@@ -270,7 +261,7 @@ def _answered(
     verb: Callable[Concatenate[Any, P], Deferred[T]],
 ) -> Callable[Concatenate[Any, P], Answer[T]]:
     """
-    A method of the wrapped object, with an `Answer` in place of its Deferred.
+    Make a method that calls one of the wrapped object, and returns an `Answer`.
     """
 
     @wraps(verb)
@@ -366,7 +357,7 @@ class Channel(_Bound):
         mandatory: bool = False,
     ) -> Answer[None]:
         """
-        See `txamqp091.channel.Channel.basic_publish`.
+        Publish a message, as `txamqp091.channel.Channel.basic_publish`.
         """
         loop = self._loop
         if running_loop() is not loop:
@@ -384,20 +375,21 @@ class Channel(_Bound):
         self, listener: Callable[[Message], object]
     ) -> Callable[[], None]:
         """
-        See `txamqp091.channel.Channel.observe_returns`.
+        Call a function with each mandatory message that comes back, as
+        `txamqp091.channel.Channel.observe_returns`.
         """
         return self.native.observe_returns(listener)
 
     def join_acks(self) -> None:
         """
-        See `txamqp091.channel.Channel.join_acks`.
+        Join acknowledgements, as `txamqp091.channel.Channel.join_acks`.
         """
         self._check_loop()
         self.native.join_acks()
 
     def basic_get(self, queue: str, auto_ack: bool = False) -> Answer[Delivery | None]:
         """
-        See `txamqp091.channel.Channel.basic_get`.
+        Fetch one message, as `txamqp091.channel.Channel.basic_get`.
         """
         self._check_loop()
         return _Precious(self.native.basic_get(queue, auto_ack), self._loop, _give_back)
@@ -418,7 +410,7 @@ class Channel(_Bound):
         no_wait: bool = False,
     ) -> Answer[Subscription]:
         """
-        See `txamqp091.channel.Channel.basic_consume`.
+        Consume a queue with a function, as `txamqp091.channel.Channel.basic_consume`.
 
         :param handler: may be a coroutine function, each call of which is a task of
             its own; or it may return a Future, or whatever else can be awaited.
@@ -461,7 +453,7 @@ class Channel(_Bound):
         consumer_tag: str = "",
     ) -> Answer[Deliveries]:
         """
-        See `txamqp091.channel.Channel.consume`.
+        Iterate over the messages of a queue, as `txamqp091.channel.Channel.consume`.
         """
         self._check_loop()
         started = self.native.consume(
@@ -489,7 +481,7 @@ def _end(consuming: Subscription | Deliveries) -> None:
 
 def _ignore(_: object) -> None:
     """
-    It is over, however it ended.
+    Ignore an error that nothing can do anything about.
     """
 
 
@@ -497,10 +489,10 @@ def _in_tasks(
     handler: consumers.Handler, consumer: list[Consumer]
 ) -> consumers.Handler:
     """
-    A handler whose results are awaited by asyncio, so that it can await what is
+    Make a handler whose results asyncio awaits, so that coroutines can await what is
     asyncio's.
 
-    :param consumer: whose handler it is, once that is known.
+    :param consumer: the consumer, once there is one.
     """
 
     def handle(delivery: Delivery) -> object:
@@ -583,7 +575,7 @@ class Deliveries(_Bound):
     @property
     def buffered(self) -> int:
         """
-        How many deliveries have come and were not asked for yet.
+        How many deliveries have come that were not asked for yet.
         """
         return self.native.buffered
 
@@ -603,7 +595,7 @@ class Deliveries(_Bound):
 
     def get(self) -> Answer[Delivery]:
         """
-        See `txamqp091.consumer.Deliveries.get`.
+        Ask for the next delivery, as `txamqp091.consumer.Deliveries.get`.
         """
         self._check_loop()
         return _Precious(self.native.get(), self._loop, self.native.put_back)
@@ -641,14 +633,14 @@ class Connection(_Bound):
     @property
     def parameters(self) -> ConnectionParameters:
         """
-        What it was made with.
+        The parameters that the connection was made with.
         """
         return self.native.parameters
 
     @property
     def server_properties(self) -> dict[str, Any]:
         """
-        What the broker says of itself.
+        The properties that the broker has sent about itself.
         """
         return self.native.server_properties
 
@@ -668,7 +660,7 @@ class Connection(_Bound):
 
     def open_channel(self) -> Answer[Channel]:
         """
-        See `txamqp091.protocol.AMQPProtocol.open_channel`.
+        Open a channel, as `txamqp091.protocol.AMQPProtocol.open_channel`.
         """
         self._check_loop()
         opened = self.native.open_channel().addCallback(
@@ -685,7 +677,8 @@ class Connection(_Bound):
         self, observer: Callable[[str | None], object]
     ) -> Callable[[], None]:
         """
-        See `txamqp091.protocol.AMQPProtocol.observe_blocked`.
+        Call a function when the broker blocks publishing, as
+        `txamqp091.protocol.AMQPProtocol.observe_blocked`.
         """
         return self.native.observe_blocked(observer)
 
@@ -731,7 +724,7 @@ async def connect(
     parameters = uri_or_parameters
     if not isinstance(parameters, ConnectionParameters):
         parameters = ConnectionParameters.from_uri(parameters)
-    # A URI may have a password, which whoever prints this frame need not see.
+    # A URI may have a password, which a printed frame must not show.
     del uri_or_parameters
     loop = asyncio.get_running_loop()
     parameters, context = secured(parameters, ssl_context)

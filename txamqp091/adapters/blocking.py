@@ -109,7 +109,8 @@ class BlockingConnection:
         :param parameters: a URI or `txamqp091.parameters.ConnectionParameters`, or
             several, to be tried one after the other; by default the broker on this
             machine, as guest.
-        :param credentials: as whom to log in, instead of what the first says.
+        :param credentials: the credentials to log in with, in place of those of the
+            parameters.
         :param background: whether a thread answers heartbeats, and sends what other
             threads have to say, while no call waits.
         :param ssl_context: does TLS, in place of what the parameters say of
@@ -259,7 +260,7 @@ class BlockingConnection:
     @property
     def server_properties(self) -> dict[str, Any]:
         """
-        What the broker says of itself.
+        The properties that the broker has sent about itself.
         """
         return self.native.server_properties
 
@@ -296,7 +297,8 @@ class BlockingConnection:
         self, secret: str | bytes, reason: str = ""
     ) -> spec.ConnectionUpdateSecretOk:
         """
-        See `txamqp091.protocol.AMQPProtocol.update_secret`.
+        Give the broker a new secret, as
+        `txamqp091.protocol.AMQPProtocol.update_secret`.
         """
         return self.ask(self.native.update_secret, secret, reason)
 
@@ -310,8 +312,8 @@ class BlockingConnection:
         self, observer: Callable[[str | None], object]
     ) -> Callable[[], None]:
         """
-        Have a function called, as other handlers are, when the broker blocks
-        publishing, with the broker's reason, and when it stops blocking, with None.
+        Call a function, as other handlers are called, when the broker blocks
+        publishing, with the broker's reason, and when the broker stops, with None.
 
         :returns: ends the observation when it is called; calling it again is harmless.
         """
@@ -432,10 +434,11 @@ class BlockingConnection:
 
     def call_later(self, delay: float, callback: Callable[[], object]) -> Timer:
         """
-        Have a function called in so many seconds, or somewhat later: handlers are
-        called only while the program waits for them.
+        Call a function after some seconds, or later: handlers are called only while the
+        program waits for them.
 
-        :returns: what can cancel that.
+        :returns: the timer, which can be cancelled.
+        :raises TypeError: it is not a plain function.
         """
         check_plain(callback, _WHERE)
         held = _Held(self, callback, once=True)
@@ -445,10 +448,12 @@ class BlockingConnection:
 
     def add_callback_threadsafe(self, callback: Callable[[], object]) -> None:
         """
-        Have a function called by the connection's thread, from any other, the next
-        time that it waits for handlers.  What the function raises is raised there.
+        Call a function in the connection's thread, the next time that it waits for
+        handlers.  For any thread.  What the function raises is raised by the call that
+        waits.
 
         :raises ConnectionClosed: the connection has ended: nothing would call it.
+        :raises TypeError: it is not a plain function.
         """
         check_plain(callback, _WHERE)
         if not self.native.is_open:
@@ -458,7 +463,7 @@ class BlockingConnection:
 
 class _Held:
     """
-    A function of the program's, which the loop knows by a weak reference to this.
+    A function of the program, which the loop refers to weakly, by this object.
     """
 
     def __init__(
@@ -496,7 +501,7 @@ class _Held:
 
     def release(self) -> None:
         """
-        Call the function no more.
+        Forget the function.
         """
         self._connection._held.discard(self)
         self._function = _nothing
@@ -510,7 +515,7 @@ def _happened(held: ref[_Held], *args: object) -> None:
 
 def _nothing(*_: object) -> None:
     """
-    What is called in place of a function that was taken back.
+    Do nothing, in place of a function that was released.
     """
 
 
@@ -560,9 +565,6 @@ class _FlushingSettler(Settler):
         pass
 
     def send(self, method: type[Method], delivery_tag: int, bits: int) -> None:
-        """
-        See `Settler.send`.
-        """
         try:
             self._loop.work(self._send_now, method, delivery_tag, bits)
         except LocalProtocolError:  # another thread uses the connection by now
@@ -577,7 +579,7 @@ def _waited(
     verb: Callable[Concatenate[Channel, P], Deferred[T]],
 ) -> Callable[Concatenate[BlockingChannel, P], T]:
     """
-    A verb that waits.
+    Make a method that calls a verb, and waits.
     """
 
     @wraps(verb)
@@ -631,9 +633,8 @@ class BlockingChannel:
     @property
     def threadsafe(self) -> ThreadsafeChannel:
         """
-        The channel for other threads: each verb returns a Future.  They are dealt
-        with while a call of the connection's thread waits, or, with ``background``,
-        at once.
+        The channel for other threads: each verb returns a Future.  The verbs are called
+        while a call of the connection's thread waits, or, with ``background``, at once.
         """
         return _Threadsafe(self)
 
@@ -678,7 +679,7 @@ class BlockingChannel:
         self, listener: Callable[[Message], object]
     ) -> Callable[[], None]:
         """
-        Have a function called, as other handlers are, with each mandatory message that
+        Call a function, as other handlers are called, with each mandatory message that
         comes back.
 
         :returns: ends the observation when it is called; calling it again is harmless.
@@ -704,7 +705,7 @@ class BlockingChannel:
         on_failure: consumers.OnFailure = "requeue",
     ) -> Subscription:
         """
-        Have the messages of a queue given to a function, once `start_consuming`, or
+        Consume a queue: call a function with each message, once `start_consuming`, or
         `BlockingConnection.process_data_events`, is called.
 
         :param handler: called with each `Delivery`.  What it raises is raised by the
@@ -842,7 +843,7 @@ class BlockingChannel:
                     ...
                     delivery.ack()
 
-        See `txamqp091.channel.Channel.consume` for the parameters.
+        The parameters are those of `txamqp091.channel.Channel.consume`.
         """
         native = self.connection.ask(
             self.native.consume,
@@ -858,7 +859,7 @@ class BlockingChannel:
 
 class _Threadsafe(ThreadsafeChannel):
     """
-    Keeps its connection from being collected.
+    A channel for other threads that keeps its connection from being collected.
     """
 
     def __init__(self, channel: BlockingChannel) -> None:
@@ -1002,7 +1003,7 @@ class Deliveries:
     @property
     def buffered(self) -> int:
         """
-        How many deliveries have come and were not asked for yet.
+        How many deliveries have come that were not asked for yet.
         """
         return self.native.buffered
 
@@ -1091,7 +1092,7 @@ def _candidates(
     parameters: _One | Sequence[_One] | None,
 ) -> list[ConnectionParameters]:
     """
-    What to connect to, in order.
+    Tell what to connect to, in this order.
     """
     if parameters is None:
         return [ConnectionParameters()]

@@ -37,7 +37,7 @@ def _future(
     verb: Callable[Concatenate[Channel, P], Deferred[T]],
 ) -> Callable[Concatenate[ThreadsafeChannel, P], Future[T]]:
     """
-    A verb, called in the connection's thread, with a Future in place of its Deferred.
+    Make a method that calls a verb in the connection's thread, and returns a Future.
     """
 
     @wraps(verb)
@@ -49,7 +49,7 @@ def _future(
 
 class _ThreadFuture(Future[T]):
     """
-    The Future of a verb.  It refuses to be waited for where that would never end.
+    The Future of a verb.  The connection's own thread cannot wait for it.
     """
 
     def __init__(self, channel: Channel) -> None:
@@ -58,10 +58,10 @@ class _ThreadFuture(Future[T]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """
-        See ``Future``.
+        Wait for the outcome, and return its error, or None.
 
-        :raises LocalProtocolError: when it is called in the connection's own thread,
-            and there is no outcome yet.
+        :raises LocalProtocolError: when the connection's own thread calls this, and
+            there is no outcome yet.
         """
         if not self.done() and self._channel.settler.is_own_thread:
             raise LocalProtocolError(
@@ -72,7 +72,7 @@ class _ThreadFuture(Future[T]):
 
     def result(self, timeout: float | None = None) -> T:
         """
-        See ``Future``.
+        Wait for the outcome, and return or raise it.
 
         :raises LocalProtocolError: as `exception` does.
         """
@@ -84,7 +84,7 @@ class _ThreadFuture(Future[T]):
 
     def settle(self, outcome: T | Failure) -> None:
         """
-        Take the outcome, unless the Future was cancelled.
+        Set the outcome, unless the Future was cancelled.
         """
         if not self.set_running_or_notify_cancel():
             return
@@ -115,7 +115,7 @@ class ThreadsafeChannel:
     @property
     def is_open(self) -> bool:
         """
-        Whether the channel could be used a moment ago.
+        Whether the channel was open a moment ago.
         """
         return self.native.is_open
 
@@ -176,25 +176,25 @@ class ThreadsafeChannel:
 
     def publish_many(self, messages: Iterable[Message]) -> Future[None]:
         """
-        See `txamqp091.channel.Channel.publish_many`.  The messages are drawn from the
-        iterable in the connection's thread.
+        Publish many messages, as `txamqp091.channel.Channel.publish_many`.  The
+        iterable is drawn from in the connection's thread.
         """
         return self._ask(partial(self.native.publish_many, messages))
 
 
 def threadsafe(channel: Channel) -> ThreadsafeChannel:
     """
-    A channel of Twisted's, for other threads than the reactor's.
+    Make the verbs of one of Twisted's channels callable from any thread.
     """
     return ThreadsafeChannel(channel)
 
 
 def check_plain(function: object, where: str) -> None:
     """
-    Check that a function is called, and has ended, when it returns.
+    Check that a function has run when it returns.
 
-    :param where: what would call it, for the error.
-    :raises TypeError: it is none, or a coroutine or generator function.
+    :param where: what would call the function, for the error.
+    :raises TypeError: it is not a function, or it is a coroutine or generator function.
     """
     if not callable(function):
         raise TypeError(f"{where} takes a function, not {function!r}")
@@ -210,10 +210,10 @@ def check_plain(function: object, where: str) -> None:
 
 def check_ended(result: object, function: object, where: str) -> None:
     """
-    Check that what a function has returned needs nothing more to be done.
+    Check that a function has run to its end.
 
-    :raises TypeError: it is something to be awaited or iterated over: the function has
-        not run, or not to its end.
+    :param result: what the function has returned.
+    :raises TypeError: the result has to be awaited or iterated over.
     """
     if result is None:
         return
@@ -255,7 +255,7 @@ class InThreads:
 
     def __call__(self, delivery: Delivery) -> Deferred[Any]:
         """
-        Take a delivery, in the connection's thread.
+        Handle a delivery, in a thread.  For the connection's thread.
         """
         return self.run(delivery, delivery)
 
@@ -283,7 +283,7 @@ class InThreads:
 
     def stop(self) -> None:
         """
-        Let the threads end when they have nothing more to do.
+        End the threads, each when it has nothing more to do.
         """
         if self._runner is not None:
             self._runner.stop()

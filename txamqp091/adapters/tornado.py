@@ -1,7 +1,7 @@
 # -*- test-case-name: txamqp091.test.unit.adapters.test_tornado -*-
 """
-For Tornado, whose IOLoop is asyncio's loop: `txamqp091.adapters.aio`, and a way in for
-who has an IOLoop and no coroutine.
+Connections for Tornado, whose IOLoop is asyncio's loop: `txamqp091.adapters.aio`, and a
+function for code that cannot await.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def connect_future(
     io_loop: IOLoop | None = None,
 ) -> asyncio.Future[Connection]:
     """
-    Connect to a broker from where nothing can be awaited, such as an application's
+    Connect to a broker where nothing can be awaited, such as in an application's
     ``__init__``, before its loop runs.
 
     The other parameters are those of `txamqp091.adapters.aio.connect`.
