@@ -25,6 +25,7 @@ from txamqp091.errors import (
     AuthenticationFailed,
     ConnectFailed,
     ConnectionClosed,
+    LimitReached,
     MechanismNotOffered,
     TLSFailed,
     VhostAccessRefused,
@@ -249,6 +250,40 @@ class LoginTests(ConnectingTestCase):
         )
         self.assertEqual(error.reply_code, 530)
         self.assertIn("outsider", error.reply_text)
+
+    async def test_limits(self) -> None:
+        """
+        A limit on connections or channels, of the virtual host or of the user, is
+        `LimitReached`, which passes.
+        """
+        self.add_user("limited", "pw")
+        internal, vhost = "rabbit_auth_backend_internal", "rabbit_vhost_limit"
+        name = f'<<"{self.vhost}">>'
+        self.node.eval(
+            f'{internal}:set_permissions(<<"limited">>, {name}, <<".*">>, <<".*">>, '
+            '<<".*">>, <<"test">>).'
+        )
+        limited = [PlainCredentials("limited", "pw")]
+        limits = r'<<"{\"max-connections\": 0}">>'
+        self.node.eval(f'{vhost}:parse_set({name}, {limits}, <<"test">>).')
+        try:
+            error = await self.refused(LimitReached, credentials=limited)
+        finally:
+            self.node.eval(f'{vhost}:clear({name}, <<"test">>).')
+        self.assertIn("connection limit (0) is reached", error.reply_text)
+        self.assertTrue(error.retriable)
+        for limit in ("max-connections", "max-channels"):
+            limits = rf'<<"{{\"{limit}\": 0}}">>'
+            self.node.eval(
+                f'{internal}:set_user_limits(<<"limited">>, {limits}, <<"test">>).'
+            )
+            with self.assertRaises(LimitReached):
+                connection = await self.attempt(credentials=limited)
+                await connection.open_channel()
+            self.node.eval(
+                f'{internal}:clear_user_limits(<<"limited">>, <<"{limit}">>, '
+                '<<"test">>).'
+            )
 
     def add_user(self, name: str, password: str) -> None:
         """

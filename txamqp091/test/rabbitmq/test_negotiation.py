@@ -36,9 +36,9 @@ class NegotiationTests(RabbitTestCase):
         channel = await self.open_channel(
             port=proxy.port, frame_max=8192, channel_max=5, heartbeat=7
         )
-        limits = channel.connection._machine.limits
-        self.assertEqual((limits.frame_max, limits.channel_max), (8192, 5))
-        self.assertEqual(limits.heartbeat, 7)
+        agreed = channel.connection
+        self.assertEqual((agreed.frame_max, agreed.channel_max), (8192, 5))
+        self.assertEqual(agreed.heartbeat, 7)
         queue = (await channel.queue_declare(exclusive=True)).queue
         body = bytes(100_000)
         await channel.basic_publish("", queue, body)
@@ -49,12 +49,22 @@ class NegotiationTests(RabbitTestCase):
 
     async def test_no_limits(self) -> None:
         """
-        Where we have no limit, the broker's holds.
+        Where we have no limit, the broker's holds; and the broker's heartbeat, if that
+        is lower.
         """
-        connection = await self.connect(frame_max=0, channel_max=0, heartbeat=0)
-        limits = connection._machine.limits
-        self.assertEqual((limits.frame_max, limits.channel_max), (131072, 2047))
-        self.assertEqual(limits.heartbeat, 60)
+        connection = await self.connect(frame_max=0, channel_max=0, heartbeat=600)
+        self.assertEqual((connection.frame_max, connection.channel_max), (131072, 2047))
+        self.assertEqual(connection.heartbeat, 60)
+
+    async def test_no_heartbeats(self) -> None:
+        """
+        The broker lets a client switch heartbeats off.
+        """
+        connection = await self.connect(heartbeat=0)
+        self.assertEqual(connection.heartbeat, 0)
+        timeouts = "rabbit_networking:connection_info_all([timeout])"
+        said = self.node.eval(f"lists:member([{{timeout, 0}}], {timeouts}).")
+        self.assertEqual(said, "true")
 
     async def test_channels_exhausted(self) -> None:
         """
