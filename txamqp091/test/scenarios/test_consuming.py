@@ -133,6 +133,27 @@ class PrefetchScenarios(ConsumingScenario):
             found, self.by_version({"3.10": ["ac", "b"], "4.3": ["ac", "bd"]})
         )
 
+    async def test_global_room(self) -> None:
+        """
+        To settle makes room on the channel, and so does a higher limit, or none.
+        """
+        if self.by_version({"3.10": False, "4.3": True}):
+            return  # which has no such limit
+        channel = await self.channel()
+        queue = await self.queue(channel)
+        await channel.basic_qos(prefetch_count=3, global_qos=True)
+        one = await channel.consume(queue, prefetch=0)
+        await channel.basic_qos(prefetch_count=3, global_qos=True)
+        await self.publish(channel, queue, "abcdefgh")
+        held = await self.take(one, 3)
+        held[0].ack()
+        held[1].reject(requeue=False)
+        self.assertEqual(await self.here(channel, queue, one), ["de"])
+        await channel.basic_qos(prefetch_count=4, global_qos=True)
+        self.assertEqual(await self.here(channel, queue, one), ["f"])
+        await channel.basic_qos(prefetch_count=0, global_qos=True)
+        self.assertEqual(await self.here(channel, queue, one), ["gh"])
+
     async def test_global_ends(self) -> None:
         """
         A limit for consumers lifts that for the channel.
@@ -188,6 +209,40 @@ class TurnScenarios(ConsumingScenario):
         await self.publish(channel, queue, "ef")
         found = await self.here(channel, queue, one, other)
         self.assertEqual(sorted(found), ["e", "f"])
+
+    async def test_full_together(self) -> None:
+        """
+        Of those that have room again at one time, the one that had none the longest is
+        next.
+        """
+        channel, other = await self.channel(), await self.channel()
+        queue = await self.queue(channel)
+        consumers = [await channel.consume(queue, prefetch=1) for _ in range(3)]
+        await self.publish(other, queue, "abcd")
+        held = [await each.get() for each in consumers]
+        held[-1].ack(multiple=True)
+        self.assertEqual((await consumers[0].get()).body, b"d")
+
+    async def test_going(self) -> None:
+        """
+        Consumers go while they, or others, have no room.
+        """
+        channel, other = await self.channel(), await self.channel()
+        queue = await self.queue(channel)
+        one = await channel.consume(queue, prefetch=1)
+        two = await channel.consume(queue, prefetch=1)
+        low = await channel.consume(queue, arguments={"x-priority": -1})
+        await self.publish(other, queue, "abc")
+        held = [await each.get() for each in (one, two, low)]
+        await one.cancel()
+        for delivery in held:
+            delivery.ack()
+        await low.cancel()
+        await self.publish(other, queue, "d")
+        self.assertEqual((await two.get()).body, b"d")
+        await two.cancel()
+        await self.publish(other, queue, "e")
+        self.assertEqual(await self.count(other, queue), 1)
 
     async def test_priority(self) -> None:
         """

@@ -12,7 +12,11 @@ from typing import Any
 
 from txamqp091.channel import Channel
 from txamqp091.errors import PreconditionFailed
+from txamqp091.test.support.raw_client import RawClient
+from txamqp091.test.support.recording import content
 from txamqp091.test.support.scenarios import Scenario, every_peer
+from txamqp091.wire import spec
+from txamqp091.wire.method import Method
 from txamqp091.wire.properties import Properties
 from txamqp091.wire.types import Float32, Int8, Int16, UInt8, UInt16, UInt32
 
@@ -220,3 +224,78 @@ class IdentityScenarios(Scenario):
         channel = await self.channel()
         with self.assertRaises(PreconditionFailed):
             await channel.basic_publish("", "q", "x", Properties(user_id="root"))
+
+
+@every_peer
+class RawContentScenarios(Scenario):
+    """
+    Properties that no client of ours sends.
+    """
+
+    async def publish(
+        self, properties: bytes, last: type[Method]
+    ) -> tuple[RawClient, Method]:
+        """
+        Publish a message to a queue, the last one that was declared, whose dead letters
+        go to a queue ``dead``.
+
+        :param properties: as they are on the wire.
+        :returns: the client, and what it was answered.
+        """
+        client = await self.raw()
+        queue, self.dead = self.name(), self.name()
+        arguments = {
+            "x-dead-letter-exchange": "",
+            "x-dead-letter-routing-key": self.dead,
+        }
+        client.say(
+            1,
+            spec.ConfirmSelect(),
+            spec.QueueDeclare(0, self.dead, exclusive=True),
+            spec.QueueDeclare(0, queue, exclusive=True, arguments=arguments),
+        )
+        client.write(content(1, spec.BasicPublish(0, "", queue), b"x", properties))
+        [*_, answer] = await self.hear(client, last)
+        return client, answer
+
+    async def test_delivery_mode(self) -> None:
+        """
+        406: 3.10 knows two delivery modes; 4.3 takes any, and has dead letters of them.
+        """
+        for mode in (0, 77):
+            properties = bytes([0x10, 0, mode])
+            if self.by_version({"3.10": True, "4.3": False}):
+                _, closed = await self.publish(properties, spec.ChannelClose)
+                assert isinstance(closed, spec.ChannelClose)
+                text = f"invalid message: {{delivery_mode_unknown,{mode}}}"
+                self.assertEqual(
+                    (closed.reply_code, closed.reply_text),
+                    (406, f"PRECONDITION_FAILED - {text}"),
+                )
+                continue
+            client, _ = await self.publish(properties, spec.BasicAck)
+            client.say(1, spec.BasicGet(0, ""))
+            await self.hear(client, spec.BasicGetOk)
+            client.say(1, spec.BasicReject(1, False))
+
+            async def died(client: RawClient = client) -> bool:
+                client.say(1, spec.BasicGet(0, self.dead), spec.BasicQos())
+                heard = await self.hear(client, spec.BasicQosOk)
+                return any(isinstance(each, spec.BasicGetOk) for each in heard)
+
+            await self.until(died, "a dead letter")
+
+    async def test_malformed(self) -> None:
+        """
+        541: properties that cannot be decoded.
+        """
+        for properties in (
+            b"\x20\0",  # no headers, though there should be some
+            b"\x20\0\0\0",
+            b"\x20\0\0\0\0\1a",
+            b"\x80\0\5ab",
+            b"\0\0more",
+        ):
+            _, closed = await self.publish(properties, spec.ConnectionClose)
+            assert isinstance(closed, spec.ConnectionClose)
+            self.assertEqual(closed.reply_code, 541)

@@ -379,6 +379,21 @@ class LetterScenarios(DeadLetterScenario):
             delivery = await self.get(channel, each)
             self.assertEqual(delivery.headers["CC"], ["copy"])
 
+    async def test_malformed(self) -> None:
+        """
+        What a publisher says in their place, and is no death, is replaced.
+        """
+        channel = await self.channel()
+        dead = await self.queue(channel)
+        queue = await self.dropping(channel, dead)
+        rows: Any
+        for rows in self.by_version({"3.10": ("text", 7), "4.3": ("text", ["text"])}):
+            properties = Properties(headers={"x-death": rows})
+            await channel.basic_publish("", queue, "x", properties)
+            await self.reject(channel, queue)
+            (death,) = self.deaths(await self.get(channel, dead))
+            self.assertEqual((death["count"], death["queue"]), (1, queue))
+
     async def test_invented(self) -> None:
         """
         A publisher may say that a message has died: 3.10 believes it, 4.3 does not.

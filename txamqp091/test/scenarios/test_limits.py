@@ -128,6 +128,16 @@ class TimeToLiveScenarios(Scenario):
         held.nack()
         self.assertEqual((await self.get(channel, dead)).body, b"held")
 
+    async def test_expiration(self) -> None:
+        """
+        It may have a sign, and zeros in front.
+        """
+        channel = await self.channel()
+        queue = await self.queue(channel)
+        for value in ("+60000", "060000"):
+            await channel.basic_publish("", queue, "x", Properties(expiration=value))
+        self.assertEqual(await self.bodies(channel, queue), [b"x", b"x"])
+
     async def test_invalid_expiration(self) -> None:
         """
         406: the time of a message is digits.
@@ -135,7 +145,11 @@ class TimeToLiveScenarios(Scenario):
         for value, problem in (
             ("soon", "no_integer"),
             ("", "no_integer"),
+            (" 5", "no_integer"),
+            ("+-5", "no_integer"),
+            ("+", "no_integer"),
             ("-1", "{value_negative,-1}"),
+            ("12.5", '{leftover_string,".5"}'),
             ("10s", '{leftover_string,"s"}'),
             ("1000000000000", "{value_too_large,1000000000000}"),
         ):

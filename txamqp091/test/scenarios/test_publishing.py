@@ -313,6 +313,33 @@ class TransactionScenarios(Scenario):
         await channel.tx_commit()
         self.assertEqual([each.body for each in found], [b"x"])
 
+    async def test_partial(self) -> None:
+        """
+        406: a queue has refused a part of what is committed; other queues have theirs.
+        """
+        channel, other = await self.channel(False), await self.channel()
+        queue = await self.queue(other)
+        full = await self.queue(
+            other, {"x-max-length": 0, "x-overflow": "reject-publish"}
+        )
+        await channel.tx_select()
+        await channel.basic_publish("", queue, "a")
+        await channel.basic_publish("", full, "b")
+        call = channel.tx_commit()
+        text = "partial tx completion"
+        await self.channel_refused(channel, call, 406, "tx.commit", text)
+        self.assertEqual((await self.get(other, queue)).body, b"a")
+
+    async def test_unknown_tag(self) -> None:
+        """
+        406: what cannot be settled is refused before it is committed.
+        """
+        channel = await self.channel(False)
+        await channel.tx_select()
+        await channel.basic_ack(7)
+        text = "unknown delivery tag 7"
+        await self.channel_refused(channel, channel.tx_commit(), 406, "basic.ack", text)
+
     async def test_not_selected(self) -> None:
         """
         406: a channel that is in no transaction has nothing to commit, or to forget.

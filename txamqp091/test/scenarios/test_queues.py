@@ -80,6 +80,18 @@ class QueueDeclareScenarios(Scenario):
         )
         self.assertEqual(declared.queue, queue)
 
+    async def test_long_name(self) -> None:
+        """
+        A text that is too long for the wire is cut at its end.
+        """
+        channel = await self.channel()
+        name = "q" * 255
+        call = channel.queue_declare(name, passive=True)
+        error = await self.channel_refused(channel, call, 404, "queue.declare", "...")
+        self.assertEqual(
+            error.reply_text, f"NOT_FOUND - no queue '{name}"[:252] + "..."
+        )
+
     async def test_passive_missing(self) -> None:
         """
         404: there is no such queue to ask for.

@@ -428,6 +428,30 @@ class QuorumOrderScenarios(Scenario):
         await channel.basic_publish("", queue, "c")
         self.assertEqual((await other.get()).body, b"c")
 
+    async def test_active_consumer_priority(self) -> None:
+        """
+        With 4.3 a consumer of a higher priority becomes the active one, when the one
+        that is has nothing unacknowledged.
+        """
+        channel = await self.channel()
+        queue = await self.quorum_queue(channel, single_active_consumer=True)
+        low = await channel.consume(queue)
+        await channel.basic_publish("", queue, "a")
+        first = await low.get()
+        high = await channel.consume(queue, arguments={"x-priority": 5})
+        await channel.basic_publish("", queue, "b")
+        await self.quiet(channel, queue)
+        first.ack()
+        for delivery in await self.take(low, low.buffered):
+            delivery.ack()
+        await self.quiet(channel, queue)
+        await channel.basic_publish("", queue, "c")
+        active = self.by_version({"3.10": low, "4.3": high})
+        bodies = [(await active.get()).body]
+        while bodies[-1] != b"c":
+            bodies.append((await active.get()).body)
+        self.assertEqual((low.buffered, high.buffered), (0, 0))
+
     async def test_exclusive_consumer(self) -> None:
         """
         A consumer that wants to be the only one is not: quorum queues do not heed it.

@@ -135,6 +135,17 @@ class ReplyScenarios(Scenario):
         self.assertEqual((await replies.get()).body, b"answer")
         self.assertEqual(came_back, self.by_version({"3.10": True, "4.3": False}))
 
+    async def test_invented(self) -> None:
+        """
+        To an address that nobody was given nothing is routed; 3.10 fails at some.
+        """
+        channel = await self.channel()
+        for address in self.by_version(
+            {"3.10": ("",), "4.3": ("", ".", ".bogus", ".1.memory", ".9.memory")}
+        ):
+            with self.assertRaises(Returned):
+                await channel.basic_publish("", REPLY_TO + address, "x", mandatory=True)
+
     async def test_gone(self) -> None:
         """
         A reply to somebody who has gone is lost; whether it comes back differs.

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from txamqp091.channel import Channel
 from txamqp091.message import Delivery
 from txamqp091.test.support.scenarios import Scenario, every_peer
+from txamqp091.wire.properties import Properties
 
 
 class StreamScenario(Scenario):
@@ -197,6 +198,49 @@ class StreamReadingScenarios(StreamScenario):
         )
         await channel.basic_publish("", queue, "c")
         self.assertEqual((await deliveries.get()).body, b"c")
+
+    async def test_filter(self) -> None:
+        """
+        With 4.3 a consumer may ask for messages with certain values, and for those with
+        none; 3.10 does not look at it.
+        """
+        channel = await self.channel()
+        queue = await self.stream(channel)
+        for value in ("a", "b", "c", None):
+            headers = {} if value is None else {"x-stream-filter-value": value}
+            for _ in range(3):
+                await channel.basic_publish(
+                    "", queue, value or "-", Properties(headers=headers)
+                )
+        for filters, unfiltered, expected in (
+            ("a", False, "aaa"),
+            (["a", "c"], False, "aaaccc"),
+            (["b"], True, "bbb---"),
+        ):
+            deliveries = await channel.consume(
+                queue,
+                arguments={
+                    "x-stream-offset": "first",
+                    "x-stream-filter": filters,
+                    "x-stream-match-unfiltered": unfiltered,
+                },
+            )
+            expected = self.by_version({"3.10": "aaabbbccc---", "4.3": expected})
+            found = await self.take(deliveries, len(expected))
+            self.assertEqual(b"".join(each.body for each in found).decode(), expected)
+            await deliveries.cancel()
+
+    async def test_filter_type(self) -> None:
+        """
+        541: such a value is text.
+        """
+        channel = await self.channel()
+        queue = await self.stream(channel)
+        call = channel.consume(queue, arguments={"x-stream-filter": [1]})
+        if self.by_version({"3.10": True, "4.3": False}):
+            await call
+        else:
+            await self.connection_refused(call, 541, "", "INTERNAL_ERROR")
 
     async def test_together(self) -> None:
         """

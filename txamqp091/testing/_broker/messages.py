@@ -196,6 +196,9 @@ def with_properties(properties: Properties, **changes: Any) -> Properties:
     """
     try:
         _ = properties.headers
+        if properties.delivery_mode not in (None, 1, 2):
+            # It cannot be encoded again.
+            changes["delivery_mode"] = None
         return properties.replace(**changes)
     except UndecodableProperty:
         return properties

@@ -125,7 +125,7 @@ class ChannelPublishes:
         if method.immediate:
             raise not_implemented("immediate=true")
         self._check_exchange(method.exchange)
-        self._check_content(properties, body)
+        self._check_properties(properties)
         properties = self._with_reply_address(properties)
         message = message_from(method.exchange, method.routing_key, properties, body)
         mandatory = method.mandatory
@@ -141,13 +141,8 @@ class ChannelPublishes:
             resource = shown("exchange", name, self._vhost.name)
             raise access_refused(f"cannot publish to internal {resource}")
 
-    def _check_content(self, properties: Properties, body: bytes) -> None:
+    def _check_properties(self, properties: Properties) -> None:
         behaviour, name = self._broker.behaviour, self._session.user.name
-        size, limit = len(body), behaviour.max_message_size
-        if size > limit:
-            raise precondition(
-                f"message size {size} is larger than configured max size {limit}"
-            )
         user = read_property(properties, "user_id")
         if user not in (None, name):
             raise precondition(

@@ -8,7 +8,8 @@ from __future__ import annotations
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091.test.support.brokers import BrokerTestCase, queue
+from txamqp091.test.support.brokers import BrokerTestCase, Client, queue
+from txamqp091.testing._broker.behaviour import Behaviour
 from txamqp091.testing._broker.broker import Broker, Refused
 from txamqp091.testing._broker.exchanges import Exchange
 from txamqp091.wire import spec
@@ -187,6 +188,24 @@ class ViewTests(BrokerTestCase):
         self.assertFalse(view.auto_delete)
         self.channel.tell(spec.BasicConsume(queue="q", consumer_tag="t"))
         self.assertEqual(view.consumer_tags, ["t"])
+        self.assertEqual((view.consumers, view.ready, view.unacked), (1, 0, 2))
+        self.channel.tell(spec.BasicCancel("t"), spec.BasicAck(1))
+        self.assertEqual((view.consumers, view.unacked), (0, 1))
+
+    def test_stream(self) -> None:
+        """
+        So it shows a stream: all of it is ready.
+        """
+        view = self.broker.declare_queue("s", arguments={"x-queue-type": "stream"})
+        self.broker.publish("", "s", b"1")
+        arguments = {"x-stream-offset": "first"}
+        self.channel.tell(
+            spec.BasicQos(0, 1),
+            spec.BasicConsume(queue="s", consumer_tag="t", arguments=arguments),
+        )
+        self.assertEqual((view.consumers, view.bodies, view.unacked), (1, [b"1"], 0))
+        self.channel.tell(spec.BasicCancel("t"))
+        self.assertEqual(view.consumers, 0)
 
     def test_exchange(self) -> None:
         """
@@ -333,6 +352,30 @@ class ConstructionTests(SynchronousTestCase):
         self.assertIsInstance(broker.clock, Clock)
         self.assertEqual(broker.queues("/"), [])
         self.assertEqual(broker.authenticate("PLAIN", b"\0guest\0guest").name, "guest")
+
+    def test_transient_queues(self) -> None:
+        """
+        A broker can refuse queues that are neither durable nor exclusive.
+        """
+        broker = Broker(transient_queues=False)
+        channel = Client(broker, "guest", "guest", "/").channel()
+        channel.tell(spec.QueueDeclare(queue="q", exclusive=True), queue("r"))
+        refused: Refused = self.assertRaises(
+            Refused, channel.broker_side.handle, spec.QueueDeclare(queue="s")
+        )
+        self.assertEqual((refused.reply_code, refused.connection), (541, True))
+        self.assertIn("transient_nonexcl_queues", refused.reply_text)
+
+    def test_between(self) -> None:
+        """
+        Versions between the two that were looked at are like either.
+        """
+        self.assertEqual(Behaviour.of("3.13").delivery_limit, None)
+        self.assertEqual(Behaviour.of("4.0.5").delivery_limit, 20)
+        self.assertTrue(Behaviour.of("4.0.5").channel_prefetch)
+        self.assertFalse(Behaviour.of("4.3").channel_prefetch)
+        self.assertIn("x-local-random", Behaviour.of("4.0.5").exchange_types)
+        self.assertNotIn("x-modulus-hash", Behaviour.of("4.0.5").exchange_types)
 
     def test_no_version(self) -> None:
         """

@@ -141,21 +141,6 @@ class PublishTests(BrokerTestCase):
                 headers={name: "not an array"},
             )
 
-    def test_too_large(self) -> None:
-        """
-        A body may have 16 MiB.
-        """
-        channel = self.client.channel()
-        channel.publish("", "q", bytes(16_777_216))
-        refused = self.assertRaises(
-            Refused, channel.publish, "", "q", bytes(16_777_217)
-        )
-        self.assertEqual(
-            refused.reply_text,
-            "PRECONDITION_FAILED - message size 16777217 is larger than configured max "
-            "size 16777216",
-        )
-
     def test_old_delivery_mode(self) -> None:
         """
         RabbitMQ 3.10 knows two delivery modes, 4.3 takes any.
