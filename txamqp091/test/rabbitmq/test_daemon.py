@@ -553,6 +553,7 @@ class CommandLineTests(DaemonTestCase):
             [[consumers]]
             queue = "work"
             handler = "{HANDLER}"
+            dead_letters = true
             """
         (folder / "consumer.toml").write_text(text)
         daemon = DaemonProcess(
@@ -562,24 +563,25 @@ class CommandLineTests(DaemonTestCase):
         )
         self.addCleanup(daemon.end)
         log, moved = folder / "log", folder / "log.1"
-        await self.written(log, "No connection to ")
+        await self.written(daemon, log, "No connection to ")
         (folder / "consumer.toml").write_text(f"stalled_after = 7\n{text}")
         daemon.signal(signal.SIGHUP)
-        await self.written(log, "SIGHUP: changed: stalled_after")
+        await self.written(daemon, log, "SIGHUP: changed: stalled_after")
         log.rename(moved)
         daemon.signal(signal.SIGUSR1)
-        await self.written(log, "")
+        await self.written(daemon, log, "")
         daemon.signal(signal.SIGHUP)
-        await self.written(log, "SIGHUP: nothing has changed")
+        await self.written(daemon, log, "SIGHUP: nothing has changed")
         self.assertEqual(await daemon.terminate(), 0)
         self.assertEqual((daemon.output, daemon.errors), ("", ""))
         self.assertNotIn("SIGHUP: nothing has changed", moved.read_text())
 
-    async def written(self, path: Path, text: str) -> None:
+    async def written(self, daemon: DaemonProcess, path: Path, text: str) -> None:
         """
-        Wait until a file has a text.
+        Wait until the log file of a daemon has a text.
         """
         while not path.exists() or text not in path.read_text():
+            self.assertIsNone(daemon.status, daemon.errors)
             await deferLater(reactor_in_use(), 0.05)
 
     async def test_not_utf8(self) -> None:
