@@ -522,8 +522,8 @@ class ConsumerService(Service):
             self._subscribe_after(consumer)
 
     def _subscribe_after(self, consumer: RecoveringConsumer) -> None:
-        if not self.running or self._consumers[-1:] != [consumer]:
-            return
+        if not self.running or self._reader is not consumer:
+            return  # another one is the latest
         if self._is_stream and consumer.offset is not None:
             self._offset = consumer.offset
         self._subscribe()

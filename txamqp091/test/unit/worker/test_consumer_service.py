@@ -402,6 +402,27 @@ class ChangeTests(ConsumerServiceCase):
         self.assertEqual(consumer.counts.acknowledged, 4)
         self.assertEqual(self.counts(), (0, 1, 1))
 
+    def test_not_subscribed(self) -> None:
+        """
+        A limit that changes before the subscription is the limit of the subscription,
+        whether the consumer is exclusive or not.
+        """
+        for exclusive in (False, True):
+            self.setUp()
+            self.endpoint.refusing = True
+            consumer = self.consumer(exclusive=exclusive)
+            consumer.startService()
+            self.turn()
+            consumer.change(HandlerOptions(), 2)
+            consumer.change(HandlerOptions(), 1)
+            self.endpoint.refusing = False
+            self.passes(5)
+            for _ in range(2):
+                self.broker.publish("", "work", b"x")
+            self.turn()
+            self.assertEqual(self.counts(), (1, 1, 1))
+            self.assertEqual(len(self.running), 1)
+
     def test_stopped(self) -> None:
         """
         What is stopped begins with the new limit.
