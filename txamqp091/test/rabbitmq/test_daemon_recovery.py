@@ -191,6 +191,39 @@ class RecoveryTests(ConfigTestCase):
         self.assertEqual(await daemon.terminate(), 0, daemon.output)
         self.assertNotIn("Traceback", daemon.output)
 
+    async def test_no_configure(self) -> None:
+        """
+        A user who may not configure anything, when everything is there already: the
+        daemon declares nothing, and retries all the same.
+        """
+        self.channel = await self.open_channel()
+        await self.channel.confirm_select()
+        queue = self.queue_name()
+        text = f"""
+            password_file = "{self.password}"
+            [[consumers]]
+            queue = "{queue}"
+            handler = "{HANDLERS}:plain"
+            declare = true
+            [consumers.retry]
+            delays = [0.1]
+            parking = "{queue}.dead"
+            """
+        operator = self.configured(text)
+        await operator.when_said("Consuming from")
+        self.assertEqual(await operator.terminate(), 0, operator.output)
+        self.node.eval(
+            "rabbit_auth_backend_internal:set_permissions("
+            f'<<"{self.user}">>, <<"{self.vhost}">>, <<"^$">>, <<".*">>, <<".*">>, '
+            '<<"t">>).'
+        )
+        daemon = self.configured(text, TXAMQP091_URI=self.uri_of_user)
+        await daemon.when_said("Consuming from")
+        await self.publish(queue, ["a"], "bad")
+        dead = await self.fetch(f"{queue}.dead")
+        self.assertEqual(dead.headers["x-error-tries"], 2)
+        self.assertEqual(await daemon.terminate(), 0, daemon.output)
+
     async def test_gives_up(self) -> None:
         """
         With ``give_up_after`` it ends in the end, with the status of the reason.
