@@ -17,7 +17,7 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from txamqp091.endpoint import connect as endpoint_connect
+from txamqp091.endpoint import connect_once
 from txamqp091.message import Delivery
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service import (
@@ -277,6 +277,6 @@ class ProcessCase(ServiceCase):
         self.endpoint = Place(self.broker)
 
         def connect(reactor: Any, parameters: Any, endpoint: Any = None) -> Any:
-            return endpoint_connect(reactor, parameters, endpoint=self.endpoint)
+            return connect_once(reactor, parameters, endpoint=self.endpoint)
 
-        self.patch(addresses, "connect", connect)
+        self.patch(addresses, "connect_once", connect)
