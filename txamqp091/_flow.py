@@ -2,11 +2,11 @@
 """
 Back-pressure, both ways, for one connection.
 
-Outward: whether messages may be published now, and which publishers wait for that.
-Inward: which consumers have more than they can deal with; while there is one,
-nothing is read from the transport.  Unless the broker owes answers: whoever waits for
-one may be the very handler that does not get on, and answers come behind deliveries.
-How much may come before an answer is limited, too; more ends the connection.
+Outward: whether messages can be published now, and which publishers wait for that.
+Inward: which consumers have more deliveries than they can handle.  While there is one,
+nothing is read from the transport; unless the broker owes answers, since a handler can
+wait for one, and answers come behind deliveries.  What comes before an answer is
+limited; more ends the connection.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ class Waiter(Protocol):
 
     def release(self) -> None:
         """
-        Publish what may leave now.
+        Publish what can be sent now.
         """
 
 
 class _Hold:
     """
-    A consumer that has more than it can take.
+    A consumer that has more deliveries than it can handle.
 
-    :ivar channel: its channel.
-    :ivar first: how many deliveries it had when that began.
-    :ivar seen: how many have come since; those that were taken meanwhile, too.
+    :ivar channel: the consumer's channel.
+    :ivar first: the number of its deliveries when that began.
+    :ivar seen: the number of deliveries since then, with those handled meanwhile.
     :ivar size: the bytes of those.
     """
 
@@ -65,9 +65,9 @@ class _Hold:
 
 class Flow:
     """
-    What one connection lets through.
+    The back-pressure of one connection.
 
-    :ivar may_publish: whether a message may leave now: the connection is open, the
+    :ivar may_publish: whether a message can be sent now: the connection is open, the
         transport has room, and the broker does not block.
     :ivar blocked: why the broker blocks publishing, or None if it does not.
     :ivar waiting: the bytes of the messages that wait to be published.
@@ -107,7 +107,7 @@ class Flow:
 
     def allow(self, publishing: bool) -> None:
         """
-        Say whether messages may leave.  Those that wait for it leave at once.
+        Set whether messages can be sent.  Those that wait are sent at once.
         """
         self.may_publish = publishing and not self._ended
         while self.may_publish and self._waiters:
@@ -117,7 +117,7 @@ class Flow:
 
     def wake(self, waiter: Waiter) -> None:
         """
-        Have a publisher released when messages may leave again.
+        Have a publisher released when messages can be sent again.
         """
         if not self.may_publish and not self._ended:
             self._waiters[waiter] = None
@@ -144,7 +144,7 @@ class Flow:
 
     def let_go(self, cost: int) -> None:
         """
-        A message waits no longer.
+        Note that a message waits no longer.
         """
         self.waiting -= cost
 
@@ -154,8 +154,8 @@ class Flow:
         self, owner: object, channel: object, count: int = 0, size: int = 0
     ) -> None:
         """
-        Read nothing more until ``owner`` can take more, or its channel ends.  To be
-        called again with each delivery that is too much.
+        Read nothing more until ``owner`` can take more, or its channel ends.  Call it
+        with each delivery that is too much.
 
         :param count: how many deliveries the owner has.
         :param size: the bytes of the last one's body.
@@ -184,7 +184,7 @@ class Flow:
 
     def release_channel(self, channel: object) -> None:
         """
-        Nobody on a channel holds any more.
+        Release all owners on a channel.
         """
         for owner, hold in list(self._holders.items()):
             if hold.channel is channel:
@@ -192,7 +192,7 @@ class Flow:
 
     def said(self) -> None:
         """
-        Something was sent; perhaps a question.
+        Note that bytes were sent, which can be a call that the broker answers.
         """
         if self._answers_due():
             self._resume_soon()
@@ -202,7 +202,7 @@ class Flow:
             self._resume_soon()
 
     def _resume_soon(self) -> None:
-        # In a turn of its own: whoever released may be in the middle of things.
+        # In a turn of its own: the caller of release() is in the middle of its work.
         if not self.reading and self._call is None:
             self._call = self._clock.callLater(0, self._resume_now)
 
@@ -216,7 +216,7 @@ class Flow:
 
     def end(self) -> None:
         """
-        Nothing may be published any more, and nobody holds.
+        End the publishing, and release all owners.
         """
         self._ended = True
         self.may_publish = False
@@ -226,7 +226,7 @@ class Flow:
 
     def stop(self) -> None:
         """
-        There is nothing left to read.
+        Cancel what is scheduled: nothing is left to read.
         """
         if self._call is not None:
             self._call.cancel()

@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.unit.client.test_login -*-
 """
-How a client introduces itself: who it is, and the SASL conversation.
+The login of a client: its properties, and the SASL exchange.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CAPABILITIES = {
 
 def client_properties(parameters: ConnectionParameters) -> dict[str, Any]:
     """
-    What the broker is told of us.
+    The client's properties in ``connection.start-ok``.
     """
     properties: dict[str, Any] = {
         "product": "txamqp091",
@@ -55,8 +55,7 @@ def client_properties(parameters: ConnectionParameters) -> dict[str, Any]:
 
 class Login:
     """
-    One SASL conversation.  The credentials are asked anew for each connection, and
-    may take their time.
+    One SASL exchange.  Each connection asks the credentials, which can answer later.
 
     :ivar mechanism: the mechanism that was chosen.
     """
@@ -65,8 +64,8 @@ class Login:
 
     def __init__(self, parameters: ConnectionParameters, offered: bytes) -> None:
         """
-        :param offered: the mechanisms that the broker has.
-        :raises MechanismNotOffered: when none of ours is among them.
+        :param offered: the mechanisms that the broker offers.
+        :raises MechanismNotOffered: none of the credentials has such a mechanism.
         """
         self._credentials: ICredentials = choose(parameters.credentials, offered)
         self.mechanism = self._credentials.mechanism
@@ -74,7 +73,7 @@ class Login:
 
     def warn_if_exposed(self, host: str, peer: IAddress) -> None:
         """
-        Log it when a password is about to cross a network for all to read.
+        Warn when a password is about to cross a network without TLS.
         """
         if self.mechanism in ("PLAIN", "AMQPLAIN") and not _is_local(peer):
             self._log.warn(
@@ -90,8 +89,10 @@ class Login:
         give_up: Callable[[AMQPError], object],
     ) -> None:
         """
-        Ask for the response to a challenge (None, at first), and pass it on; or say
-        why there is none.
+        Ask for the response to a challenge, which is None at first.
+
+        :param answer: called with the response.
+        :param give_up: called with the error if there is none.
         """
 
         respond = cast("Callable[..., Deferred[object]]", self._credentials.respond)
@@ -101,7 +102,7 @@ class Login:
 
     def cancel(self) -> None:
         """
-        There is no need for a response any more.
+        Give up a response that is awaited.
         """
         if self._asked is not None:
             try:
@@ -135,7 +136,7 @@ class Login:
 
 def _bare(failure: Failure) -> AMQPError:
     """
-    An error without its stack, on which the secret is for all who print variables.
+    The error without its traceback, whose frames have the secret among their variables.
     """
     error = failure.value
     if not isinstance(error, AMQPError):

@@ -1,7 +1,6 @@
 # -*- test-case-name: txamqp091.test.unit.client.test_timers -*-
 """
-What a connection does by the clock: writes once per turn of the reactor, and
-heartbeats.
+The timers of a connection: one write for each turn of the reactor, and heartbeats.
 """
 
 from __future__ import annotations
@@ -23,13 +22,13 @@ _TICK = 0.001
 
 class Outgoing:
     """
-    Joins what is written in one turn of the reactor: one system call (and under
-    TLS, one record) for many frames.
+    Joins the bytes of one turn of the reactor: many frames cost one system call, and
+    one record under TLS.
 
-    :ivar in_turn: set by whoever will flush without being asked.
-    :ivar paused: set while there is no room for more; what is written waits here.
-    :ivar size: the bytes that wait here.
-    :ivar flushed_at: when something was last handed on, in the clock's seconds.
+    :ivar in_turn: whether the caller will call `flush` at the end of the turn.
+    :ivar paused: whether the transport has no room; bytes wait here meanwhile.
+    :ivar size: the number of bytes that wait here.
+    :ivar flushed_at: the clock's time when bytes were last passed on.
     """
 
     __slots__ = ("_call", "_clock", "_pieces", "_write", "flushed_at", "in_turn",
@@ -47,9 +46,9 @@ class Outgoing:
 
     def write(self, data: Piece) -> None:
         """
-        Send bytes, after all those before.
+        Send bytes, after all earlier bytes.
 
-        :param data: read when the turn ends, or later.
+        :param data: it is read when the turn ends, or later.
         """
         self._pieces.append(data)
         self.size += len(data)
@@ -64,7 +63,7 @@ class Outgoing:
 
     def flush(self) -> None:
         """
-        Hand on what waits for the end of the turn, as far as there is room.
+        Pass on the bytes that wait, as far as there is room.
         """
         while self._pieces and not self.paused:
             pieces = self._pieces
@@ -78,7 +77,7 @@ class Outgoing:
 
     def _next_pieces(self) -> list[Piece]:
         """
-        As many of the pieces as should leave together.
+        Take as many of the pieces as should be sent together.
         """
         size = count = 0
         for piece in self._pieces:
@@ -93,7 +92,7 @@ class Outgoing:
 
     def stop(self) -> None:
         """
-        Hand on nothing more: there is nobody to take it.
+        Drop all bytes: the transport has gone.
         """
         self._write = _nowhere
         self._pieces = []
@@ -106,22 +105,22 @@ class Outgoing:
 
 def _nowhere(data: bytes) -> None:
     """
-    Where bytes go when the transport has gone.
+    Ignore bytes, as the transport has gone.
     """
 
 
 class Heartbeats:
     """
-    Sends a heartbeat when nothing was sent for half an interval, and gives the peer up
+    Sends a heartbeat when nothing was sent for half an interval, and reports a timeout
     when nothing was received for two.
 
-    The clock is the reactor's, and with Twisted's reactors the wall clock, which can be
-    set.  When it jumps forward, all timers are due at once: so no more silence is
-    counted between two looks at it than the timer between them was to take.  When it is
-    set back, timers are late by as much: the next byte of the peer, which sends
-    heartbeats as well, starts them anew.
+    The clock is the reactor's.  With Twisted's reactors this is the wall clock, which
+    can be set.  When the clock is set forward, all timers are due at once: so each
+    timer adds no more to the peer's silence than its own delay.  When the clock is set
+    back, timers are late: the next byte of the peer, which sends heartbeats as well,
+    starts them again.
 
-    :ivar heard_at: when the peer was last heard, in the clock's seconds.
+    :ivar heard_at: the clock's time when the peer last sent something.
     :ivar deaf: whether reading is paused, so that silence is not the peer's fault.
     """
 
@@ -162,7 +161,7 @@ class Heartbeats:
 
     def heard(self) -> None:
         """
-        The peer has sent something.
+        Note that the peer has sent something.
         """
         now = self._clock.seconds()
         set_back = now < self.heard_at
@@ -211,7 +210,7 @@ class Heartbeats:
 
     def stop(self) -> None:
         """
-        Send nothing more, and give nobody up.
+        Cancel the timers.
         """
         calls, self._calls = self._calls, [None, None]
         for call in calls:

@@ -1,11 +1,11 @@
 # -*- test-case-name: txamqp091.test.unit.client.test_tls -*-
 """
-TLS: who the peer is, and what went wrong below AMQP, in words.
+TLS by Twisted, and the errors of transports.
 
-`connection_creator` turns parameters into what Twisted makes TLS connections by,
-`verify_peer` is our own look at the certificate, and `translate_failure` makes
-one of our errors of whatever ends a transport.  pyOpenSSL and service-identity
-are optional: they are imported in the functions that need them.
+`connection_creator` makes Twisted's creator of TLS connections from parameters,
+`verify_peer` checks the names in the peer's certificate, and `translate_failure` makes
+an error of this package for what ends a transport.  pyOpenSSL and service-identity are
+optional: the functions that need them import them.
 """
 
 from __future__ import annotations
@@ -51,9 +51,10 @@ def connection_creator(
     parameters: ConnectionParameters,
 ) -> IOpenSSLClientConnectionCreator:
     """
-    What makes the TLS connections that the parameters ask for.
+    Make the creator of TLS connections for parameters.
 
-    :raises InvalidURI: when a file of certificates cannot be read.
+    :raises InvalidURI: when a certificate file cannot be read, or no host can have the
+        name.
     :raises TLSFailed: when the packages for TLS are missing.
     """
     try:
@@ -108,7 +109,8 @@ def connection_creator(
 @implementer(IOpenSSLClientConnectionCreator)
 class _Verified:
     """
-    Connections to a host whose name Twisted refuses, though others do not.
+    TLS connections to a host whose name Twisted refuses, such as one with an
+    underscore.
     """
 
     def __init__(self, options: Any, name: str):
@@ -141,7 +143,7 @@ class _Verified:
 @implementer(IOpenSSLClientConnectionCreator)
 class _Unverified:
     """
-    Connections to whoever answers.
+    TLS connections without verification.
     """
 
     def __init__(self, options: Any, server_name: str | None):
@@ -171,7 +173,7 @@ def _read(name: str, path: str) -> bytes:
 
 def _certificates(name: str, path: str) -> list[Any]:
     """
-    The certificates in a PEM file, as pyOpenSSL's.
+    Read the certificates in a PEM file, as pyOpenSSL's.
     """
     from cryptography import x509
     from OpenSSL.crypto import X509
@@ -186,7 +188,7 @@ def _certificates(name: str, path: str) -> list[Any]:
 
 def _own_certificate(tls: TLSParameters) -> tuple[Any, list[Any]]:
     """
-    Our certificate with its key, and the certificates that vouch for it.
+    Read the client's certificate with its key, and the intermediate certificates.
     """
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
     from OpenSSL.crypto import PKey
@@ -203,7 +205,7 @@ def _own_certificate(tls: TLSParameters) -> tuple[Any, list[Any]]:
         problem = "is protected by a passphrase, which is not supported"
     except ValueError:
         problem = "has no PEM private key in it"
-    # The key is not left for whoever prints the variables of this frame.
+    # A traceback can show the variables of this frame.
     del data
     if problem:
         raise InvalidURI(f"keyfile: {tls.keyfile} {problem}")
@@ -224,15 +226,14 @@ def verify_peer(transport: object, hostname: str) -> None:
     """
     Check that the peer's certificate is for ``hostname``.
 
-    Twisted has checked that before; this is the second lock on the same door.
-    It is for the moment after the TLS handshake and before the first byte of
-    AMQP, and looks at the subjectAltName only.  (Twisted 26 lets certificates
-    without any pass; a connection creator by somebody else may check nothing.)
+    This is the second check, after that of the TLS handshake and before the first byte
+    of AMQP.  It takes the subjectAltName only.  (Twisted 26 accepts certificates
+    without one, and a program's own connection creator can accept anything.)
 
-    :param transport: the transport of a protocol that runs over TLS.  One whose TLS
-        is not pyOpenSSL's, in `txamqp091.adapters`, looks by itself.
+    :param transport: the transport of a protocol over TLS.  The transports of
+        `txamqp091.adapters`, whose TLS is not pyOpenSSL's, do the check themselves.
     :param hostname: a host name or an IP address.
-    :raises TLSFailed: naming whom the certificate is for.
+    :raises TLSFailed: the text has the names that the certificate is for.
     """
     verify_names = getattr(transport, "verify_names", None)
     if verify_names is not None:
@@ -240,7 +241,7 @@ def verify_peer(transport: object, hostname: str) -> None:
         return
     certificate = _leaf(transport)
     if certificate is None:
-        raise TLSFailed("the peer has shown no certificate")
+        raise TLSFailed("the peer has sent no certificate")
     problem = _name_problem(certificate, hostname)
     if problem:
         raise TLSFailed(problem)
@@ -248,7 +249,7 @@ def verify_peer(transport: object, hostname: str) -> None:
 
 def handshake_completed(transport: object) -> bool:
     """
-    Whether the TLS handshake of a transport is done.
+    Whether the TLS handshake of a transport has completed.
     """
     handle = _handle(transport)
     return handle is not None and handle.get_peer_finished() is not None
@@ -270,7 +271,7 @@ def _leaf(transport: object) -> Any:
 
 def _name_problem(certificate: Any, hostname: str) -> str:
     """
-    Why a certificate is not for a host; empty if it is.
+    The reason why a certificate is not valid for a host, or "".
     """
     from service_identity import CertificateError, VerificationError
     from service_identity.cryptography import (
@@ -284,8 +285,8 @@ def _name_problem(certificate: Any, hostname: str) -> str:
         return "the peer's certificate is malformed"
     if not any(kind in ("DNS", "IP") for kind, _ in names):
         return (
-            f"the peer's certificate has no subjectAltName with a host in it: it "
-            f"cannot be that of {hostname} (its subject is "
+            "the peer's certificate has no subjectAltName with a host in it, so it is "
+            f"not valid for {hostname} (its subject is "
             f"{printable(certificate.subject.rfc4514_string())}, which does not count)"
         )
     try:
@@ -301,7 +302,7 @@ def _name_problem(certificate: Any, hostname: str) -> str:
 
 def _names(certificate: Any) -> list[tuple[str, str]]:
     """
-    Whom a certificate is for, as pairs such as ``("DNS", "rabbit.example")``.
+    The names in a certificate, as pairs such as ``("DNS", "rabbit.example")``.
     """
     from cryptography import x509
 
@@ -410,7 +411,7 @@ _CONNECTED: list[tuple[type[BaseException], str]] = [
 
 # What prevents one.
 _CONNECTING: list[tuple[type[BaseException], str]] = [
-    (error.ConnectionRefusedError, "nobody listens there"),
+    (error.ConnectionRefusedError, "no server listens there"),
     (error.DNSLookupError, "the host name is unknown"),
     (error.UnknownHostError, "the host name is unknown"),
     (error.NoRouteError, "there is no route to the host"),
@@ -426,9 +427,9 @@ _TLS: list[tuple[str, str]] = [
     ("wrong version number", "the peer does not speak TLS: amqp:// or port 5671?"),
     ("packet length too long", "the peer does not speak TLS: amqp:// or port 5671?"),
     ("http request", "the peer does not speak TLS: amqp:// or port 5671?"),
-    ("unsupported protocol", "the peer knows no version of TLS that is safe"),
-    ("alert protocol version", "the peer knows no version of TLS that is safe"),
-    ("alert handshake failure", "the peer and we have no way of encryption in common"),
+    ("unsupported protocol", "the peer has no TLS version that is safe (1.2 or later)"),
+    ("alert protocol version", "the peer and this side have no TLS version in common"),
+    ("alert handshake failure", "the peer and this side have no cipher in common"),
     ("certificate required", "the peer asks for a client certificate"),
     ("alert unknown ca", "the peer does not trust our certificate's issuer"),
     ("alert certificate expired", "the peer says that our certificate has expired"),
@@ -436,7 +437,7 @@ _TLS: list[tuple[str, str]] = [
     ("alert bad certificate", "the peer does not accept our certificate"),
     ("alert unsupported certificate", "the peer does not accept our certificate"),
     ("alert certificate unknown", "the peer does not accept our certificate"),
-    ("alert access denied", "the peer does not let us in"),
+    ("alert access denied", "the peer refuses access"),
     ("unexpected eof", "the peer closed the connection in the TLS handshake"),
 ]
 
@@ -449,7 +450,7 @@ def _is_tls(cause: BaseException) -> bool:
 
 def _tls_loss(cause: BaseException) -> str:
     """
-    What to say of an open connection that a TLS error has ended.
+    The text for an open connection that a TLS error has ended.
     """
     text = "; ".join(_reasons(cause)) or str(cause) or type(cause).__name__
     return f"the connection was lost by a TLS error ({printable(text)})"
@@ -481,10 +482,9 @@ def _reasons(cause: BaseException) -> list[str]:
 
 def _certificate_problem(transport: object, hostname: str | None) -> str:
     """
-    What is wrong about the certificates that the peer has shown; empty if they
-    are not to be had, or nothing is.
+    The fault of the certificates that the peer has sent, or "" if none is found.
 
-    OpenSSL does not tell pyOpenSSL why it refused; so it is asked again.
+    pyOpenSSL does not pass on OpenSSL's reason, so the certificates are verified again.
     """
     handle = _handle(transport)
     chain = handle and handle.get_peer_cert_chain()

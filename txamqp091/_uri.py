@@ -2,10 +2,9 @@
 """
 The grammar of ``amqp://`` and ``amqps://``, as RabbitMQ specifies it.
 
-A URI is taken apart here, and its percent-escapes resolved; what the parts mean
-is for `txamqp091.parameters` to say.  General URI libraries are not used since
-their errors quote the text, which has the password in it; here no error quotes
-anything that may be a part of one.
+This module splits a URI and resolves its percent-escapes; `txamqp091.parameters` gives
+the parts their meaning.  The errors of general URI libraries quote the text, which has
+the password in it; no error here quotes what can be a part of a password.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ _LITERAL = re.compile(r"\[([^\[\]]*)\](?::(.*))?", re.DOTALL)
 @dataclass(frozen=True, slots=True)
 class URI:
     """
-    The parts of a URI, unescaped.  What is not there is ``None``: the virtual
-    host of ``amqp://h`` is, that of ``amqp://h/`` is the empty one.
+    The parts of a URI, unescaped.  A part that is absent is None: so is the virtual
+    host of ``amqp://h``; that of ``amqp://h/`` is "".
 
     :ivar query: names and values, in their order.
     """
@@ -45,9 +44,9 @@ class URI:
 
 def parse(uri: str | bytes) -> URI:
     """
-    Take a URI apart.
+    Split a URI into its parts.
 
-    :raises InvalidURI: naming the part that is wrong, and not quoting it.
+    :raises InvalidURI: the text names the part that is wrong, and does not quote it.
     """
     try:
         return _parse(uri)
@@ -76,7 +75,7 @@ def _parse(uri: str | bytes) -> URI:
         raise InvalidURI("the URI begins with neither amqp:// nor amqps://")
     if "#" in rest:
         raise InvalidURI(
-            "the URI has a fragment, which means nothing here; "
+            "the URI has a fragment, which has no meaning here; "
             "a '#' in a password or a virtual host is written %23"
         )
     rest, _, query = rest.partition("?")
@@ -109,8 +108,8 @@ def _parse(uri: str | bytes) -> URI:
 
 def _unescape(text: str, part: str) -> str:
     """
-    Resolve percent-escapes.  Bytes that are not UTF-8 become surrogates, to be
-    sent as they are.
+    Resolve percent-escapes.  Bytes that are not UTF-8 become surrogates, and are sent
+    unchanged.
     """
     if _BAD_ESCAPE.search(text):
         raise InvalidURI(

@@ -1,9 +1,8 @@
 # -*- test-case-name: txamqp091.test.unit.client.test_credentials -*-
 """
-The SASL mechanisms that RabbitMQ has, and the choice among them.
+Credentials for the SASL mechanisms of RabbitMQ, and the choice among them.
 
-What is sent is decided here; when it is sent is the handshake's business.  To
-bring a mechanism or a source of secrets of your own, see
+For a mechanism or a source of secrets of your own, see
 `txamqp091.interfaces.ICredentials`.
 """
 
@@ -32,7 +31,7 @@ def _bytes(text: str) -> bytes:
 
 def _first_only(mechanism: str, challenge: bytes | None) -> None:
     """
-    Refuse a challenge, for mechanisms that are done with one response.
+    Refuse a challenge, for mechanisms with one response only.
     """
     if challenge is not None:
         raise CommandInvalid(
@@ -42,7 +41,7 @@ def _first_only(mechanism: str, challenge: bytes | None) -> None:
 
 class _Password:
     """
-    A user name and a password.  The password shows nowhere.
+    A user name and a password.  No repr shows the password.
     """
 
     __slots__ = ("_password", "username")
@@ -54,7 +53,7 @@ class _Password:
         self._password = ""
         problem = self._problem(username, password)
         if problem:
-            # Whoever prints the variables of this frame shall not find it.
+            # A traceback can show the variables of this frame.
             del password
             raise InvalidURI(problem)
         self._password = password
@@ -90,8 +89,7 @@ class PlainCredentials(_Password):
     """
     User name and password, by PLAIN (RFC 4616).
 
-    They are as safe as the connection: use TLS, unless the broker is on the
-    same machine.
+    Use TLS unless the broker is on the same machine: the password is sent as it is.
     """
 
     __slots__ = ()
@@ -136,7 +134,7 @@ class AMQPlainCredentials(_Password):
 
 class _Nothing:
     """
-    Credentials that consist of the name of their mechanism.
+    Credentials without data of their own.
     """
 
     __slots__ = ()
@@ -163,9 +161,9 @@ class _Nothing:
 @implementer(ICredentials)
 class ExternalCredentials(_Nothing):
     """
-    Be who the TLS client certificate says, by EXTERNAL (RFC 4422, appendix A).
+    The user that the TLS client certificate names, by EXTERNAL (RFC 4422, appendix A).
 
-    RabbitMQ needs the plugin ``rabbitmq_auth_mechanism_ssl`` for it, and
+    RabbitMQ needs the plugin ``rabbitmq_auth_mechanism_ssl``, and the client needs
     `txamqp091.parameters.TLSParameters` with ``certfile`` and ``keyfile``.
     """
 
@@ -177,7 +175,7 @@ class ExternalCredentials(_Nothing):
 @implementer(ICredentials)
 class AnonymousCredentials(_Nothing):
     """
-    Be nobody, by ANONYMOUS (RFC 4505), where the broker lets nobody in.
+    The anonymous user, by ANONYMOUS (RFC 4505), where the broker allows that.
     """
 
     __slots__ = ()
@@ -187,15 +185,15 @@ class AnonymousCredentials(_Nothing):
 
 def choose(credentials: Iterable[ICredentials], offered: bytes) -> ICredentials:
     """
-    The first of the configured credentials that the broker takes.
+    Choose the first of the configured credentials whose mechanism the broker offers.
 
-    The order is ours, not the broker's, and nothing is tried that was not
-    configured: who gives a password is not made to use a certificate
-    (EXTERNAL), nor another encoding (AMQPLAIN), by what is on offer.
+    The client's order counts, not the broker's.  A mechanism that was not configured is
+    never used: the broker's offer cannot replace a password by a certificate (EXTERNAL)
+    or by another encoding (AMQPLAIN).
 
-    :param offered: the ``mechanisms`` of connection.start: names, divided by
+    :param offered: the ``mechanisms`` of ``connection.start``: names, divided by
         spaces.
-    :raises MechanismNotOffered: when there is none.  Nothing was sent.
+    :raises MechanismNotOffered: there is none.  Nothing was sent.
     """
     configured = list(credentials)
     on_offer = offered.upper().split()

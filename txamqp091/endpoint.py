@@ -1,9 +1,9 @@
 # -*- test-case-name: txamqp091.test.unit.client.test_endpoint -*-
 """
-From parameters to a connection: endpoints, and `connect`.
+One attempt to connect: `connect`, and the endpoint for `ConnectionParameters`.
 
-What TLS is and what its errors mean is in `txamqp091._tls`.  Connecting again
-is the business of `txamqp091.service`; here is one attempt.
+TLS and its errors are in `txamqp091._tls`; connecting again is in
+`txamqp091.service`.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ def endpoint_from_parameters(
     reactor: AnyReactor, parameters: ConnectionParameters
 ) -> IStreamClientEndpoint:
     """
-    The endpoint that the parameters describe: TCP to any address of the host
-    (all are tried), with TLS around it if they say so.
+    Make the endpoint for parameters: TCP to the host, all of whose addresses are tried,
+    and TLS if ``parameters.tls`` is set.
 
-    Use it with ``ClientService``, or in place of `connect` when the protocol
-    needs a factory of its own.
+    Use the endpoint with ``ClientService``, or when the protocol needs a factory of its
+    own.
 
     :param reactor: one that has timers, TCP and name resolution.
     :raises txamqp091.errors.InvalidURI: when a certificate file cannot be read, or no
@@ -102,9 +102,10 @@ def connect(
     :param reactor: one that has timers, TCP and name resolution.
     :param uri_or_parameters: an ``amqp://`` or ``amqps://`` URI, or
         `ConnectionParameters`.
-    :param credentials: as whom to log in, instead of what the first says.
-    :param endpoint: what connects, and does TLS, instead of what
-        `endpoint_from_parameters` makes of the parameters.
+    :param credentials: the user to log in as, in place of the parameters'; one object
+        or several.
+    :param endpoint: the endpoint that connects and does TLS, in place of that of
+        `endpoint_from_parameters`.
 
     When the reactor stops, as it does at Ctrl-C, the connection closes in order: its
     consumers end, and so do iterations over deliveries; running handlers and due
@@ -112,19 +113,20 @@ def connect(
     uses an `AMQPClientFactory` with an endpoint, or an
     `txamqp091.service.client.AMQPClientService`.
 
-    :returns: fires with the protocol when AMQP is open.  Cancelling it, like
-        any failure, drops the connection.  It fails with
+    :returns: fires with the protocol when AMQP is open.  Cancelling it drops the
+        connection, as a failure does.  It fails with
 
-        - `txamqp091.errors.InvalidURI` for what cannot be understood,
+        - `txamqp091.errors.InvalidURI` when the URI, a parameter or a certificate file
+          is not valid,
         - `txamqp091.errors.ConnectFailed` when there is no connection; its
           ``__cause__`` is Twisted's error,
-        - `txamqp091.errors.TLSFailed`, one of these, when the broker is not
-          who it should be, or TLS cannot be had (it is never done without),
-        - `txamqp091.errors.HandshakeTimeout` when it took longer than
+        - `txamqp091.errors.TLSFailed`, a kind of ``ConnectFailed``, when TLS fails or
+          the certificate is not valid for the host,
+        - `txamqp091.errors.HandshakeTimeout` when AMQP is not open within
           ``handshake_timeout``,
         - `txamqp091.errors.AuthenticationFailed`,
-          `txamqp091.errors.VhostAccessRefused` and other kinds of
-          `txamqp091.errors.ConnectionClosed` when the broker said no,
+          `txamqp091.errors.VhostAccessRefused`, `txamqp091.errors.LimitReached` and
+          other kinds of `txamqp091.errors.ConnectionClosed` when the broker refuses,
         - `txamqp091.errors.RemoteProtocolError` when the peer does not speak
           AMQP 0-9-1.
     """
@@ -187,7 +189,7 @@ def _parameters(
 
 class _Attempt:
     """
-    One attempt to connect, and how far it has come.
+    One attempt to connect, and its stage.
     """
 
     def __init__(
@@ -218,7 +220,7 @@ class _Attempt:
 
     async def _run(self) -> AMQPProtocol:
         """
-        Connect, and wait until AMQP is open; or leave nothing behind.
+        Connect, and wait until AMQP is open.  A failure leaves nothing behind.
         """
         try:
             connected = await self._endpoint.connect(self._factory)
@@ -254,13 +256,13 @@ class _Attempt:
 
     async def _gone(self, protocol: AMQPProtocol) -> None:
         """
-        Wait until the transport of a connection that has ended is closed: who is
-        told that there is no connection may rely on that.
+        Wait until the transport of a connection that has ended is closed, so that the
+        failure means that there is no connection.
         """
         try:
             await protocol.when_closed()
         except CancelledError:
-            # The caller has no patience.  Why there is no connection is known.
+            # The caller gives up; the reason is known.
             cast(ITCPTransport, protocol.transport).abortConnection()
         except AMQPError:
             pass
@@ -269,7 +271,7 @@ class _Attempt:
         self, result: AMQPProtocol | Failure, seconds: float
     ) -> AMQPProtocol | Failure:
         """
-        What a cancelled attempt fails with when it was us who had no patience.
+        Replace the failure of an attempt that ``handshake_timeout`` has cancelled.
         """
         if isinstance(result, Failure) and result.check(AMQPError):
             return result

@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.unit.client.test_factory -*-
 """
-The factory that makes connections, for use with any endpoint.
+The factory of connections, for use with any endpoint.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ class AMQPClientFactory(ClientFactory):
         protocol = await endpoint.connect(AMQPClientFactory(parameters))
         connection = await protocol.when_open()
 
-    :param parameters: how to connect; by default, as guest.  Where to is the
-        endpoint's to say, and how to do TLS too; but if ``parameters.tls`` is set,
-        the certificate must name the host of the parameters.
+    A connection that a factory has made is not closed when the reactor stops: close it
+    before that.
+
+    :param parameters: how to log in, and the limits; by default, as guest.  The
+        endpoint decides the address and does TLS.  If ``parameters.tls`` is set, the
+        certificate must name the host of the parameters.
     :param clock: the reactor; by default, the global one.
     """
 

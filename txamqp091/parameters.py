@@ -1,10 +1,9 @@
 # -*- test-case-name: txamqp091.test.unit.client.test_parameters -*-
 """
-Where to connect to, as whom, and within which limits.
+The parameters of a connection: address, login, TLS, and limits.
 
-The classes here only hold and check values; they open no file and no socket.
-`txamqp091.endpoint` makes a connection of them.  The grammar of URIs is in
-`txamqp091._uri`.
+The classes hold and check values; they open no file and no socket.
+`txamqp091.endpoint` connects with them.  The grammar of URIs is in `txamqp091._uri`.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from txamqp091.interfaces import AnyCredentials, ICredentials
 
 def _check_text(owner: object, *names: str) -> None:
     """
-    Refuse attributes that are neither ``None`` nor a text with something in it.
+    Refuse attributes that are neither None nor a text of one character or more.
     """
     for name in names:
         value = getattr(owner, name)
@@ -45,26 +44,24 @@ def _check_text(owner: object, *names: str) -> None:
 @dataclass(frozen=True, kw_only=True)
 class TLSParameters:
     """
-    How the broker proves who it is, and how we do if it asks.
+    The certificates for TLS: those to trust, and the client's own.
 
-    Without any arguments: by a certificate for the host that one connects to,
-    from an authority that the operating system trusts.  The certificate's
-    subjectAltName has to name the host; its common name does not count.
+    Without arguments, the broker needs a certificate for the host, from an authority
+    that the operating system trusts.  The certificate's subjectAltName must name the
+    host; its common name does not count.
 
-    :ivar cafile: a PEM file with the authorities to trust, one or many,
-        instead of those of the operating system.
-    :ivar certfile: a PEM file with our own certificate, followed by
-        intermediate ones if there are any.
-    :ivar keyfile: a PEM file with the key of ``certfile``, without passphrase.
-    :ivar server_name: the name to ask for (SNI), and to find in the
-        certificate, if it is not the host's.
-    :ivar trust_root: in place of ``cafile``, what Twisted knows as a trust root:
+    :ivar cafile: a PEM file with one or more authorities to trust, in place of those of
+        the operating system.
+    :ivar certfile: a PEM file with the client's own certificate, followed by the
+        intermediate ones.
+    :ivar keyfile: a PEM file with the key of ``certfile``, without a passphrase.
+    :ivar server_name: the name to ask for (SNI) and to find in the certificate, if it
+        differs from the host.
+    :ivar trust_root: Twisted's trust root, in place of ``cafile``:
         ``twisted.internet.ssl.trustRootFromCertificates(...)``.
-    :ivar connection_creator: in place of all but ``server_name``, what makes
-        the TLS connections, such as
-        ``twisted.internet.ssl.optionsForClientTLS(...)``.  Certificates are
-        its responsibility; that the one which it has taken is the host's is
-        still checked by us.
+    :ivar connection_creator: Twisted's creator of TLS connections, in place of all but
+        ``server_name``: ``twisted.internet.ssl.optionsForClientTLS(...)``.  The creator
+        verifies the certificate; txamqp091 still checks the name in it.
     """
 
     #: Whether the broker has to prove who it is.
@@ -95,12 +92,11 @@ class TLSParameters:
 @dataclass(frozen=True, kw_only=True)
 class UnverifiedTLS(TLSParameters):
     """
-    TLS with whoever answers: **the broker proves nothing**.
+    TLS without verification: **any server can take the broker's place**, and get the
+    password and everything that is published.
 
-    That keeps out those who only listen.  Whoever can answer in the broker's
-    place gets the password, and everything that is published.  For a broker
-    with a self-signed certificate, `TLSParameters` with that certificate as
-    ``cafile`` is safe.
+    This protects from eavesdroppers only.  For a broker with a self-signed certificate,
+    use `TLSParameters` with that certificate as ``cafile``, which is safe.
 
     No URI can ask for this, and no other setting turns into it.
     """
@@ -173,31 +169,30 @@ def _checked(given: object) -> tuple[ICredentials, ...]:
 @dataclass(frozen=True, kw_only=True)
 class ConnectionParameters:
     """
-    Everything that one connection needs to know.
+    The parameters of one connection.
 
     :ivar host: a host name or an IP address, without brackets.
     :ivar port: the port; by default 5671 with TLS and 5672 without
         (see `port_number`).
-    :ivar virtual_host: the virtual host; the empty one is another than ``/``.
-    :ivar tls: how TLS is done, or ``None`` for a connection in the clear.
+    :ivar virtual_host: the virtual host; "" is another virtual host than ``/``.
+    :ivar tls: the parameters of TLS; None for a connection without TLS.
     :ivar credentials: the user to log in as: one object such as `PlainCredentials`, or
         several in order of preference, of which the first is used whose mechanism the
         broker offers.  The attribute is a tuple.
     :ivar heartbeat: the heartbeat interval to ask for, in seconds; the broker's counts
         if that is lower.  A peer that is silent for two intervals is given up.  0
         switches heartbeats off.
-    :ivar connection_timeout: how many seconds TCP may take to connect to one
-        address of the host.
-    :ivar handshake_timeout: how many seconds all of it may take, until AMQP is
-        open.
-    :ivar close_timeout: how many seconds the broker has to confirm a close.
-    :ivar channel_max: how many channels there may be; 0 leaves it to the
-        broker.
-    :ivar frame_max: the largest frame, in bytes; 0 leaves it to the broker.
-    :ivar max_body_size: the largest message to receive, in bytes.
-    :ivar name: a name that RabbitMQ shows in its management UI and its logs.
-    :ivar client_properties: more properties for connection.start-ok.
-    :ivar locale: the language of the broker's texts.  RabbitMQ has one.
+    :ivar connection_timeout: the time limit for TCP to connect to one address of the
+        host, in seconds.
+    :ivar handshake_timeout: the time limit from the beginning until AMQP is open, in
+        seconds.
+    :ivar close_timeout: the time limit for the broker to confirm a close, in seconds.
+    :ivar channel_max: the maximum number of channels; 0 takes the broker's.
+    :ivar frame_max: the size of the largest frame, in bytes; 0 takes the broker's.
+    :ivar max_body_size: the size of the largest message to receive, in bytes.
+    :ivar name: the name of the connection in RabbitMQ's management UI and logs.
+    :ivar client_properties: further properties for ``connection.start-ok``.
+    :ivar locale: the language of the broker's texts; RabbitMQ has ``en_US`` only.
     """
 
     host: str = "localhost"
@@ -249,7 +244,7 @@ class ConnectionParameters:
     @property
     def port_number(self) -> int:
         """
-        The port to connect to: what was given, or what goes with the scheme.
+        The port to connect to: ``port``, or the default with or without TLS.
         """
         if self.port is not None:
             return self.port
@@ -270,7 +265,7 @@ class ConnectionParameters:
     @property
     def display(self) -> str:
         """
-        The connection as a URI for people and logs: no password, no query.
+        The URI without password and query, for people and logs.
         """
         username = getattr(self.credentials[0], "username", None)
         user = f"{_quoted(username)}@" if isinstance(username, str) else ""
@@ -282,23 +277,24 @@ class ConnectionParameters:
     @classmethod
     def from_uri(cls, uri: str | bytes) -> Self:
         """
-        Understand an ``amqp://`` or ``amqps://`` URI.
+        Make parameters from an ``amqp://`` or ``amqps://`` URI.
 
-        It is RabbitMQ's URI specification: every part may have
-        percent-escapes; ``amqp://host`` is the virtual host ``/`` (also
-        written ``%2F``), and ``amqp://host/`` is the one with the empty name.
-        A user without a password has the empty one.  The query may have
+        The URI follows RabbitMQ's URI specification.  Each part can have
+        percent-escapes.  ``amqp://host`` means the virtual host ``/``, also written
+        ``%2F``; ``amqp://host/`` means the virtual host with the empty name.  A user
+        without a password has the empty password.  The query can have
 
         - ``heartbeat`` (seconds), ``connection_timeout`` (milliseconds),
           ``channel_max``, ``frame_max``, and ``name``, for the connection;
-        - ``auth_mechanism``, any number of times, the most wanted first:
-          ``plain``, ``amqplain``, ``external`` or ``anonymous``;
+        - ``auth_mechanism``, any number of times in order of preference: ``plain``,
+          ``amqplain``, ``external`` or ``anonymous``;
         - for ``amqps`` only, ``cacertfile``, ``certfile``, ``keyfile``,
-          ``server_name_indication``, and ``verify``, which is ``verify_peer``.
+          ``server_name_indication``, and ``verify``, which must be ``verify_peer``.
 
-        Nothing is passed over: what is not understood is an error.
+        Any other parameter is an error.
 
-        :raises InvalidURI: naming what is wrong, without quoting the URI.
+        :raises InvalidURI: the text names the part that is wrong, and does not quote
+            the URI.
         """
         parts: _uri.URI | None = None
         try:
@@ -388,7 +384,7 @@ _MECHANISMS: dict[str, Callable[[str, str], ICredentials]] = {
 
 def _settings(uri: _uri.URI) -> dict[str, Any]:
     """
-    The arguments of `ConnectionParameters` that a URI stands for.
+    The arguments of `ConnectionParameters` for a URI.
     """
     settings: dict[str, Any] = {"port": uri.port}
     if uri.host is not None:

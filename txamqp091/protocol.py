@@ -1,13 +1,13 @@
 # -*- test-case-name: txamqp091.test.unit.client.test_protocol -*-
 """
 The connection, as a Twisted protocol: bytes in and out, time limits, back-pressure.
-What may be said when is `txamqp091._machine.connection`.
+The order of methods is the subject of `txamqp091._machine.connection`.
 
-Theory.  A connection has a *reason* once it is over for its users, and it is *gone*
-once its transport is.  `AMQPProtocol._end` and `AMQPProtocol.close` set the reason:
-the first one counts, and everything that waits for the peer fails with it there and
-then.  After that the transport is closed, in order where the peer may still read
-what we say, and aborted where it may not or does not; ``connectionLost`` follows.
+Theory.  A connection has a *reason* when it has ended for its users, and it is *gone*
+when its transport is.  `AMQPProtocol._end` and `AMQPProtocol.close` set the reason.
+The first reason counts, and everything that waits for the peer fails with it at once.
+Then the transport is closed, in order if the peer can still read, and aborted
+otherwise; ``connectionLost`` follows.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ _UNREAD = 8 << 20
 #: How far a connection had come when its transport ended; AMQP, where it is not here.
 _STAGES = {State.NEW: Stage.TLS_HANDSHAKE, State.GREETED: Stage.GREETING}
 
-#: What a connection that ended, or fell silent, was about; and what that may mean.
+#: What a connection was doing when it ended or timed out, and the likely cause.
 _ABOUT = {
     State.NEW: "before TLS was agreed on",
     State.GREETED: (
@@ -87,19 +87,19 @@ _ABOUT = {
 @implementer(IPushProducer, IHandshakeListener)
 class AMQPProtocol(Protocol):
     """
-    An AMQP connection.  `txamqp091.connect` makes one that is open; a factory makes
-    one to be waited for with `when_open`.
+    An AMQP connection.  `txamqp091.connect` makes one that is open; after a factory has
+    made one, wait for `when_open`.
 
-    :ivar parameters: what it was made with.
-    :ivar reactor: the clock, and the way in for other threads.
+    :ivar parameters: the `ConnectionParameters`.
+    :ivar reactor: the reactor: for timers, and for calls from other threads.
     :ivar transport: Twisted's transport.
-    :ivar server_properties: what the broker says of itself, such as ``product``,
-        ``version`` and ``capabilities``.
+    :ivar server_properties: the broker's properties, such as ``product``, ``version``
+        and ``capabilities``.
     :ivar blocked: why the broker blocks publishing, or None if it does not.
-    :ivar bytes_received: how many bytes of AMQP have come.
-    :ivar bytes_sent: how many were handed to the transport.
-    :ivar untold: how many consumers have ended with the connection, and nobody waited
-        for that.
+    :ivar bytes_received: the number of bytes of AMQP that were received.
+    :ivar bytes_sent: the number of bytes that the transport was given.
+    :ivar untold: the number of consumers that ended with the connection while no
+        Deferred waited for their end.
     """
 
     # Twisted's interfaces for TCP and TLS do not say so, but both have all of what is
@@ -172,7 +172,7 @@ class AMQPProtocol(Protocol):
     @property
     def close_reason(self) -> AMQPError | None:
         """
-        Why the connection has ended, or is ending; None while it has not.
+        The reason why the connection has ended or is ending; None while it is open.
         """
         # Whoever raises it must not lengthen the traceback of the last one.
         return None if self._reason is None else self._reason.with_traceback(None)
@@ -204,8 +204,8 @@ class AMQPProtocol(Protocol):
     @property
     def heard_at(self) -> float | None:
         """
-        When the broker was last heard, by the reactor's clock; None before AMQP is
-        open.
+        The time by the reactor's clock when the broker last sent something; None before
+        AMQP is open.
         """
         return None if self._heartbeats is None else self._heartbeats.heard_at
 
@@ -220,17 +220,21 @@ class AMQPProtocol(Protocol):
 
     def when_open(self) -> Deferred[AMQPProtocol]:
         """
-        :returns: fires with this connection once AMQP is open; fails with the reason
-            when it ends before that.  Each caller has a Deferred of their own;
-            cancelling it does nothing else.
+        Wait until AMQP is open.
+
+        :returns: fires with this connection when AMQP is open; fails with the reason
+            when the connection ends before that.  Each caller has a Deferred of their
+            own; cancelling it does nothing else.
         """
         return self._opened.when_fired()
 
     def when_closed(self) -> Deferred[None]:
         """
-        :returns: fires once the connection was closed by `close` and its transport
-            has gone; fails with the reason when it ended otherwise.  Each caller has
-            a Deferred of their own; cancelling it does nothing else.
+        Wait until the connection has ended.
+
+        :returns: fires when `close` has closed the connection and the transport has
+            gone; fails with the reason when the connection ended otherwise.  Each
+            caller has a Deferred of their own; cancelling it does nothing else.
         """
         return self._closed.when_fired()
 
@@ -255,13 +259,13 @@ class AMQPProtocol(Protocol):
         """
         Open a channel.
 
-        :param settler: what makes the object that sends the settlements of the
-            channel's deliveries: a subclass of `txamqp091.message.Settler`, for
+        :param settler: the class of the object that sends the settlements of the
+            channel's deliveries, a subclass of `txamqp091.message.Settler`: for
             adapters and services.
-        :returns: fires with the `Channel`; fails with `ChannelsExhausted` when there
-            are as many as the broker allows, with the reason when the connection
-            ends first, and with `LocalProtocolError` before `when_open` has fired.
-            When it is cancelled, the channel is closed again.
+        :returns: fires with the `Channel`; fails with `ChannelsExhausted` when
+            `channel_max` channels are open, with the reason when the connection ends
+            first, and with `LocalProtocolError` before `when_open` has fired.
+            Cancelling it closes the channel again.
         """
         result: Deferred[Channel] = Deferred(lambda _: None)
         channel = Channel(self, self._flow, settler)
@@ -294,9 +298,9 @@ class AMQPProtocol(Protocol):
         expires.
 
         :param reason: for the broker's log.
-        :returns: fires when the broker has accepted it.  If it does not, it closes
-            the connection, and this fails with the reason.  Cancelling it ends the
-            waiting only.
+        :returns: fires when the broker has accepted the secret.  A broker that does not
+            accept the secret closes the connection, and the Deferred fails with the
+            reason.  Cancelling it ends the waiting only.
         """
         deferred: Deferred[spec.ConnectionUpdateSecretOk] = Deferred()
         try:
@@ -322,9 +326,11 @@ class AMQPProtocol(Protocol):
 
     def when_unblocked(self) -> Deferred[None]:
         """
-        :returns: fires when the broker does not block publishing, which may be at
-            once; fails with the reason when the connection ends.  Each caller has a
-            Deferred of their own; cancelling it does nothing else.
+        Wait until the broker does not block publishing.
+
+        :returns: fires then, which can be at once; fails with the reason when the
+            connection ends.  Each caller has a Deferred of their own; cancelling it
+            does nothing else.
         """
         if self._reason is not None:
             return fail(self._reason.with_traceback(None))
@@ -346,13 +352,13 @@ class AMQPProtocol(Protocol):
 
     def close(self, reply_code: int = 200, reply_text: str = "") -> Deferred[None]:
         """
-        Close the connection: AMQP first, then the transport.  All that waits for the
-        broker fails at once.
+        Close the connection: AMQP first, then the transport.  Everything that waits for
+        the broker fails at once.
 
-        :returns: fires when the transport has gone, however it did; it fails only
-            for a code or a text that AMQP cannot carry.  A broker that does not
-            answer is dropped after the parameter ``close_timeout``.  Closing again
-            is harmless, and so is cancelling the Deferred.
+        :returns: fires when the transport has gone, for whatever reason; fails with
+            `EncodeError` for a code or a text that AMQP cannot carry.  If the broker
+            does not answer within ``close_timeout``, the transport is aborted.  Calling
+            it again is harmless, and so is cancelling the Deferred.
         """
         if self._reason is None:
             reason = ConnectionClosed(
@@ -471,7 +477,7 @@ class AMQPProtocol(Protocol):
 
     def _lost(self, reason: Failure) -> AMQPError:
         """
-        What the end of the transport means.
+        Make the error for the end of the transport.
         """
         state = self._machine.state
         error = translate_failure(
@@ -490,7 +496,7 @@ class AMQPProtocol(Protocol):
 
     def _replied(self, before: int, now: int) -> None:
         """
-        Something was received, and there is no room for what was sent because of it.
+        Count the answers to what was received while the transport is full.
 
         :param before: the bytes that waited to leave before that.
         :param now: the bytes that wait now.
@@ -509,7 +515,8 @@ class AMQPProtocol(Protocol):
 
     def _overrun(self) -> None:
         """
-        A consumer cannot take more, and an answer that is due does not come.
+        End the connection: a consumer cannot take more, and an answer that is due does
+        not come.
         """
         self._violated(
             ResourceError(
@@ -522,7 +529,7 @@ class AMQPProtocol(Protocol):
 
     def _about(self, state: State) -> str:
         """
-        What the connection was about when it ended, or ``""`` if nothing special.
+        What the connection was doing when it ended, as a part of a sentence, or "".
         """
         if state is State.GREETED and self._is_tls():
             return (
@@ -544,7 +551,7 @@ class AMQPProtocol(Protocol):
 
     def _stop(self, reason: AMQPError) -> None:
         """
-        It is over for the users, and this is why.
+        End the connection for its users.
         """
         self._reason = reason
         self._clear_limit()
@@ -558,7 +565,7 @@ class AMQPProtocol(Protocol):
 
     def _end(self, reason: AMQPError) -> None:
         """
-        It is over, for the users and on the wire; the transport is to go.
+        End the connection for its users and on the wire, but not the transport.
         """
         if self._reason is None:
             self._stop(reason)
@@ -568,7 +575,8 @@ class AMQPProtocol(Protocol):
 
     def _violated(self, error: RemoteProtocolError | ResourceError) -> None:
         """
-        The peer has broken the rules, or sends too much: tell it, and go.
+        End the connection, and tell the peer why: it violated the protocol, or sends
+        too much.
         """
         if self._reason is None:
             self._log.error("{peer!r}: {error}", peer=self, error=error)
@@ -578,7 +586,7 @@ class AMQPProtocol(Protocol):
 
     def _leave(self) -> None:
         """
-        Close the transport, once what we have to say has left; and not much later.
+        Close the transport when everything was sent, or after ``close_timeout``.
         """
         transport = self.transport
         # TLS waits for its producer to be done, and for the peer's last word.

@@ -2,12 +2,12 @@
 """
 The connection: handshake, tuning, channel 0, routing, closing.
 
-Theory.  ``state`` moves along the table in `txamqp091._machine.states`, and nowhere
-else.  All bytes come in through `receive`.  What waits for the peer is in one of two
-places, the answers due on channel 0 and the channels, and `fail` empties both: it is
-the only way in which a connection ends for those who use it.
+Theory.  ``state`` follows the table in `txamqp091._machine.states`, and nothing else.
+All bytes come in through `receive`.  What waits for the peer is in one of two places,
+the answers due on channel 0 and the channels.  `fail` empties both, and is the only way
+in which a connection ends for its users.
 
-The machine has no clock: time limits, heartbeats and the transport are its driver's.
+The machine has no clock: its driver has the time limits, heartbeats and the transport.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _MAX_CHANNELS = 65535
 @dataclass(frozen=True)
 class Limits:
     """
-    What this side can take; the handshake lowers it to what both can.
+    The limits of this side; the handshake lowers them to those of both sides.
 
     :ivar frame_max: the largest frame, in octets.
     :ivar channel_max: the highest channel number.
@@ -75,7 +75,7 @@ def negotiate(ours: int, theirs: int) -> int:
 
 class Route(Protocol):
     """
-    Whatever takes the frames of a channel number.
+    The receiver of the frames of a channel number.
     """
 
     def expect(self, kind: int, payload: Any, /) -> None:
@@ -86,11 +86,11 @@ class Route(Protocol):
 
 class ConnectionMachine:
     """
-    What may be said when, on one connection.
+    The protocol of one connection: which method can come or be sent, and when.
 
-    :ivar role: which end we are.
-    :ivar state: where the conversation stands.
-    :ivar limits: ours before the handshake, both sides' after it.
+    :ivar role: the end that this side is.
+    :ivar state: the state of the conversation.
+    :ivar limits: this side's limits before the handshake, both sides' after it.
     """
 
     def __init__(
@@ -126,24 +126,24 @@ class ConnectionMachine:
 
     def receive(self, data: bytes) -> None:
         """
-        Take bytes from the peer, and do all that follows from them.
+        Take bytes from the peer.
 
-        :raises RemoteProtocolError: when the peer breaks the rules.  Tell the peer,
-            with `violated`, and drop the transport.
+        :raises RemoteProtocolError: when the peer violates the protocol.  Tell the peer
+            by `violated`, and drop the transport.
         """
-        if self.state is not State.CLOSED:  # or else nobody listens
+        if self.state is not State.CLOSED:  # else the bytes have no receiver
             for route, kind, payload in self._reader.feed(data):
                 route.expect(kind, payload)
 
     def pause(self) -> None:
         """
-        Give out no more of what was received, until `resume`.
+        Pass on no frames until `resume`.
         """
         self._reader.paused = True
 
     def resume(self) -> None:
         """
-        Go on: receive ``b""`` to have what had come before the pause.
+        Pass on frames again: receive ``b""`` for those that came before.
         """
         if self.state is not State.CLOSED:
             self._reader.paused = False
@@ -160,7 +160,7 @@ class ConnectionMachine:
 
     def begin(self) -> None:
         """
-        Speak first: send the protocol header.
+        Send the protocol header, which is the first thing on a connection.
         """
         self.state = State.GREETED
         self._write(spec.PROTOCOL_HEADER)
@@ -185,7 +185,7 @@ class ConnectionMachine:
         """
         Choose a SASL mechanism and give its first response.
 
-        :param virtual_host: what to ask for, when the time comes.
+        :param virtual_host: the virtual host to open later.
         """
         self._virtual_host = virtual_host
         self._say(
@@ -278,7 +278,7 @@ class ConnectionMachine:
 
     def _release(self, number: int, by_peer: bool) -> None:
         """
-        A channel has ended: its number is free.
+        Free the number of a channel that has ended.
         """
         self._waiting.discard(self._channels.pop(number))
         self._free_numbers.append(number)
@@ -306,7 +306,7 @@ class ConnectionMachine:
 
     def answers_due(self) -> bool:
         """
-        Whether the peer owes us any answer.
+        Whether the peer owes an answer.
         """
         while self._waiting:
             channel = self._waiting.pop()
@@ -317,14 +317,14 @@ class ConnectionMachine:
 
     def consumers(self) -> list[ConsumerSink]:
         """
-        Who takes deliveries, on all channels.
+        The consumers of all channels.
         """
         channels = self._channels.values()
         return [sink for channel in channels for sink in channel.consumers.values()]
 
     def heartbeat(self) -> None:
         """
-        Tell the peer that we are alive.
+        Send a heartbeat.
         """
         self._write(HEARTBEAT)
 
@@ -332,8 +332,8 @@ class ConnectionMachine:
 
     def close(self, reason: ConnectionClosed) -> None:
         """
-        Ask for the end of the connection, with the code and the text of a reason.
-        All that waits for the peer fails with it now; ``sink.closed(None)`` tells
+        Send ``connection.close``, with the code and the text of a reason.  Everything
+        that waits for the peer fails with the reason now; ``sink.closed(None)`` tells
         when the peer has agreed.
         """
         self._say(
@@ -348,8 +348,8 @@ class ConnectionMachine:
 
     def violated(self, error: ConnectionClosed) -> None:
         """
-        The peer has broken the rules, or sends too much: say so with the code and the
-        text of an error, and listen to it no more.
+        Send ``connection.close`` with the code and the text of an error, and ignore all
+        that the peer sends: it has violated the protocol, or sends too much.
         """
         talking = self.state not in _SILENT
         self._end()
@@ -385,8 +385,7 @@ class ConnectionMachine:
 
     def fail(self, reason: AMQPError) -> None:
         """
-        Tell everyone who waits for the peer that it is over, and why.  There is no
-        channel after that.
+        Fail everything that waits for the peer.  There is no channel after that.
         """
         self._reader.routes = _OnlyChannelZero({0: self})
         channels, self._channels = self._channels, {}
@@ -407,7 +406,7 @@ class ConnectionMachine:
 
     def lost(self, reason: AMQPError) -> None:
         """
-        The transport has gone, or is about to: nothing more is sent or received.
+        Send and receive nothing more: the transport has gone, or is about to.
         """
         self._end()
         self.fail(reason)
@@ -417,7 +416,7 @@ class ConnectionMachine:
         self.state = sent(self.role, self.state, type(method))
         self._write(data)
 
-    #: Who takes a method that may come.
+    #: The receivers of the methods that can come.
     _handlers: ClassVar[dict[type[Method], Callable[..., None]]] = {
         spec.ConnectionStart: _started,
         spec.ConnectionSecure: _challenged,
@@ -437,7 +436,7 @@ _SILENT = (State.NEW, State.GREETED, State.CLOSING, State.CLOSED)
 
 def _short(text: str) -> str:
     """
-    As much of a text as a close has room for.
+    The part of a text that a close has room for.
     """
     return text.encode("utf-8", "replace")[:255].decode("utf-8", "ignore")
 

@@ -2,17 +2,17 @@
 """
 The life of a connection, as a table.
 
-Two rules keep it honest: whatever decides which method may come when is in this
-file, and the file does not know what is done about it.
+Everything that decides which method can come in which state is in this file, and
+nothing else is.
 
-Theory.  A connection is negotiated on channel 0, in one conversation whose next
-line is always known (AMQP 0-9-1 §2.2.4).  Each side moves twice: when it *sends* a
-line of its own, through `sent`, and when it *receives* one, through `received`.  A
-method that has no entry for the present state is the peer's error (503), or, if it
-is our own, a bug.  ``connection.close`` may come at any time after the start; after
-we have sent it, all that comes is discarded but its answer.
+Theory.  A connection is negotiated on channel 0, in a conversation whose next method is
+always known (AMQP 0-9-1 §2.2.4).  The state changes when this side *sends* a method,
+through `sent`, and when it *receives* one, through `received`.  A method without an
+entry for the present state is the peer's error (503), or a bug of this side.
+``connection.close`` can come at any time after the start; after this side has sent it,
+everything but its answer is discarded.
 
-Which side we are, the `Role`, chooses the table.
+The `Role` of this side chooses the table.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ __all__ = ["Role", "State", "received", "sent"]
 
 class Role(enum.Enum):
     """
-    Which end of the connection we are.
+    The end of a connection.
     """
 
     CLIENT = "client"
@@ -37,7 +37,7 @@ class Role(enum.Enum):
 
 class State(enum.Enum):
     """
-    Where the conversation stands.
+    The state of the conversation.
     """
 
     #: The protocol header is the next thing to be sent (by the client).

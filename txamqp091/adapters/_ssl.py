@@ -25,8 +25,9 @@ _REASONS: list[tuple[str, str]] = [
     ("PACKET_LENGTH_TOO_LONG", "the peer does not speak TLS: amqp:// or port 5671?"),
     ("RECORD_LAYER_FAILURE", "the peer does not speak TLS: amqp:// or port 5671?"),
     ("HTTP_REQUEST", "the peer does not speak TLS: amqp:// or port 5671?"),
-    ("UNSUPPORTED_PROTOCOL", "the peer knows no version of TLS that is safe"),
-    ("ALERT_PROTOCOL_VERSION", "the peer knows no version of TLS that is safe"),
+    ("UNSUPPORTED_PROTOCOL", "the peer has no TLS version that is safe (1.2 or later)"),
+    ("ALERT_PROTOCOL_VERSION", "the peer and this side have no TLS version in common"),
+    ("ALERT_HANDSHAKE_FAILURE", "the peer and this side have no cipher in common"),
     ("CERTIFICATE_REQUIRED", "the peer asks for a client certificate"),
     ("ALERT_UNKNOWN_CA", "the peer does not trust our certificate's issuer"),
     ("ALERT_CERTIFICATE_EXPIRED", "the peer says that our certificate has expired"),
@@ -135,7 +136,7 @@ def verify_names(certificate: dict[str, Any] | None, hostname: str) -> None:
     :raises TLSFailed: the certificate is for another host.
     """
     if not certificate:
-        raise TLSFailed("the peer has shown no certificate")
+        raise TLSFailed("the peer has sent no certificate")
     names: list[tuple[str, str]] = list(certificate.get("subjectAltName", ()))
     if not any(_fits(kind, name, hostname) for kind, name in names):
         hosts = ", ".join(f"{kind}:{name}" for kind, name in names) or "no host"

@@ -795,12 +795,12 @@ class ConnectTests(SynchronousTestCase):
 
     def test_nobody_listens(self) -> None:
         """
-        That nobody listens is `ConnectFailed`, with the loop's error for its cause.
+        That no server listens is `ConnectFailed`, with the loop's error for its cause.
         """
         [port] = free_ports(1)
         error = self.failing(f"amqp://{HOST}:{port}")
         self.assertIs(type(error), ConnectFailed)
-        self.assertIn("nobody listens", str(error))
+        self.assertIn("no server listens", str(error))
         self.assertIsNotNone(error.__cause__)
 
     def test_bad_uri(self) -> None:

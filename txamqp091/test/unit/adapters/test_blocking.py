@@ -803,13 +803,13 @@ class ConnectTests(SynchronousTestCase):
 
     def test_nobody_listens(self) -> None:
         """
-        That nobody listens is `ConnectFailed`.
+        That no server listens is `ConnectFailed`.
         """
         [port] = free_ports(1)
         for background in (False, True):
             with self.assertRaises(ConnectFailed) as raised:
                 BlockingConnection(f"amqp://{HOST}:{port}", background=background)
-            self.assertIn("nobody listens", str(raised.exception))
+            self.assertIn("no server listens", str(raised.exception))
 
     def test_unknown_host(self) -> None:
         """

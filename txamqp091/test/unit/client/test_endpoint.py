@@ -289,7 +289,7 @@ class NoConnectionTests(ConnectTestCase):
 
     async def test_refused(self) -> None:
         """
-        Where nobody listens, Twisted's error is the cause.
+        Where no server listens, Twisted's error is the cause.
         """
         with socket.socket() as unused:
             unused.bind(("127.0.0.1", 0))
@@ -298,7 +298,7 @@ class NoConnectionTests(ConnectTestCase):
                 refused = await self.fails(uri)
                 self.assertIs(type(refused), ConnectFailed)
                 self.assertIsInstance(refused.__cause__, error.ConnectionRefusedError)
-                self.assertIn(f"127.0.0.1:{port}: nobody listens", str(refused))
+                self.assertIn(f"127.0.0.1:{port}: no server listens", str(refused))
                 self.assertTrue(refused.retriable)
 
     async def test_unknown_name(self) -> None:

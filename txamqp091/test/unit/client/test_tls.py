@@ -479,7 +479,7 @@ class TranslateTests(SynchronousTestCase):
         Each error becomes one of ours, with itself as the cause.
         """
         cases: Iterable[tuple[Exception, type[Exception], str]] = (
-            (error.ConnectionRefusedError(), ConnectFailed, "nobody listens there"),
+            (error.ConnectionRefusedError(), ConnectFailed, "no server listens there"),
             (error.DNSLookupError("x"), ConnectFailed, "the host name is unknown"),
             (error.TimeoutError(), ConnectFailed, "took too long"),
             (error.NoRouteError(), ConnectFailed, "no route"),
@@ -497,7 +497,7 @@ class TranslateTests(SynchronousTestCase):
             (
                 SSL.Error([("SSL routines", "", "sslv3 alert handshake failure")]),
                 TLSFailed,
-                "encryption in common",
+                "no cipher in common",
             ),
         )
         for cause, kind, words in cases:

@@ -576,7 +576,7 @@ class HealthTests(DaemonCase):
         self.cut()
         self.passes(2)
         self.assertIn("Not ready: not connected: ", self.notifier.statuses[-1])
-        self.assertIn("nobody listens there", self.notifier.statuses[-1])
+        self.assertIn("no server listens there", self.notifier.statuses[-1])
         self.endpoint.refusing = False
         self.passes(10)
         self.assertEqual(self.notifier.statuses[-1], "Consuming from work")
