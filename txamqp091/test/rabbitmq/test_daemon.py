@@ -472,7 +472,7 @@ class SurvivalTests(DaemonTestCase):
         queue = await self.queue()
         daemon = await self.consuming(queue, "plain")
         await self.channel.queue_delete(queue)
-        await daemon.when_said("is not subscribed, and tries again")
+        await daemon.when_said("is not subscribed, and subscribes again")
         await self.channel.queue_declare(queue)
         await self.publish(queue, "a")
         await daemon.when_said("done a")
