@@ -145,6 +145,8 @@ class Driver:
         finally:
             if outermost:
                 loop.user.clear()
+            else:
+                loop.wake_outer()
 
     def _wait(self, deferred: Deferred[Any], seconds: float | None) -> None:
         try:
@@ -188,6 +190,13 @@ class Driver:
         the connection.
         """
         self.loop.flush()
+
+    def wake(self) -> None:
+        """
+        Have the call that waits look again: a signal handler, or another thread, has
+        changed something.
+        """
+        self.loop.wake_outer()
 
     def stop(self) -> None:
         """
@@ -371,6 +380,9 @@ class ThreadDriver(Driver):
         """
         Do nothing: the thread flushes.
         """
+
+    def wake(self) -> None:
+        self.loop.callFromThread(_nothing)
 
     def stop(self) -> None:
         if self.loop.forked:

@@ -27,8 +27,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from threading import Lock, Thread, get_ident, main_thread
-from threading import enumerate as enumerate_threads
+from threading import RLock, Thread, get_ident, main_thread
 from time import monotonic
 from typing import Any, ParamSpec, TypeVar, cast
 from weakref import WeakSet
@@ -160,11 +159,12 @@ class SelectorLoop:
         # The thread that handles signals, and those that the program blocks there.
         self._main = main_thread().ident
         self._blocked = blocked_signals()
+        self._selecting = False
         self._turning = False
         self._ran_soon = False
         self._failure: BaseException | None = None
         # From other threads.
-        self._lock = Lock()
+        self._lock = RLock()  # a signal handler may post while its thread does
         self._posted: deque[Callable[[], object]] = deque()
         self._wake, wakened = socket.socketpair()
         self._wakened = wakened
@@ -240,13 +240,18 @@ class SelectorLoop:
         if user.get(None) == me:
             return False
         if user.setdefault(None, me) != me:
-            if self.forked or any(
-                each.ident == user[None] for each in enumerate_threads()
-            ):
-                raise self._refusal()
-            user[None] = me  # that thread has ended, in the middle of a call
+            raise self._refusal()
         self.last_user = me
         return True
+
+    def wake_outer(self) -> None:
+        """
+        End the wait of this thread, if there is one: then a signal handler has called
+        something that the waiting call has to know of.
+        """
+        if self._selecting and not self.stopped:
+            with suppress(OSError):
+                self._wake.send(b"!")
 
     def work(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """
@@ -266,6 +271,8 @@ class SelectorLoop:
         finally:
             if outermost:
                 self.user.clear()
+            else:
+                self.wake_outer()
 
     def _refusal(self) -> LocalProtocolError:
         if self.forked:
@@ -304,6 +311,8 @@ class SelectorLoop:
         finally:
             if outermost:
                 self.user.clear()
+            else:
+                self.wake_outer()
         return bool(done())
 
     def flush(self) -> None:
@@ -344,7 +353,15 @@ class SelectorLoop:
             left = first if left is None or first < left else left
         if left is not None and left < 0:
             left = 0
-        ready = self._selector.select(left)
+        outer, self._selecting = self._selecting, True
+        try:
+            ready = self._selector.select(left)
+        except (OSError, ValueError):
+            if not self.stopped:  # by a signal handler, meanwhile
+                raise
+            ready = []
+        finally:
+            self._selecting = outer
         self.turns += 1
         self._hold_and_work(self._run_all, ready)
         return True

@@ -348,6 +348,12 @@ class BlockingConnection:
         :raises LocalProtocolError: in a handler without a time limit: the wait would
             never end.
         """
+        self._process(time_limit, bool)
+
+    def _process(self, time_limit: float | None, over: Callable[[], object]) -> None:
+        """
+        :param over: tells whether there is nothing left to wait for.
+        """
         with self._driver.held():
             gone = self._driver.gone
             if self.in_handler:
@@ -359,7 +365,7 @@ class BlockingConnection:
                 self.wait_until(lambda: self._driver.gone, time_limit)
                 self._raise_end(gone)
                 return
-            self.wait_until(self._has_work, time_limit)
+            self.wait_until(lambda: over() or self._has_work(), time_limit)
             self._call_handlers()
             for channel in list(self._channels):
                 channel._end_subscriptions()
@@ -773,7 +779,7 @@ class BlockingChannel:
             raise LocalProtocolError("start_consuming was called by a handler")
         with self._driver.held():
             while self._subscriptions:
-                self.connection.process_data_events(None)
+                self.connection._process(None, lambda: not self._subscriptions)
 
     def stop_consuming(self) -> None:
         """
@@ -784,6 +790,7 @@ class BlockingChannel:
                 each.cancel()
         if not self.is_open:
             self._subscriptions.clear()
+            self._driver.wake()
 
     def _has_deliveries(self) -> bool:
         return any(each.buffered for each in self._subscriptions.values())
@@ -967,6 +974,7 @@ class Subscription:
         left = self._channel.connection.ask(self.native.cancel)
         if not self.buffered:
             self._channel._subscriptions.pop(self.consumer_tag, None)
+            self._channel._driver.wake()
         return left
 
 

@@ -482,6 +482,41 @@ class BlockingTests(BlockingTestCase):
         self.expect_depth(channel, queue, 2)
         self.assertEqual(signal.pthread_sigmask(signal.SIG_BLOCK, ()), set())
 
+    def test_signal_stops(self) -> None:
+        """
+        A signal handler may end consuming, close the connection, or have that done, and
+        `start_consuming` returns then.
+        """
+        before = signal.getsignal(signal.SIGUSR1)
+        self.addCleanup(signal.signal, signal.SIGUSR1, before)
+        main = threading.get_ident()
+        for background in (False, True):
+            for way in ("stop", "close", "later", "post"):
+                uri = self.uri + "?heartbeat=0"  # no timer ends the wait
+                connection = self.connection(uri, background=background)
+                channel = connection.channel()
+                queue = self.queue_name()
+                channel.queue_declare(queue, exclusive=True)
+                channel.basic_consume(queue, lambda _: None)
+                stop = channel.stop_consuming
+                ways: dict[str, Callable[[], object]] = {
+                    "stop": stop,
+                    "close": connection.close,
+                    "later": partial(connection.call_later, 0, stop),
+                    "post": partial(connection.add_callback_threadsafe, stop),
+                }
+
+                def handle(*_: object, call: Callable[[], object] = ways[way]) -> None:
+                    call()
+
+                signal.signal(signal.SIGUSR1, handle)
+                timer = threading.Timer(
+                    0.05, signal.pthread_kill, (main, signal.SIGUSR1)
+                )
+                timer.start()
+                channel.start_consuming()
+                timer.join()
+
     def test_background_work_fails(self) -> None:
         """
         With ``background``, what fails in the connection's work is logged, and ends the

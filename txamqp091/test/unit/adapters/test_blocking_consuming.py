@@ -443,6 +443,19 @@ class HandlerTests(ConsumingTestCase):
         channel.start_consuming()
         connection.close()
 
+    def test_stopped_by_another_thread(self) -> None:
+        """
+        With ``background``, another thread can stop consuming, or cancel the consumer.
+        """
+        channel, queue = self.channel_and_queue(background=True)
+        for cancels in (False, True):
+            subscription = channel.basic_consume(queue, lambda _: None)
+            stop = subscription.cancel if cancels else channel.stop_consuming
+            timer = threading.Timer(0.02, stop)
+            timer.start()
+            channel.start_consuming()
+            timer.join()
+
     def test_broker_cancels(self) -> None:
         """
         That the broker ends a consumer is raised, once.
