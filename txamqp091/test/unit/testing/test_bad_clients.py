@@ -148,7 +148,8 @@ class BadClientTests(MemoryCase):
         before = _ours()
         round_of(1000)
         after = _ours()
-        self.assertEqual(after, before)
+        # Fewer there may be: other tests of this process leave some, which end late.
+        self.assertEqual(after - before, Counter())
         self.assertEqual(self.broker.sessions, [])
         self.assertEqual(self.broker.queues(), ["q"])
         self.assertEqual(self.broker.queue("q").consumers, 0)
