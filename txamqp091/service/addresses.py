@@ -258,7 +258,11 @@ class Addresses:
         if not addresses:
             raise _verdict(errors)
         ordered = self._ordered(addresses, reactor.seconds())
-        return await _Round(reactor, self._policy, ordered, errors, trying).start()
+        found = await _Round(reactor, self._policy, ordered, errors, trying).start()
+        if isinstance(found, BaseException):
+            # Raised here: Twisted 24.7 takes an errback for an older failure.
+            raise found
+        return found
 
     def _ordered(self, addresses: list[Address], now: float) -> list[Address]:
         srv_only = all(isinstance(each, SRVRecords) for each in self._sources)
@@ -319,7 +323,7 @@ class _Round:
         self._over = False
         self._result: Deferred[tuple[AMQPProtocol, Address]] = Deferred(self._cancelled)
 
-    def start(self) -> Deferred[tuple[AMQPProtocol, Address]]:
+    def start(self) -> Deferred[Any]:
         """
         Begin, in a turn of its own: whoever is told of the first address may cancel it.
         """
@@ -380,7 +384,7 @@ class _Round:
             self._try_next()
         elif not self._running:
             self._over = True
-            self._result.errback(_verdict(self._errors))
+            self._result.callback(_verdict(self._errors))
 
 
 def _verdict(errors: list[tuple[str, BaseException]]) -> BaseException:
