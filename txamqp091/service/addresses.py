@@ -300,6 +300,10 @@ def _source(
     raise TypeError(f"{type(place).__name__} is nothing to connect to")
 
 
+#: A connection, and the address that it leads to.
+_Found: TypeAlias = tuple[AMQPProtocol, Address]
+
+
 class _Round:
     """
     Every address, once.
@@ -321,9 +325,9 @@ class _Round:
         self._running: dict[Address, Deferred[Any]] = {}
         self._call: IDelayedCall | None = None
         self._over = False
-        self._result: Deferred[tuple[AMQPProtocol, Address]] = Deferred(self._cancelled)
+        self._result: Deferred[_Found | BaseException] = Deferred(self._cancelled)
 
-    def start(self) -> Deferred[Any]:
+    def start(self) -> Deferred[_Found | BaseException]:
         """
         Begin, in a turn of its own: whoever is told of the first address may cancel it.
         """
