@@ -118,9 +118,9 @@ class ConnectionWrongStateError(AMQPConnectionError):
     """
 
 
-class ConnectionClosed(AMQPConnectionError):
+class _ReplyError(AMQPError):
     """
-    The connection was closed with AMQP's close.
+    An error with the number and the text of AMQP's close.
     """
 
     def __init__(self, reply_code: int, reply_text: str) -> None:
@@ -141,6 +141,12 @@ class ConnectionClosed(AMQPConnectionError):
         """
         text: str = self.args[1]
         return text
+
+
+class ConnectionClosed(_ReplyError, AMQPConnectionError):
+    """
+    The connection was closed with AMQP's close.
+    """
 
 
 class ConnectionClosedByBroker(ConnectionClosed):
@@ -179,29 +185,10 @@ class ChannelWrongStateError(AMQPChannelError):
     """
 
 
-class ChannelClosed(AMQPChannelError):
+class ChannelClosed(_ReplyError, AMQPChannelError):
     """
     The channel was closed with AMQP's close.
     """
-
-    def __init__(self, reply_code: int, reply_text: str) -> None:
-        super().__init__(int(reply_code), str(reply_text))
-
-    @property
-    def reply_code(self) -> int:
-        """
-        AMQP's number for the reason.
-        """
-        code: int = self.args[0]
-        return code
-
-    @property
-    def reply_text(self) -> str:
-        """
-        The reason.
-        """
-        text: str = self.args[1]
-        return text
 
 
 class ChannelClosedByBroker(ChannelClosed):
