@@ -67,12 +67,7 @@ class RecoveryTests(ConfigTestCase):
         """
         Close the connections of the user.
         """
-        self.node.eval(
-            '[rabbit_networking:close_connection(P, <<"test">>) '
-            "|| P <- rabbit_networking:connections(), "
-            'lists:member({user, <<"' + self.user + '">>}, '
-            "rabbit_networking:connection_info(P, [user]))]."
-        )
+        self.node.close_connections(user=self.user)
 
     async def start(self, uri: str = "", **more: str) -> tuple[DaemonProcess, int]:
         """

@@ -76,11 +76,6 @@ class TokenTests(ConfigTestCase):
             f'<<"{user}">>, <<"new">>, <<"t">>).'
         )
         password.write_text("new\n")
-        self.node.eval(
-            '[rabbit_networking:close_connection(P, <<"test">>) '
-            "|| P <- rabbit_networking:connections(), "
-            'lists:member({user, <<"' + user + '">>}, '
-            "rabbit_networking:connection_info(P, [user]))]."
-        )
+        self.node.close_connections(user=user)
         await daemon.when_said("is subscribed to the queue", 2)
         self.assertEqual(await daemon.terminate(), 0, daemon.output)

@@ -400,14 +400,20 @@ class RabbitNode:
         if self.installation.number < (4,):
             self.eval("mnesia:sync_log().")
 
-    def close_connections(self, reason: str = "test") -> None:
+    def close_connections(self, reason: str = "test", user: str = "") -> None:
         """
-        Have the node close every client's connection (320 CONNECTION_FORCED).
+        Have the node close every client's connection, or those of one user (320
+        CONNECTION_FORCED).
         """
+        theirs = (
+            ", (catch rabbit_networking:connection_info(P, [user]))"
+            f' =:= [{{user, <<"{user}">>}}]'
+        )
         self.eval(
-            # Some may be about to end by themselves.
+            # Some may end by themselves before they are asked.
             f'[catch rabbit_networking:close_connection(P, "{reason}")'
-            " || P <- rabbit_networking:connections()], ok."
+            " || P <- rabbit_networking:connections()"
+            f"{theirs if user else ''}], ok."
         )
 
     def queue_depth(self, queue: str, vhost: str = "/") -> int:
