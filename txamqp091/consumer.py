@@ -32,6 +32,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from txamqp091._coroutines import begin
 from txamqp091._flow import Flow
 from txamqp091._machine.channel import ChannelMachine
 from txamqp091._observer import OneShot
@@ -400,7 +401,15 @@ class Consumer:
         if isinstance(result, Deferred):
             deferred: Deferred[Any] = result
         elif iscoroutine(result) or hasattr(result, "__await__"):
-            deferred = self._run(result)
+            try:
+                result = self._run(result)
+            except BaseException:
+                self._failed(delivery, Failure())
+                return
+            if not isinstance(result, Deferred):
+                self._succeeded(result, delivery)
+                return
+            deferred = result
         elif isgenerator(result) or isasyncgen(result):
             problem = f"the handler returned {result!r}, which nobody can await"
             self._failed(delivery, Failure(TypeError(problem)))
@@ -418,15 +427,15 @@ class Consumer:
         deferred.addErrback(lambda failure: self._failed(delivery, failure))
         deferred.addBoth(self._finished)
 
-    def _run(self, result: Any) -> Deferred[Any]:
+    def _run(self, result: Any) -> Any:
         """
         Await what a handler has returned.
+
+        :returns: its result, or a Deferred.
         """
         context = HANDLING.set(self)
         try:
-            return Deferred.fromCoroutine(
-                result if iscoroutine(result) else _awaited(result)
-            )
+            return begin(result if iscoroutine(result) else _awaited(result))
         finally:
             HANDLING.reset(context)
 

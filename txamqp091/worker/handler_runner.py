@@ -36,6 +36,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
+from txamqp091._coroutines import begin
 from txamqp091._threads import ThreadRunner
 from txamqp091.consumer import Handler
 from txamqp091.errors import (
@@ -183,19 +184,8 @@ class _Run:
     restores = 0
     failed_at = 0.0
 
-    def __init__(self, delivery: Delivery, runner: HandlerRunner) -> None:
+    def __init__(self, delivery: Delivery) -> None:
         self.delivery = delivery
-        self._runner = runner
-
-    # See `txamqp091.worker.message_context.Handled`.
-
-    @property
-    def queue(self) -> str:
-        return self._runner.queue
-
-    @property
-    def consumer(self) -> str:
-        return self._runner.options.consumer or self._runner.queue
 
 
 class HandlerRunner:
@@ -256,6 +246,8 @@ class HandlerRunner:
         # Those that wait to run alone; the first one may be running.
         self._suspects: deque[_Run] = deque()
         self._pumping = False
+        # The delivery whose handler is being called, while it has no `_Run`.
+        self._called: Delivery | None = None
         self._running: dict[_Run, None] = {}
         self._held: dict[_Run, None] = {}
         self._idle: list[Deferred[None]] = []
@@ -268,11 +260,18 @@ class HandlerRunner:
     # -- how it is -------------------------------------------------------------------
 
     @property
+    def consumer(self) -> str:
+        """
+        What logs call the consumer.
+        """
+        return self.options.consumer or self.queue
+
+    @property
     def running(self) -> int:
         """
         How many handlers run.
         """
-        return len(self._running)
+        return len(self._run_all())
 
     @property
     def waiting(self) -> int:
@@ -294,7 +293,7 @@ class HandlerRunner:
         """
         How many deliveries are here, and not settled.
         """
-        return len({*self._running, *self._held}) + self.waiting
+        return len({*self._run_all(), *self._held}) + self.waiting
 
     def idle_seconds(self) -> float:
         """
@@ -313,7 +312,7 @@ class HandlerRunner:
 
     def _all(self) -> list[_Run]:
         waiting = self._slots.items()
-        return [*self._running, *self._held, *waiting, *self._suspects]
+        return [*self._run_all(), *self._held, *waiting, *self._suspects]
 
     def seconds_since_last(self) -> float | None:
         """
@@ -345,17 +344,92 @@ class HandlerRunner:
         :returns: fires with None when its handler has ended, well or not, and it is
             settled; it does not fail.  None, if that is so already.
         """
-        run = _Run(delivery, self)
         if delivery.redelivered or self.options.order_by:
+            run = _Run(delivery)
             self._sort(run)
-        elif not self._suspects and self._slots.enter():
-            self._start(run)
-        else:
+        elif self._suspects or not self._slots.enter():
+            run = _Run(delivery)
             self._queue(run)
+        elif self._threads is None:
+            return self._call(delivery)
+        else:
+            run = _Run(delivery)
+            self._start(run)
+        return self._when_ended(run)
+
+    def _when_ended(self, run: _Run) -> Deferred[None] | None:
         if run.finished:
             return None
         run.ended = Deferred(lambda _: None)
         return run.ended
+
+    def _call(self, delivery: Delivery) -> Deferred[None] | None:
+        """
+        Call the handler of a delivery that has not waited, and settle the delivery.
+        There is a `_Run` only if the handler is not done at once, has failed, or has
+        settled the delivery; or if the handler looks at this runner: most messages cost
+        half as much without.
+        """
+        if self._called is not None:  # its handler has caused this delivery
+            self._run_all()
+        started = self._last = self._clock.seconds()
+        self._called = delivery
+        token = current.set((self, delivery))
+        try:
+            result = self._handler(delivery)
+            if result is not None:
+                result = self._awaited(result)
+        except BaseException:
+            result = Failure()
+        finally:
+            current.reset(token)
+        if self._called is not delivery:  # there is a run
+            run = next(each for each in self._running if each.delivery is delivery)
+        elif result is None and self._needs_ack(delivery):
+            self._called = None
+            self._slots.free_slot()
+            delivery.ack()
+            self.counts.acknowledged += 1
+            if self._histogram is not None:
+                self._histogram.add(self._clock.seconds() - started)
+            if self._waits or self._idle:
+                self._has_settled()
+                self._go_on()
+            else:
+                self._since = None
+            return None
+        else:
+            [*_, run] = self._run_all()
+        self._after(run, result)
+        return self._when_ended(run)
+
+    def _needs_ack(self, delivery: Delivery) -> bool:
+        """
+        Whether all that is to be done for a delivery that was handled is to acknowledge
+        it.
+        """
+        settler = delivery.settler
+        return (
+            delivery.delivery_tag in settler.unsettled
+            and settler.machine.is_open
+            and not self.options.log_messages
+        )
+
+    def _run_all(self) -> dict[_Run, None]:
+        """
+        What runs, with a `_Run` for each.
+        """
+        delivery, self._called = self._called, None
+        if delivery is not None:
+            run = _Run(delivery)
+            run.running = True
+            run.attempt = 1
+            assert self._last is not None
+            run.started = run.received = self._last
+            if self._since is None:
+                self._since = run.started
+            self._running[run] = None
+        return self._running
 
     def _sort(self, run: _Run) -> None:
         """
@@ -449,7 +523,7 @@ class HandlerRunner:
             self._start_in_thread(run, self._threads)
             return
         self._begin(run)
-        token = current.set(run)
+        token = current.set((self, run.delivery))
         try:
             result = self._handler(run.delivery)
             if result is not None:
@@ -458,9 +532,13 @@ class HandlerRunner:
             result = Failure()
         finally:
             current.reset(token)
-        if result is None:
-            self._handled(run, None)
-        elif isinstance(result, Deferred):
+        self._after(run, result)
+
+    def _after(self, run: _Run, result: object) -> None:
+        """
+        Go on with what a handler has returned, or has failed with.
+        """
+        if isinstance(result, Deferred):
             self._wait(run, result)
         else:
             self._handled(run, result if isinstance(result, Failure) else None)
@@ -477,7 +555,7 @@ class HandlerRunner:
                 self._since = run.started
 
     def _start_in_thread(self, run: _Run, threads: ThreadRunner) -> None:
-        token = current.set(run)
+        token = current.set((self, run.delivery))
         try:
             result = threads.run(
                 self._handler, run.delivery, partial(self._begin_in_thread, run)
@@ -503,12 +581,14 @@ class HandlerRunner:
 
     def _awaited(self, result: object) -> object:
         """
-        A Deferred for what a handler has returned, if there is something to await.
+        A Deferred for what a handler has returned, if there is something to await; else
+        None, or a failure.
         """
         if type(result) is CoroutineType or inspect.iscoroutine(result):
             if self._loop is not None:
                 return run_coroutine(result, self._loop)
-            return Deferred.fromCoroutine(result)
+            result = begin(result)
+            return None if result is None else self._awaited(result)
         if isinstance(result, Deferred):
             return result
         if inspect.isgenerator(result) or inspect.isasyncgen(result):
@@ -518,7 +598,7 @@ class HandlerRunner:
             )
         if isinstance(result, Awaitable):
             return self._awaited(_await(result))
-        return result
+        return result if isinstance(result, Failure) else None
 
     def _wait(self, run: _Run, result: Deferred[Any]) -> None:
         run.result = result
@@ -582,9 +662,15 @@ class HandlerRunner:
             self._pause(run, run.pause)
         if not run.held:
             self._finish(run)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """
+        A handler has ended: it is the turn of others.
+        """
         if self._slots.has_ready or self._suspects:
             self._pump()
-        if not self._running and self._idle:
+        if self._idle and not self.running:
             _fire(self._idle)
 
     def _free_slot(self, run: _Run) -> None:
@@ -751,7 +837,7 @@ class HandlerRunner:
         Give up the handlers that run: cancel them, and give their messages back.
         """
         self.hand_back()
-        running = list(self._running)
+        running = list(self._run_all())
         for run in running:
             if run.timer is not None:
                 run.timer.cancel()
@@ -787,7 +873,7 @@ class HandlerRunner:
         """
         :returns: fires when no handler runs, which may be at once.
         """
-        return _wait_in(self._idle) if self._running else succeed(None)
+        return _wait_in(self._idle) if self.running else succeed(None)
 
     def when_settled(self) -> Deferred[None]:
         """
@@ -814,11 +900,10 @@ class HandlerRunner:
             return
         if failure is None:
             delivery.ack()
-            now = self._clock.seconds()
-            self._has_settled(now)
+            self._has_settled()
             self.counts.acknowledged += 1
             if self._histogram is not None:
-                self._histogram.add(now - run.started)
+                self._histogram.add(self._clock.seconds() - run.started)
             if self.options.log_messages:
                 self._log_success(run, MessageOutcome.ACKNOWLEDGED)
             return
@@ -832,9 +917,15 @@ class HandlerRunner:
         if decision.halt:
             self._halt(error)
 
-    def _has_settled(self, now: float) -> None:
-        waits = self._running or self._held or self._slots.has_ready or self._suspects
-        self._since = now if waits else None
+    @property
+    def _waits(self) -> object:
+        """
+        Whether there are deliveries that are not settled.
+        """
+        return self._running or self._held or self._slots.has_ready or self._suspects
+
+    def _has_settled(self) -> None:
+        self._since = self._clock.seconds() if self._waits else None
 
     def reconnected(self) -> None:
         """
@@ -1104,7 +1195,7 @@ class HandlerRunner:
         """
         self._count(run, outcome)
         if outcome is not MessageOutcome.STALE:
-            self._has_settled(self._clock.seconds())
+            self._has_settled()
         if failure is None:
             if self.options.log_messages:
                 self._log_success(run, outcome)
@@ -1165,7 +1256,7 @@ class HandlerRunner:
         return {
             **delivery_fields(delivery),
             "queue": printable(self.queue),
-            "consumer": run.consumer,
+            "consumer": self.consumer,
             "duration": round(self._clock.seconds() - run.started, 6),
             "outcome": outcome.value,
             "identity": identity(delivery),

@@ -18,25 +18,24 @@ from txamqp091.errors import UndecodableProperty, printable
 from txamqp091.message import Delivery
 
 
-class Handled(Protocol):
+class Source(Protocol):
     """
-    A delivery whose handler runs.
+    Where a delivery came from.
 
-    :ivar queue: the queue that it came from.
+    :ivar queue: the queue.
     :ivar consumer: what logs call the consumer.
     """
 
-    delivery: Delivery
-
-    @property
-    def queue(self) -> str: ...
+    queue: str
 
     @property
     def consumer(self) -> str: ...
 
 
-#: The delivery whose handler runs, or None.
-current: ContextVar[Handled | None] = ContextVar("txamqp091_handled", default=None)
+#: The delivery whose handler runs, and where it came from; or None.
+current: ContextVar[tuple[Source, Delivery] | None] = ContextVar(
+    "txamqp091_handled", default=None
+)
 
 
 def log_fields() -> dict[str, Any]:
@@ -48,10 +47,11 @@ def log_fields() -> dict[str, Any]:
     handled = current.get()
     if handled is None:
         return {}
+    source, delivery = handled
     return {
-        "queue": printable(handled.queue),
-        "consumer": handled.consumer,
-        **delivery_fields(handled.delivery),
+        "queue": printable(source.queue),
+        "consumer": source.consumer,
+        **delivery_fields(delivery),
     }
 
 

@@ -195,6 +195,80 @@ class HandlerTests(RunnerCase):
         self.successResultOf(idle)
         self.successResultOf(runner.when_idle())
 
+    def test_looks_at_itself(self) -> None:
+        """
+        A handler that looks at its runner sees itself run.
+        """
+        seen: list[object] = []
+
+        def handler(delivery: Delivery) -> None:
+            self.peer.clock.advance(3)
+            seen.append((runner.running, runner.unsettled, runner.waiting))
+            seen.append((runner.idle_seconds(), runner.oldest()))
+            seen.append(runner.when_idle())
+
+        runner = self.runner(handler)
+        began = self.peer.clock.seconds()
+        self.deliver()
+        *numbers, idle = seen
+        self.assertEqual(numbers, [(1, 1, 0), (3, began)])
+        assert isinstance(idle, Deferred)
+        self.successResultOf(idle)
+        self.assertEqual((runner.running, runner.unsettled), (0, 0))
+        self.assertEqual((runner.idle_seconds(), runner.oldest()), (0, None))
+        self.assertEqual(self.peer.expect(BasicAck), BasicAck(1))
+        self.assertEqual(runner.counts, Counts(acknowledged=1))
+
+    def test_abandons_itself(self) -> None:
+        """
+        A handler that stops its own consumer at once has its message given back, and
+        not acknowledged.
+        """
+        runner = self.runner(lambda delivery: runner.abandon())
+        self.deliver()
+        self.assertEqual(self.peer.expect(BasicNack), BasicNack(1, False, True))
+        self.assertEqual(self.peer.listen(), [])
+        self.assertEqual(runner.counts, Counts(unfinished=1))
+        self.assertEqual(runner.running, 0)
+
+    def test_while_another_waits(self) -> None:
+        """
+        What handlers do at once does not count for one that waits.
+        """
+        waiting: Deferred[None] = Deferred()
+        results = [waiting, None]
+        runner = self.runner(lambda delivery: results.pop(0))
+        self.deliver(1)
+        idle = runner.when_idle()
+        self.peer.clock.advance(5)
+        self.deliver(2)
+        self.assertEqual(self.peer.expect(BasicAck), BasicAck(2))
+        self.peer.clock.advance(1)
+        self.assertEqual((runner.running, runner.idle_seconds()), (1, 1))
+        self.assertNoResult(idle)
+        waiting.callback(None)
+        self.successResultOf(idle)
+        self.assertEqual(self.peer.expect(BasicAck), BasicAck(1))
+
+    def test_delivered_meanwhile(self) -> None:
+        """
+        A delivery that comes while a handler is called is handled before that handler
+        ends, and each is acknowledged.
+        """
+        seen: list[object] = []
+
+        def handler(delivery: Delivery) -> None:
+            if delivery.delivery_tag == 1:
+                self.deliver(2)
+            seen.append((delivery.delivery_tag, runner.running))
+
+        runner = self.runner(handler)
+        self.deliver(1)
+        self.assertEqual(seen, [(2, 2), (1, 1)])
+        self.assertEqual(self.peer.expect(BasicAck), BasicAck(2))
+        self.assertEqual(self.peer.expect(BasicAck), BasicAck(1))
+        self.assertEqual((runner.running, runner.unsettled), (0, 0))
+
     def failing(self, error: BaseException) -> list[Callable[[Delivery], object]]:
         """
         Handlers of every kind that fail.
