@@ -51,6 +51,7 @@ __all__ = [
     "NotAllowed",
     "NotFound",
     "NotImplementedByBroker",
+    "NotInstalled",
     "PreconditionFailed",
     "ProtocolVersionMismatch",
     "PublishFailed",
@@ -107,6 +108,12 @@ class LocalProtocolError(AMQPError):
 class InvalidURI(LocalProtocolError, ValueError):
     """
     A connection URI or a connection parameter is not valid.
+    """
+
+
+class NotInstalled(AMQPError, ImportError):
+    """
+    An optional dependency is not installed.  The text says what to install.
     """
 
 

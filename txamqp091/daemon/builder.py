@@ -27,14 +27,14 @@ from txamqp091.daemon.consumer_settings import ConsumerSettings
 from txamqp091.daemon.exit_status import ExitStatus
 from txamqp091.daemon.handler_loading import HandlerNotFound, load_handler
 from txamqp091.daemon.logs import set_threshold
-from txamqp091.daemon.metrics import Metrics, NotInstalled
+from txamqp091.daemon.metrics import Metrics
 from txamqp091.daemon.process import Daemon
 from txamqp091.daemon.settings import Settings
 from txamqp091.daemon.settings_loading import differences, reloaded
 from txamqp091.daemon.settings_schema import Problem
 from txamqp091.daemon.systemd import Notifier, Watchdog, watchdog_seconds
 from txamqp091.daemon.tokens import TokenSource, find_token
-from txamqp091.daemon.tracing import Tracing
+from txamqp091.errors import NotInstalled
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service import (
@@ -42,7 +42,9 @@ from txamqp091.service import (
     ExpiringCredentials,
     RetryPolicy,
     SecretRefresh,
+    Telemetry,
 )
+from txamqp091.service.telemetry import check_installed
 from txamqp091.worker.consumer_service import ConsumerService
 from txamqp091.worker.handler_check import check_handler
 from txamqp091.worker.handler_publisher import (
@@ -117,7 +119,7 @@ def check_parts(settings: Settings, reactor: Any) -> None:
         raise Problem("metrics", str(error)) from None
     try:
         if settings.tracing:
-            Tracing()
+            check_installed()
     except NotInstalled as error:
         raise Problem("tracing", str(error)) from None
 
@@ -169,7 +171,7 @@ class _Parts:
     client: AMQPClientService
     threads: ThreadRunner
     metrics: Metrics | None = None
-    tracing: Tracing | None = None
+    telemetry: Telemetry | None = None
     republish: Republish
     publisher: HandlerPublisher | None = None
 
@@ -263,15 +265,15 @@ def _make_parts(
     """
     Make metrics, tracing and publishers.
     """
-    tracing = Tracing() if settings.tracing else None
-    around = None if tracing is None else tracing.publishing
+    telemetry = Telemetry(client) if settings.tracing else None
+    around = None if telemetry is None else telemetry.publishing
     republisher = Republisher(client)
     parts = _Parts(
         reactor=reactor,
         settings=settings,
         client=client,
         threads=threads,
-        tracing=tracing,
+        telemetry=telemetry,
         republish=republisher if around is None else around(republisher),
     )
     if any(map(wants_publisher, handlers.values())):
@@ -299,8 +301,8 @@ def _make_consumer(
         if consumer.in_thread:
             given = ThreadPublisher(parts.reactor, parts.publisher)
         handler = partial(cast("Callable[..., Any]", handler), publisher=given)
-    if parts.tracing is not None:
-        handler = parts.tracing.traced(handler, consumer.queue)
+    if parts.telemetry is not None:
+        handler = parts.telemetry.traced(handler, consumer.queue)
     offsets = None
     if consumer.offset_file:
         offsets = OffsetFile(consumer.offset_file, consumer.queue)

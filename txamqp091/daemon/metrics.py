@@ -9,7 +9,7 @@ the settings and from the list of outcomes, never from messages.
 
 from __future__ import annotations
 
-__all__ = ["CONTENT_TYPE", "Metrics", "NotInstalled"]
+__all__ = ["CONTENT_TYPE", "Metrics"]
 
 from collections.abc import Callable, Iterator
 from itertools import accumulate
@@ -17,6 +17,7 @@ from time import monotonic, time
 from typing import TYPE_CHECKING
 
 from txamqp091._version import __version__
+from txamqp091.errors import NotInstalled
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.worker.counts import Histogram, MessageOutcome
 from txamqp091.worker.handler_publisher import PublisherCounts
@@ -48,12 +49,6 @@ _PUBLISHER_COUNTERS = (
     ("republished", "republished", "Messages that were published again."),
     ("failures", "publish_failures", "Messages that could not be published."),
 )
-
-
-class NotInstalled(ImportError):
-    """
-    A setting needs an optional dependency that is not installed.
-    """
 
 
 class Metrics:

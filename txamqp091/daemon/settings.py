@@ -149,7 +149,7 @@ class Settings:
     )
     metrics: bool = setting("Serve ``/metrics``; needs ``txamqp091[metrics]``.", False)
     tracing: bool = setting(
-        "Make OpenTelemetry spans; needs ``txamqp091[otel]``.", False
+        "Make OpenTelemetry spans and metrics; needs ``txamqp091[otel]``.", False
     )
     stalled_after: float = setting(
         "Seconds after which a consumer counts as stalled, so that the daemon is not "

@@ -30,6 +30,7 @@ from txamqp091.service.recovering_channel import RecoveringChannel
 from txamqp091.service.recovering_consumer import RecoveringConsumer
 from txamqp091.service.retry import RetryPolicy
 from txamqp091.service.rpc import RPCClient, RPCServer
+from txamqp091.service.telemetry import Telemetry
 from txamqp091.service.topology import Topology
 
 __all__ = [
@@ -53,5 +54,6 @@ __all__ = [
     "Secret",
     "SecretRefresh",
     "SecretUnavailable",
+    "Telemetry",
     "Topology",
 ]

@@ -25,18 +25,16 @@ from twisted.python.failure import Failure
 
 from txamqp091.channel import Channel
 from txamqp091.errors import ChannelClosed, Nacked, Returned
-from txamqp091.message import Body, Message, body_bytes
+from txamqp091.message import Body, Message
 from txamqp091.service import AMQPClientService, Publisher, RecoveringChannel
-from txamqp091.wire.properties import EMPTY, Properties
+from txamqp091.service.telemetry import Around, WrappedPublisher
+from txamqp091.wire.properties import Properties
 from txamqp091.worker.counts import Histogram
 
 T = TypeVar("T")
 
 #: How long confirms take, by classes, in seconds.
 _BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0)
-
-#: Puts something around the publishing of a message, such as a span.
-Around = Callable[[Callable[[Message], Deferred[None]]], Callable[[Message], Any]]
 
 
 class PublisherCounts(Protocol):
@@ -133,7 +131,7 @@ class Republisher:
         return answer
 
 
-class HandlerPublisher(Publisher):
+class HandlerPublisher(WrappedPublisher):
     """
     The publisher of all handlers of a daemon.
 
@@ -147,59 +145,16 @@ class HandlerPublisher(Publisher):
         """
         :param around: put around the publishing of each message.
         """
-        super().__init__(service)
+        super().__init__(service, around=around)
         self.latency = Histogram(_BOUNDS)
         self._measuring = False
-        self._send = None if around is None else around(self._post)
 
-    def publish(
-        self,
-        exchange: str,
-        routing_key: str,
-        body: Body,
-        properties: Properties | None = None,
-        mandatory: bool = False,
-        *,
-        delay: float = 0.0,
-    ) -> Deferred[None]:
-        """
-        See `Publisher.publish`.
-        """
-        if delay:
-            # This comes back here, without a delay, for the delay queues.
-            return super().publish(
-                exchange, routing_key, body, properties, mandatory, delay=delay
-            )
-        if self._send is None:
-            return self._measured(exchange, routing_key, body, properties, mandatory)
-        try:
-            message = Message(
-                exchange,
-                routing_key,
-                body_bytes(body),
-                EMPTY if properties is None else properties,
-                mandatory,
-            )
-        except TypeError as error:
-            return fail(error)
-        published: Deferred[None] = self._send(message)
-        return published
-
-    def _post(self, message: Message) -> Deferred[None]:
-        return self._measured(
-            message.exchange,
-            message.routing_key,
-            message.body,
-            message.properties,
-            message.mandatory,
-        )
-
-    def _measured(self, *details: Any) -> Deferred[None]:
+    def _post(self, *details: Any) -> Deferred[None]:
         if self._measuring:
-            return super().publish(*details)
+            return super()._post(*details)
         self._measuring = True
         began = self._reactor.seconds()
-        return super().publish(*details).addBoth(self._answered, began)
+        return super()._post(*details).addBoth(self._answered, began)
 
     def _answered(self, answer: T, began: float) -> T:
         self._measuring = False

@@ -31,7 +31,7 @@ BELOW: dict[str, set[str]] = {
     "wire": {"errors"},
     "_machine": {"errors", "wire"},
     "root": {"version", "errors", "wire", "_machine"},
-    "service": {"errors", "wire", "root"},
+    "service": {"version", "errors", "wire", "root"},
     "worker": {"errors", "wire", "root", "service"},
     "daemon": {"version", "errors", "wire", "root", "service", "worker"},
     "tap": {"version", "errors", "root", "service", "worker", "daemon"},
@@ -52,10 +52,11 @@ OUTSIDE: dict[str, set[str]] = {
     "wire": STANDARD_LIBRARY,
     "_machine": STANDARD_LIBRARY,
     "root": TWISTED | TLS | {"idna"},  # which Twisted needs, too
-    "service": TWISTED,
+    # An extra, imported when it is asked for.
+    "service": TWISTED | {"opentelemetry"},
     "worker": TWISTED,
-    # The last two are extras, and imported when they are asked for.
-    "daemon": TWISTED | {"prometheus_client", "opentelemetry"},
+    # The last one is an extra, imported when it is asked for.
+    "daemon": TWISTED | {"prometheus_client"},
     "tap": TWISTED,
     "adapters": TWISTED | {"tornado"},
     "compat": STANDARD_LIBRARY,

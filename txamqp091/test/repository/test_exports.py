@@ -31,7 +31,7 @@ PUBLIC = {
         AMQPClientService Address Binding Difference Entity EntityOutcome
         EntityState Exchange ExpiringCredentials Publisher Queue RPCClient
         RPCServer RecoveringChannel RecoveringConsumer RetryPolicy SRVRecords
-        Secret SecretRefresh SecretUnavailable Topology
+        Secret SecretRefresh SecretUnavailable Telemetry Topology
     """,
     "txamqp091.worker": """
         ConsumerHealth ConsumerService Counts Dead FailurePolicy Halt HandlerOptions

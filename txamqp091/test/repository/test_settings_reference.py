@@ -17,8 +17,9 @@ from unittest.mock import Mock
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from txamqp091.daemon.exit_status import ExitStatus
-from txamqp091.daemon.metrics import Metrics, NotInstalled
+from txamqp091.daemon.metrics import Metrics
 from txamqp091.daemon.settings_loading import load, variables
+from txamqp091.errors import NotInstalled
 from txamqp091.test.support.checkout import CHECKOUT
 from txamqp091.worker.counts import MessageOutcome
 from txamqp091.worker.health import ConsumerHealth, Health

@@ -19,11 +19,11 @@ from txamqp091.daemon.builder import check_parts, load_handlers, make_daemon
 from txamqp091.daemon.exit_status import ExitStatus
 from txamqp091.daemon.handler_loading import HandlerNotFound
 from txamqp091.daemon.logs import set_threshold
-from txamqp091.daemon.metrics import NotInstalled
 from txamqp091.daemon.process import Daemon
 from txamqp091.daemon.settings import LogThreshold, Settings
 from txamqp091.daemon.settings_loading import load
 from txamqp091.daemon.settings_schema import Problem
+from txamqp091.errors import NotInstalled
 from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.test.support.service_case import ServiceCase
@@ -154,7 +154,7 @@ class CheckTests(AssemblyCase):
             raise NotInstalled("install it")
 
         self.patch(assembly, "Metrics", absent)
-        self.patch(assembly, "Tracing", absent)
+        self.patch(assembly, "check_installed", absent)
         for name, top in (
             ("metrics", 'metrics = true\nadmin = "tcp:0"'),
             ("tracing", "tracing = true"),

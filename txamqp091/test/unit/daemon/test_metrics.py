@@ -17,8 +17,8 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from txamqp091 import __version__
 from txamqp091.daemon.admin import admin_site
-from txamqp091.daemon.metrics import Metrics, NotInstalled
-from txamqp091.errors import Returned
+from txamqp091.daemon.metrics import Metrics
+from txamqp091.errors import NotInstalled, Returned
 from txamqp091.test.repository.test_architecture import run
 from txamqp091.test.support.service_case import ServiceCase
 from txamqp091.test.unit.daemon.test_admin import get
@@ -289,7 +289,7 @@ class AbsentTests(SynchronousTestCase):
         self.assertEqual(loaded, "[]")
         loaded = run(
             "import sys, txamqp091.tap, txamqp091.daemon.metrics\n"
-            "import txamqp091.daemon.tracing\n"
+            "import txamqp091.service.telemetry\n"
             "print(sorted(each for each in sys.modules\n"
             "    if each.partition('.')[0] in ('prometheus_client', 'opentelemetry')\n"
             "    or each.startswith('twisted.web')))\n"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
-from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from txamqp091.daemon.handler_loading import HandlerNotFound, load_handler
 from txamqp091.errors import AMQPError, ChannelClosed, Nacked, Returned
@@ -187,88 +187,6 @@ class HandlerPublisherTests(PublisherCase):
         self.turn()
         self.successResultOf(sent)
         self.assertEqual(sum(publisher.latency.counts), 1)
-
-    def test_around(self) -> None:
-        """
-        What is to be around each message is, and what is no message fails.
-        """
-        seen: list[Message] = []
-
-        def around(publish: Any) -> Any:
-            def send(message: Message) -> Any:
-                seen.append(message)
-                return publish(message)
-
-            return send
-
-        publisher = HandlerPublisher(self.client, around=around)
-        sent = publisher.publish("", "work", bytearray(b"x"), mandatory=True)
-        self.turn()
-        self.successResultOf(sent)
-        [message] = seen
-        self.assertEqual((message.body, message.mandatory), (b"x", True))
-        self.assertEqual(self.broker.queue("work").ready, 1)
-        wrong: Any = 5
-        self.failureResultOf(publisher.publish("", "work", wrong), TypeError)
-        self.assertEqual(len(seen), 1)
-
-    def test_traced(self) -> None:
-        """
-        With OpenTelemetry around it, a message is published in a span of its own.
-        """
-        try:
-            from opentelemetry.sdk.trace import TracerProvider
-            from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-            from opentelemetry.sdk.trace.export.in_memory_span_exporter import (
-                InMemorySpanExporter,
-            )
-        except ImportError:
-            raise SkipTest("opentelemetry-sdk is not here") from None
-        from txamqp091.daemon.tracing import Tracing
-
-        exporter = InMemorySpanExporter()
-        provider = TracerProvider(shutdown_on_exit=False)
-        provider.add_span_processor(SimpleSpanProcessor(exporter))
-        tracing = Tracing(provider)
-        publisher = HandlerPublisher(self.client, around=tracing.publishing)
-        self.broker.declare_queue("next")
-
-        def handler(delivery: Delivery) -> Any:
-            return publisher.publish("", "next", delivery.body)
-
-        consumer = self.client.consume("work", tracing.traced(handler, "work"))
-        self.broker.publish("", "work", b"x")
-        self.turn()
-        process, send = sorted(
-            exporter.get_finished_spans(), key=lambda each: each.name
-        )
-        self.assertEqual((process.name, send.name), ("process work", "send next"))
-        assert send.parent is not None and process.context is not None
-        self.assertEqual(send.parent.span_id, process.context.span_id)
-        [message] = self.broker.queue("next").messages
-        self.assertIn(f"{send.context.span_id:016x}", str(message.properties.headers))
-        consumer.cancel()
-
-    def test_not_traced(self) -> None:
-        """
-        A message whose headers cannot be read goes without a span.
-        """
-        try:
-            from txamqp091.daemon.tracing import Tracing
-
-            tracing = Tracing()
-        except ImportError:
-            raise SkipTest("opentelemetry-api is not here") from None
-        raw = b"\x20\x00\x00\x00\x00\x03\x01ax"  # headers that are cut short
-        message = Message("", "work", b"x", Properties.from_wire(raw))
-        seen: list[Message] = []
-
-        def publish(message: Message) -> Deferred[None]:
-            seen.append(message)
-            return succeed(None)
-
-        self.successResultOf(tracing.publishing(publish)(message))
-        self.assertEqual(seen, [message])
 
 
 class ThreadPublisherTests(TestCase):
