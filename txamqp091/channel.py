@@ -105,6 +105,9 @@ _UNANSWERED = (
 #: Where in a basic.get-ok the exchange and the routing key are.
 _GET_OK_ROUTE = 13
 
+#: Where in the payload of a header frame the properties are.
+_HEADER_FIELDS = 12
+
 
 def _check_prefetch(prefetch: object) -> None:
     if isinstance(prefetch, bool) or not isinstance(prefetch, int):
@@ -842,7 +845,7 @@ class Channel:
             method.redelivered,
             method.encode(),
             _GET_OK_ROUTE,
-            content.header,
+            content.header[_HEADER_FIELDS:],
             content.body,
         )
 

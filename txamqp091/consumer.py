@@ -293,7 +293,7 @@ class Consumer:
         redelivered: bool,
         method: bytes,
         route: int,
-        header: bytes,
+        properties: bytes,
         body: bytes,
     ) -> None:
         settler = self._settler
@@ -304,7 +304,7 @@ class Consumer:
             redelivered,
             method,
             route,
-            header,
+            properties,
             body,
         )
         if not self.auto_ack:
@@ -330,7 +330,7 @@ class Consumer:
         redelivered: bool,
         method: bytes,
         route: int,
-        header: bytes,
+        properties: bytes,
         size: int,
     ) -> None:
         settler = self._settler
@@ -341,7 +341,7 @@ class Consumer:
             redelivered,
             method,
             route,
-            header,
+            properties,
             b"",
         )
         if not self.auto_ack:

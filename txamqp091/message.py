@@ -40,9 +40,6 @@ __all__ = [
 #: What may be the body of a message.  Text is sent as UTF-8.
 Body = bytes | str | bytearray | memoryview
 
-# In the payload of a content header: class (2), weight (2), size (8), then these.
-_PROPERTIES = 12
-
 _MULTIPLE = 1
 _REQUEUE = 1
 _NACK_REQUEUE = 2
@@ -413,7 +410,7 @@ class Delivery:
     """
 
     __slots__ = (
-        "_header",
+        "_encoded",
         "_method",
         "_properties",
         "_route",
@@ -424,7 +421,7 @@ class Delivery:
         "settler",
     )
 
-    _header: bytes
+    _encoded: bytes
     _method: bytes
     _properties: Properties | None
     _route: int
@@ -443,7 +440,7 @@ class Delivery:
         redelivered: bool,
         method: bytes,
         route: int,
-        header: bytes,
+        properties: bytes,
         body: bytes,
     ) -> Delivery:
         """
@@ -451,12 +448,12 @@ class Delivery:
 
         :param method: the payload of the method frame.
         :param route: where in it the exchange and the routing key are.
-        :param header: the payload of the header frame.
+        :param properties: the properties, encoded.
         """
         # Once per message.  To fill the slots costs half of what __init__ does.
         delivery = _new(cls)
         delivery.settler = settler
-        delivery._header = header
+        delivery._encoded = properties
         delivery._method = method
         delivery._properties = None
         delivery._route = route
@@ -511,7 +508,7 @@ class Delivery:
         """
         properties = self._properties
         if properties is None:
-            properties = Properties.from_wire(self._header[_PROPERTIES:])
+            properties = Properties.from_wire(self._encoded)
             self._properties = properties
         return properties
 
@@ -537,7 +534,7 @@ class Delivery:
         """
         Whether a stream has delivered the message.
         """
-        return _STREAM in self._header
+        return _STREAM in self._encoded
 
     @property
     def delivery_count(self) -> int | None:

@@ -47,6 +47,7 @@ from txamqp091.wire.frames import (
     three_frames,
 )
 from txamqp091.wire.method import Method, decode_method, operation_name
+from txamqp091.wire.templates import Template, Templates
 from txamqp091.wire.types import encode_short_string
 
 __all__ = ["ChannelMachine", "Content"]
@@ -96,6 +97,7 @@ class ChannelMachine(Assembler):
         "_release",
         "_replies",
         "_routes",
+        "_templates",
         "_waits",
         "_write",
         "closing",
@@ -118,6 +120,7 @@ class ChannelMachine(Assembler):
         max_payload: int,
         max_body: int,
         spares: list[bytearray],
+        templates: dict[bytes, Template],
     ) -> None:
         """
         :param write: sends bytes.
@@ -125,6 +128,7 @@ class ChannelMachine(Assembler):
             whether the peer has ended the channel.
         :param waits: called when the peer owes this channel an answer, and did not.
         :param spares: where a buffer for large bodies is kept, for all channels.
+        :param templates: where the templates of all channels are kept.
         """
         super().__init__(max_body, spares)
         self.number = number
@@ -145,6 +149,7 @@ class ChannelMachine(Assembler):
         self._max_properties = max_payload - _HEADER_FIELDS
         self._replies = Replies()
         self._routes: dict[tuple[str, str, bool], bytes] = {}
+        self._templates = Templates(templates)
         # The largest body that the peer may give back to us.
         self._max_returned = 0
 
@@ -192,7 +197,8 @@ class ChannelMachine(Assembler):
         Ask for the end of the channel.
         """
         self.call(spec.ChannelClose(reply_code, reply_text, 0, 0), handle)
-        self.closing = self.dropping = True
+        self.closing = True
+        self._drop()
 
     def abandon(self, reason: AMQPError) -> None:
         """
@@ -200,7 +206,8 @@ class ChannelMachine(Assembler):
         the peer has agreed.
         """
         self.send(spec.ChannelClose(200, "", 0, 0))
-        self.closing = self.dropping = True
+        self.closing = True
+        self._drop()
         self.fail(reason)
         self.expect = self._await_close_ok
 
@@ -303,7 +310,14 @@ class ChannelMachine(Assembler):
         """
         self.call(spec.BasicRecover(requeue), _Recovering(self, handle))
         self.recovering += 1
+        self._drop()
+
+    def _drop(self) -> None:
+        """
+        Drop the deliveries that come.
+        """
         self.dropping = True
+        self._templates.forget()
 
     @property
     def is_open(self) -> bool:
@@ -346,7 +360,14 @@ class ChannelMachine(Assembler):
         if method[:4] == _DELIVER and len(body) <= self.max_body:
             consumer, tag, redelivered, _, route = self._parse_deliver(method)
             if not self.dropping:
-                consumer.delivered(tag, redelivered, method, route, header, body)
+                if not self._ending:
+                    limit, take = self._max_payload, consumer.delivered
+                    self._templates.learn(
+                        self, self.number, method, header, limit, take
+                    )
+                consumer.delivered(
+                    tag, redelivered, method, route, header[_HEADER_FIELDS:], body
+                )
         else:
             super().receive_message(message)
 
@@ -400,9 +421,13 @@ class ChannelMachine(Assembler):
         if self.dropping:
             return
         if body is None:
-            consumer.oversized(tag, redelivered, payload, route, header, self._size)
+            consumer.oversized(
+                tag, redelivered, payload, route, header[_HEADER_FIELDS:], self._size
+            )
         else:
-            consumer.delivered(tag, redelivered, payload, route, header, body)
+            consumer.delivered(
+                tag, redelivered, payload, route, header[_HEADER_FIELDS:], body
+            )
 
     def _begin_return(self, payload: bytes) -> None:
         keep = max(self.max_body, self._max_returned)
@@ -458,7 +483,7 @@ class ChannelMachine(Assembler):
     def _cancel(self, payload: bytes) -> None:
         method = spec.BasicCancel.decode(payload)
         tag = method.consumer_tag.encode("utf-8", "surrogateescape")
-        consumer = self.consumers.pop(tag, None)
+        consumer = self._pop_consumer(tag)
         if method.no_wait and consumer is not None:
             self._ending[tag] = consumer
             if self.is_open:
@@ -520,6 +545,7 @@ class ChannelMachine(Assembler):
             return
         self.reason = reason
         self.ignore_all()
+        self._templates.forget()
         self._ending.clear()
         consumers, self.consumers = self.consumers, {}
         self._replies.fail(reason)
@@ -545,7 +571,11 @@ class ChannelMachine(Assembler):
         """
         There are no more deliveries for a tag.
         """
-        self.consumers.pop(tag.encode("utf-8", "surrogateescape"), None)
+        self._pop_consumer(tag.encode("utf-8", "surrogateescape"))
+
+    def _pop_consumer(self, tag: bytes) -> ConsumerSink | None:
+        self._templates.forget()
+        return self.consumers.pop(tag, None)
 
 
 class _Ending:

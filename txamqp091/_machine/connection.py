@@ -253,6 +253,7 @@ class ConnectionMachine:
             max_payload=self.limits.frame_max - FRAME_OVERHEAD,
             max_body=self.limits.max_body,
             spares=self._spares,
+            templates=self._reader.templates,
         )
         attach(channel)
         self._channels[number] = channel

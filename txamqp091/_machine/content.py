@@ -37,6 +37,7 @@ class Assembler:
 
     :ivar expect: takes the next frame, as its type and payload; see
         `FrameReader.feed`.
+    :ivar content: the method whose content is incomplete; None if there is none.
     :ivar max_body: the largest body that is kept, in octets.
     :cvar impossible: the size of a body that no peer can mean, in octets.
     """
@@ -45,7 +46,6 @@ class Assembler:
 
     __slots__ = (
         "_body",
-        "_content",
         "_finish",
         "_header",
         "_kept",
@@ -53,6 +53,7 @@ class Assembler:
         "_left",
         "_size",
         "_spares",
+        "content",
         "expect",
         "max_body",
     )
@@ -68,7 +69,7 @@ class Assembler:
         # that, whether it is kept, and what is there (one object, as a peer may send
         # many frames of an octet each; and it is used again, as fresh memory costs more
         # than to fill it).
-        self._content: Any = None
+        self.content: Any = None
         self._finish: Finish = _nothing
         self._keep = 0
         self._header = b""
@@ -101,7 +102,7 @@ class Assembler:
         :param content: what ``finish`` is to be given, with header and body.
         :param keep: the largest body to keep, in octets.
         """
-        self._content = content
+        self.content = content
         self._finish = finish
         self._keep = keep
         self.expect = self._expect_header
@@ -111,7 +112,7 @@ class Assembler:
         Expect nothing more.
         """
         self.expect = _ignore
-        self._content = None
+        self.content = None
         self._finish = _nothing
         self._body = bytearray()
 
@@ -179,8 +180,8 @@ class Assembler:
         return body
 
     def _complete(self, body: bytes | None) -> None:
-        content, header = self._content, self._header
-        self._content = None
+        content, header = self.content, self._header
+        self.content = None
         self._header = b""
         self.expect = self._expect_method
         self._finish(content, header, body)

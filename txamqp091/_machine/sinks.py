@@ -110,7 +110,7 @@ class ConsumerSink(Protocol):
         redelivered: bool,
         method: bytes,
         route: int,
-        header: bytes,
+        properties: bytes,
         body: bytes,
     ) -> None:
         """
@@ -118,7 +118,7 @@ class ConsumerSink(Protocol):
 
         :param method: the payload of the method frame.
         :param route: where in it the exchange and the routing key are.
-        :param header: the payload of the header frame.
+        :param properties: the properties, encoded.
         """
 
     def oversized(
@@ -127,7 +127,7 @@ class ConsumerSink(Protocol):
         redelivered: bool,
         method: bytes,
         route: int,
-        header: bytes,
+        properties: bytes,
         size: int,
     ) -> None:
         """

@@ -31,6 +31,7 @@ from txamqp091.wire.spec import (
     FRAME_METHOD,
     FRAME_MIN_SIZE,
 )
+from txamqp091.wire.templates import Template
 
 __all__ = [
     "FRAME_OVERHEAD",
@@ -65,6 +66,9 @@ _PART = 16384
 
 _END = bytes([FRAME_END])
 _BASIC = 60
+# Where in a frame of ``basic.deliver`` the length of the consumer tag is: behind the
+# head, class and method.
+_TAG_LENGTH = _HEAD_SIZE + 4
 
 #: What `FrameReader` gives out in place of a frame type, for the method, the header and
 #: the body of a message at once.
@@ -111,12 +115,15 @@ class FrameReader(Generic[Route]):
     :ivar max_payload: the largest payload that is accepted.
     :ivar paused: while true, no more frames are given out; feed ``b""`` to go on
         after that.
+    :ivar templates: what reads messages that are like one before, and gives them out
+        itself; by `template_name`.
     """
 
     def __init__(self, routes: Mapping[int, Route]) -> None:
         self.routes = routes
         self.max_payload = FRAME_MIN_SIZE - FRAME_OVERHEAD
         self.paused = False
+        self.templates: dict[bytes, Template] = {}
         self._pieces: list[bytes] = []
         self._have = 0
         self._need = 0
@@ -143,7 +150,7 @@ class FrameReader(Generic[Route]):
             data = b"".join(pieces)
             pieces.clear()
         unpack, unpack_header = _HEAD.unpack_from, _HEADER.unpack_from
-        unpack_body = _BODY.unpack_from
+        unpack_body, templates = _BODY.unpack_from, self.templates
         position, size = 0, len(data)
         need = min(self._left + 1, _PART) if self._left else _HEAD_SIZE
         while size - position >= need and not self.paused:
@@ -172,6 +179,16 @@ class FrameReader(Generic[Route]):
                 break
             if data[end] != FRAME_END:
                 raise _bad_end(data[end])
+            if templates and kind == FRAME_METHOD and end + 8 < size:
+                tag = position + _TAG_LENGTH
+                template = templates.get(
+                    data[position : tag + 1 + data[tag]] + data[end + 4 : end + 8]
+                )
+                if template is not None and template.channel.content is None:
+                    after = template.read(data, position, self)
+                    if after != position:
+                        position = after
+                        continue
             position = end + 1
             if kind == FRAME_HEARTBEAT:
                 continue

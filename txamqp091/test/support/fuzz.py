@@ -190,10 +190,10 @@ class Sink:
         redelivered: bool,
         method: bytes,
         route: int,
-        header: bytes,
+        properties: bytes,
         body: bytes,
     ) -> None:
-        self._look(header[12:])
+        self._look(properties)
         self.events.append(("delivered", delivery_tag, redelivered, method, body))
         for channel in self.channels:
             if channel.consumers:
@@ -205,7 +205,7 @@ class Sink:
         redelivered: bool,
         method: bytes,
         route: int,
-        header: bytes,
+        properties: bytes,
         size: int,
     ) -> None:
         self.events.append(("oversized", delivery_tag, size))

@@ -171,7 +171,7 @@ class RecordingConsumer:
         redelivered: bool,
         method: bytes,
         route: int,
-        header: bytes,
+        properties: bytes,
         body: bytes,
     ) -> None:
         self._recorder.note(
@@ -180,7 +180,7 @@ class RecordingConsumer:
             delivery_tag,
             redelivered,
             method[route:],
-            header,
+            properties,
             body,
         )
 
@@ -190,7 +190,7 @@ class RecordingConsumer:
         redelivered: bool,
         method: bytes,
         route: int,
-        header: bytes,
+        properties: bytes,
         size: int,
     ) -> None:
         self._recorder.note(self._name, "oversized", delivery_tag, size)

@@ -56,10 +56,9 @@ class ContentTests(ChannelCase):
             body = bytes(place % 251 for place in range(size))
             for pieces in ([self.deliver(body)], octets(self.deliver(body))):
                 self.recorder.receive(*pieces)
-                header = pack(">HHQ", 60, 0, size) + b"\0\0"
                 self.assertEqual(
                     self.recorder.take(),
-                    [("tag", "delivered", 1, False, b"\1x\3key", header, body)],
+                    [("tag", "delivered", 1, False, b"\1x\3key", b"\0\0", body)],
                 )
 
     def test_one_buffer(self) -> None:
@@ -93,10 +92,10 @@ class ContentTests(ChannelCase):
         for tag, redelivered in ((0, True), (2**64 - 1, False)):
             method = spec.BasicDeliver("tag", tag, redelivered, "", "")
             self.recorder.receive(content(1, method, b"b", properties))
-            ((*event, route, header, body),) = self.recorder.take()
+            ((*event, route, encoded, body),) = self.recorder.take()
             self.assertEqual(event, ["tag", "delivered", tag, redelivered])
             self.assertEqual((route, body), (b"\0\0", b"b"))
-            self.assertEqual(header[12:], properties)
+            self.assertEqual(encoded, properties)
 
     def test_consumers_by_tag(self) -> None:
         """
@@ -236,8 +235,8 @@ class ContentTests(ChannelCase):
         """
         for properties in (b"\xff\xff", b"\0\1", b"\x20\0\xff\xff\xff\xff", bytes(900)):
             self.recorder.receive(self.deliver(b"body", 1, properties))
-            ((*_, header, body),) = self.recorder.take()
-            self.assertEqual((header[12:], body), (properties, b"body"))
+            ((*_, encoded, body),) = self.recorder.take()
+            self.assertEqual((encoded, body), (properties, b"body"))
 
     def test_oversized(self) -> None:
         """
