@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
@@ -35,6 +35,8 @@ DEFAULT_WINDOW = 1000
 #: How many bytes of large bodies may be unconfirmed before the next message waits.
 DEFAULT_WINDOW_SIZE = 16 << 20
 
+
+_new: Any = object.__new__
 
 #: The encoding of no properties.
 _NONE = EMPTY.encoded
@@ -132,7 +134,7 @@ class ChannelPublisher:
                 body = body_bytes(body)
             encoded = _NONE if properties is None else _encoded(properties)
             if self.may_send and not self._waiting:
-                deferred = _Left() if machine.confirms is None else waiting()
+                deferred = _new(_Left) if machine.confirms is None else waiting()
                 machine.publish(
                     exchange, routing_key, body, encoded, mandatory, deferred
                 )
@@ -195,17 +197,12 @@ class ChannelPublisher:
         """
         Whether a message may leave now.
         """
+        if not (self._flow.may_publish and self._flowing):
+            return False
         confirms = self.machine.confirms
-        return (
-            self._flow.may_publish
-            and self._flowing
-            and (
-                confirms is None
-                or (
-                    len(confirms.outstanding) < self._window
-                    and confirms.size < self._window_size
-                )
-            )
+        return confirms is None or (
+            len(confirms.outstanding) < self._window
+            and confirms.size < self._window_size
         )
 
     @property
@@ -308,11 +305,19 @@ class ChannelPublisher:
 
 class _Left(Deferred[None]):
     """
-    What ``succeed`` makes of None, for a third of its cost.
+    What ``succeed`` makes of None.  It is made without ``__init__``, which runs when
+    something is added to it: most are never looked at, and cost a quarter.
     """
 
     called = True
     result = None
+    _ready = False
+
+    def __getattr__(self, name: str) -> Any:
+        if not self._ready:
+            self._ready = True
+            self.__init__()  # type: ignore[misc]
+        return object.__getattribute__(self, name)
 
 
 class _Held:
@@ -409,7 +414,8 @@ class _Batch:
 
     def go(self) -> bool:
         publisher, deferred = self._publisher, self.deferred
-        publish, draw = publisher.machine.publish, self._messages.__next__
+        machine, draw = publisher.machine, self._messages.__next__
+        publish = machine.publish
         # One more is pending as long as this loop runs: the Deferred must not fire
         # in the middle of it.
         self._pending += 1
@@ -417,7 +423,7 @@ class _Batch:
             while publisher.may_send and not deferred.called:
                 message = draw()
                 place = None
-                if publisher.machine.confirms is not None:
+                if machine.confirms is not None:
                     place = _Place(self, self._sent)
                     self._pending += 1
                 self._sent += 1

@@ -43,8 +43,8 @@ from txamqp091.wire import spec
 from txamqp091.wire.frames import (
     Piece,
     content_frames,
+    content_heads,
     method_frame,
-    three_frames,
 )
 from txamqp091.wire.method import Method, decode_method, operation_name
 from txamqp091.wire.templates import Template, Templates
@@ -54,6 +54,7 @@ __all__ = ["ChannelMachine", "Content"]
 
 _DELIVER = spec.BasicDeliver.prefix
 _UNPACK_TAG = Struct(">QB").unpack_from
+_END = bytes([spec.FRAME_END])
 # The octets of a header frame that come before the properties.
 _HEADER_FIELDS = 12
 
@@ -91,12 +92,16 @@ class ChannelMachine(Assembler):
     __slots__ = (
         "_ending",
         "_joined",
+        "_like",
         "_max_payload",
         "_max_properties",
         "_max_returned",
+        "_method",
+        "_prefix",
         "_release",
         "_replies",
         "_routes",
+        "_seam",
         "_templates",
         "_waits",
         "_write",
@@ -150,6 +155,10 @@ class ChannelMachine(Assembler):
         self._replies = Replies()
         self._routes: dict[tuple[str, str, bool], bytes] = {}
         self._templates = Templates(templates)
+        # What the last message was like, its method's frame, all before its properties,
+        # and what is between them and its body.
+        self._like: tuple[str, str, bool, int, int] | None = None
+        self._method = self._prefix = self._seam = b""
         # The largest body that the peer may give back to us.
         self._max_returned = 0
 
@@ -236,19 +245,11 @@ class ChannelMachine(Assembler):
         """
         if self.reason is not None or self.closing:
             raise self._refusal()
-        try:
-            method = self._routes[exchange, routing_key, mandatory]
-        except (KeyError, TypeError):  # or what cannot be a key, nor a name
-            method = self._route(exchange, routing_key, mandatory)
-        if len(properties) > self._max_properties:
-            raise EncodeError(
-                "properties",
-                f"{len(properties)} octets, in a frame of {self._max_payload}: the "
-                "frame_max of the connection is too low",
-            )
         size = len(body)
-        if mandatory and size > self._max_returned:
-            self._max_returned = size
+        # Where the route and the sizes are as before, so are the octets between them.
+        like = (exchange, routing_key, mandatory, len(properties), size)
+        if like != self._like:
+            self._prepare(*like)
         confirms = self.confirms
         if confirms is not None:
             assert handle is not None
@@ -259,12 +260,45 @@ class ChannelMachine(Assembler):
             else:
                 confirms.publish(handle, size)
         if 0 < size <= self._max_payload:
-            self._write(three_frames(self.number, method, properties, body))
+            self._write(b"".join((self._prefix, properties, self._seam, body, _END)))
             return
         for data in content_frames(
-            self.number, method, properties, body, self._max_payload
+            self.number, self._method, properties, body, self._max_payload
         ):
             self._write(data)
+
+    def _prepare(
+        self,
+        exchange: str,
+        routing_key: str,
+        mandatory: bool,
+        encoded: int,
+        size: int,
+    ) -> None:
+        """
+        Encode what is between the properties and the body of a message.
+
+        :param encoded: the octets of the encoded properties.
+        :param size: the octets of the body.
+        """
+        self._like = None
+        try:
+            method = self._routes[exchange, routing_key, mandatory]
+        except (KeyError, TypeError):  # or what cannot be a key, nor a name
+            method = self._route(exchange, routing_key, mandatory)
+        if encoded > self._max_properties:
+            raise EncodeError(
+                "properties",
+                f"{encoded} octets, in a frame of {self._max_payload}: the "
+                "frame_max of the connection is too low",
+            )
+        if mandatory and size > self._max_returned:
+            self._max_returned = size
+        self._method = method
+        if size <= self._max_payload:
+            header, self._seam = content_heads(self.number, encoded, size)
+            self._prefix = method + header
+        self._like = (exchange, routing_key, mandatory, encoded, size)
 
     def _route(self, exchange: str, routing_key: str, mandatory: bool) -> bytes:
         method = spec.BasicPublish(0, exchange, routing_key, mandatory, False)

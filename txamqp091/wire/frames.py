@@ -40,9 +40,9 @@ __all__ = [
     "FrameReader",
     "Piece",
     "content_frames",
+    "content_heads",
     "frame_name",
     "method_frame",
-    "three_frames",
 ]
 
 Route = TypeVar("Route")
@@ -308,7 +308,8 @@ def content_frames(
     """
     size = len(body)
     if 0 < size <= max_payload:
-        return [three_frames(channel, method, properties, body)]
+        header, seam = content_heads(channel, len(properties), size)
+        return [b"".join((method, header, properties, seam, body, _END))]
     header = _HEADER.pack(FRAME_HEADER, channel, 12 + len(properties), _BASIC, 0, size)
     pieces: list[Piece] = [b"".join((method, header, properties))]
     view = memoryview(body)
@@ -321,19 +322,15 @@ def content_frames(
     return pieces if size else [b"".join(pieces)]
 
 
-def three_frames(channel: int, method: bytes, properties: bytes, body: bytes) -> bytes:
+def content_heads(channel: int, properties: int, size: int) -> tuple[bytes, bytes]:
     """
-    The frames of a method with content, joined, where the body is not empty and needs
-    one frame; see `content_frames`.
+    For a content whose body is not empty and needs one frame: the octets before its
+    properties, and those between its properties and its body.
+
+    :param properties: the size of the encoded properties.
+    :param size: the size of the body.
     """
-    size = len(body)
-    return b"".join(
-        (
-            method,
-            _PACK_HEADER(FRAME_HEADER, channel, 12 + len(properties), _BASIC, 0, size),
-            properties,
-            _PACK_BODY(FRAME_END, FRAME_BODY, channel, size),
-            body,
-            _END,
-        )
+    return (
+        _PACK_HEADER(FRAME_HEADER, channel, 12 + properties, _BASIC, 0, size),
+        _PACK_BODY(FRAME_END, FRAME_BODY, channel, size),
     )

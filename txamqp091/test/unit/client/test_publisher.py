@@ -10,7 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import (
+    AlreadyCalledError,
+    CancelledError,
+    Deferred,
+    gatherResults,
+    succeed,
+)
 
 from txamqp091.errors import (
     ChannelClosed,
@@ -132,6 +138,64 @@ class BodyTests(ChannelCase):
         said = self.peer.hear()
         self.assertEqual(said.properties, properties)
         self.assertEqual(said.method, spec.BasicPublish(0, "", "work", mandatory=True))
+
+
+class LeftTests(ChannelCase):
+    """
+    The Deferred of a message that has left is one like any other.
+    """
+
+    def left(self) -> Deferred[None]:
+        """
+        Publish a message.
+        """
+        return self.channel.basic_publish("", "work", b"x")
+
+    def test_chain(self) -> None:
+        """
+        What is added to it goes on with what was added before, and nothing is added to
+        that of another message.
+        """
+        seen: list[object] = []
+        waiting: Deferred[str] = Deferred()
+
+        def fails(result: object) -> None:
+            raise ValueError(result)
+
+        first, second = self.left(), self.left()
+        self.assertTrue(first.called)
+        first.addCallback(lambda none: waiting)
+        first.addCallback(fails)
+        first.addErrback(lambda failure: seen.append(str(failure.value)))
+        second.addBoth(seen.append)
+        self.assertEqual(seen, [None])
+        waiting.callback("late")
+        self.assertEqual(seen, [None, "late"])
+
+    def test_awaited(self) -> None:
+        """
+        It can be awaited, gathered, chained, paused, and cancelled.
+        """
+
+        async def coroutine() -> object:
+            await self.left()
+            return await gatherResults([self.left(), self.left()])
+
+        result = self.successResultOf(Deferred.fromCoroutine(coroutine()))
+        self.assertEqual(result, [None, None])
+        paused, cancelled = self.left(), self.left()
+        paused.pause()
+        paused.addCallback(lambda none: 1)
+        self.assertNoResult(paused)
+        paused.unpause()
+        self.assertEqual(self.successResultOf(paused), 1)
+        cancelled.cancel()
+        self.assertIsNone(self.successResultOf(cancelled))
+        outer = succeed(None).addCallback(lambda none: self.left())
+        self.assertIsNone(self.successResultOf(outer))
+        with self.assertRaises(AlreadyCalledError):
+            self.left().callback(None)
+        self.assertFalse(hasattr(self.left(), "nothing"))
 
 
 class ReturnTests(ChannelCase):

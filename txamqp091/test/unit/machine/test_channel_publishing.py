@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from struct import pack
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from txamqp091._machine.connection import Limits
 from txamqp091.errors import (
     CommandInvalid,
@@ -48,6 +51,40 @@ class PublishTests(ChannelCase):
                 ),
             )
             self.recorder.forget()
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from(["", "x", "y"]),
+                st.sampled_from(["k", "l", "kl"]),
+                st.sampled_from([b"", b"b", b"body", bytes(131_065)]),
+                st.sampled_from([b"\0\0", b"\x80\0\1x", b"\x80\0\1y", bytes(131_060)]),
+                st.booleans(),
+            ),
+            max_size=12,
+        )
+    )
+    def test_any_order(
+        self, messages: list[tuple[str, str, bytes, bytes, bool]]
+    ) -> None:
+        """
+        What was published before, or was refused, changes nothing in the frames.
+        """
+        for exchange, key, body, properties, mandatory in messages:
+            arguments = (exchange, key, body, properties, mandatory)
+            handle = self.recorder.handle()
+            self.recorder.forget()
+            if len(properties) > 1000:
+                with self.assertRaises(EncodeError):
+                    self.channel.publish(*arguments, handle)
+                self.assertEqual(bytes(self.recorder.written), b"")
+                continue
+            self.channel.publish(*arguments, handle)
+            method = spec.BasicPublish(0, exchange, key, mandatory)
+            self.assertEqual(
+                bytes(self.recorder.written),
+                content(1, method, body, properties, 131_064),
+            )
 
     def test_routes_are_remembered(self) -> None:
         """
