@@ -41,6 +41,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from heapq import merge
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
@@ -88,6 +89,7 @@ class PendingPublish:
 
     :ivar number: its place among all messages of its publisher.
     :ivar encoded: its properties, as they go on the wire.
+    :ivar message_id: the message_id that the publisher has added; None if it has not.
     :ivar size: the bytes of its body and properties.
     :ivar deferred: fires with the outcome.
     :ivar queued_at: since when it waits to be sent.
@@ -109,6 +111,7 @@ class PendingPublish:
         "encoded",
         "exchange",
         "mandatory",
+        "message_id",
         "nacks",
         "number",
         "queued_at",
@@ -126,17 +129,24 @@ class PendingPublish:
         routing_key: str,
         body: bytes,
         properties: Properties,
+        encoded: bytes,
+        message_id: str | None,
         mandatory: bool,
     ) -> None:
+        """
+        :param properties: its properties, without what the publisher has added.
+        :param encoded: its properties, as they go on the wire.
+        """
         self._outbox = outbox
         self.number = number
         self.exchange = exchange
         self.routing_key = routing_key
         self.body = body
         self._properties: Properties | None = properties
-        self.encoded = properties.encoded
+        self.encoded = encoded
+        self.message_id = message_id
         self.mandatory = mandatory
-        self.size = len(body) + len(self.encoded)
+        self.size = len(body) + len(encoded)
         self.deferred: Deferred[None] = Deferred(self._cancel)
         self.queued_at = 0.0
         self.due = 0.0
@@ -163,8 +173,12 @@ class PendingPublish:
         if properties is None:
             return  # it has the header
         try:
-            headers = {**(properties.headers or {}), REPUBLISHED: True}
-            self.encoded = properties.replace(headers=headers).encoded
+            changes: dict[str, Any] = {
+                "headers": {**(properties.headers or {}), REPUBLISHED: True}
+            }
+            if self.message_id is not None:
+                changes["message_id"] = self.message_id
+            self.encoded = properties.replace(**changes).encoded
         except (AMQPError, UndecodableProperty):
             pass  # properties that came from elsewhere go as they came
 

@@ -26,8 +26,9 @@ from txamqp091.service.delay_queues import DelayQueues, delay_seconds
 from txamqp091.service.entities import Binding
 from txamqp091.service.outbox import Outbox, PendingPublish
 from txamqp091.service.retry import RetryPolicy
-from txamqp091.wire.properties import EMPTY, Properties
+from txamqp091.wire.properties import EMPTY, Properties, around_message_id
 from txamqp091.wire.spec import BasicPublish
+from txamqp091.wire.types import OCTETS
 
 #: When a nacked message is sent again, and how often in all.
 NACKED_AGAIN = RetryPolicy(initial_delay=0.1, max_delay=2.0, max_attempts=12)
@@ -90,6 +91,11 @@ class Publisher:
         self._adds_ids = on_loss == "resend"
         self._name = uuid4().hex
         self._number = 0
+        # The last properties, and their encoding; if a message_id is added, the part of
+        # it before that, and the part after that.
+        self._properties: Properties | None = None
+        self._adds_id = False
+        self._encoded = self._tail = b""
         self._routes: set[tuple[str, str]] = set()
         self._stopping: Deferred[None] | None = None
         self._service = service
@@ -226,14 +232,27 @@ class Publisher:
             self._outbox.check()
             body = body_bytes(body)
             self._check_route(exchange, routing_key, mandatory)
-            self._number += 1
+            self._number = number = self._number + 1
+            if properties is None:
+                properties = EMPTY
+            if properties is not self._properties:
+                self._encode(properties)
+            message_id = None
+            encoded = self._encoded
+            if self._adds_id:
+                message_id = f"{self._name}-{number}"
+                encoded = b"".join(
+                    (encoded, OCTETS[len(message_id)], message_id.encode(), self._tail)
+                )
             message = PendingPublish(
                 self._outbox,
-                self._number,
+                number,
                 exchange,
                 routing_key,
                 body,
-                self._named(EMPTY if properties is None else properties),
+                properties,
+                encoded,
+                message_id,
                 mandatory,
             )
             if not self._outbox.has_room:
@@ -318,16 +337,23 @@ class Publisher:
             raise TypeError(f"message properties are Properties, not {kind}")
         return properties
 
-    def _named(self, properties: Properties) -> Properties:
+    def _encode(self, properties: Properties) -> None:
+        """
+        Encode properties, for this message and the next ones that have the same.
+        """
+        self._properties = None
         self._checked(properties)
+        self._adds_id = False
         if self._adds_ids:
             try:
                 if properties.message_id is None:
-                    name = f"{self._name}-{self._number}"
-                    return properties.replace(message_id=name)
+                    self._encoded, self._tail = around_message_id(properties)
+                    self._adds_id = True
             except UndecodableProperty:
                 pass  # it came from elsewhere, and goes as it came
-        return properties
+        if not self._adds_id:
+            self._encoded = properties.encoded
+        self._properties = properties
 
     def when_room(self) -> Deferred[None]:
         """

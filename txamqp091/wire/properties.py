@@ -27,7 +27,7 @@ from txamqp091.wire.types import (
 )
 from txamqp091.wire.values import brief
 
-__all__ = ["EMPTY", "PROPERTY_TYPES", "Headers", "Properties"]
+__all__ = ["EMPTY", "PROPERTY_TYPES", "Headers", "Properties", "around_message_id"]
 
 #: The properties in wire order, with their types; the first has the highest of
 #: the 16 flags.
@@ -314,6 +314,29 @@ def _encode(properties: Properties) -> bytes:
             parts.append(encode(value, name))
     parts[0] = flags.to_bytes(2, "big")
     return b"".join(parts)
+
+
+def around_message_id(properties: Properties) -> tuple[bytes, bytes]:
+    """
+    The encoding that properties without a message_id would have with one: what comes
+    before that string, and what comes after it.
+
+    :raises EncodeError: naming the property that does not fit.
+    :raises UndecodableProperty: when one cannot be read.
+    """
+    flags = _FLAGS["message_id"]
+    before = parts = [b""]
+    after: list[bytes] = []
+    for name, flag, encode in _ENCODERS:
+        if name == "message_id":
+            parts = after
+            continue
+        value = getattr(properties, name)
+        if value is not None:
+            flags |= flag
+            parts.append(encode(value, name))
+    before[0] = flags.to_bytes(2, "big")
+    return b"".join(before), b"".join(after)
 
 
 # -- decoding ---------------------------------------------------------------------

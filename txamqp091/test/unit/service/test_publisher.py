@@ -22,7 +22,7 @@ from txamqp091.service.client import AMQPClientService
 from txamqp091.service.publisher import Publisher
 from txamqp091.service.retry import RetryPolicy
 from txamqp091.test.support.service_case import ServiceCase
-from txamqp091.wire.properties import Properties
+from txamqp091.wire.properties import EMPTY, Properties
 
 GIVES_UP = RetryPolicy(initial_delay=1.0, jitter=0.0, permanent="fail")
 
@@ -170,6 +170,17 @@ class PublishTests(PublisherCase):
         self.assertEqual(len(ids - {None}), 2)
         self.assertEqual(third.properties, Properties(message_id="mine", priority=3))
         self.assertEqual(fourth.properties.encoded, raw.encoded)
+        for again in (third.properties, EMPTY, EMPTY, Properties(priority=3), raw):
+            publisher.publish("", "work", "", again)
+        self.turn()
+        kept = [each.properties for each in self.broker.queue("work").messages[4:]]
+        self.assertEqual([kept[0], kept[-1]], [third.properties, raw])
+        self.assertEqual(
+            [each.replace(message_id=None) for each in kept[1:-1]],
+            [EMPTY, EMPTY, Properties(priority=3)],
+        )
+        ids |= {each.message_id for each in kept[1:-1]}
+        self.assertEqual(len(ids - {None}), 5)
         other = Publisher(self.client, on_loss="fail")
         self.turn()
         other.publish("", "work", "")

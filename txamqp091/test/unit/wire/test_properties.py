@@ -19,7 +19,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from txamqp091.errors import EncodeError, UndecodableProperty
 from txamqp091.test.unit.wire.test_types import sized, table_of, tables, timestamps
-from txamqp091.wire.properties import EMPTY, PROPERTY_TYPES, Properties
+from txamqp091.wire.properties import (
+    EMPTY,
+    PROPERTY_TYPES,
+    Properties,
+    around_message_id,
+)
 from txamqp091.wire.types import Wire
 
 MOMENT = datetime(2024, 2, 29, 12, 30, 15, tzinfo=UTC)
@@ -121,6 +126,22 @@ class PropertiesTests(SynchronousTestCase):
         self.assertEqual(values_of(read), values)
         self.assertEqual(read, made)
         self.assertEqual(hash(read), hash(made))
+
+    @given(anything, VALUES[Wire.SHORTSTR])
+    @settings(deadline=None)
+    def test_around_message_id(self, values: dict[str, Any], message_id: str) -> None:
+        """
+        A message_id goes between the two parts of what is encoded around it.
+        """
+        values.pop("message_id", None)
+        raw = message_id.encode("utf-8", "surrogateescape")
+        for properties in (
+            Properties(**values),
+            Properties.from_wire(Properties(**values).encoded),
+        ):
+            before, after = around_message_id(properties)
+            whole = properties.replace(message_id=message_id).encoded
+            self.assertEqual(before + bytes([len(raw)]) + raw + after, whole)
 
     def test_encoded_once(self) -> None:
         """
