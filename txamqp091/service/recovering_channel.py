@@ -121,19 +121,23 @@ class UnackedDeliveries(Settler):
         """
         See `Settler.send`.
         """
-        if not self.is_open:
+        machine = self.machine
+        if not machine.is_open:
             self._stale()
             return
-        super().send(method, delivery_tag, bits)
-        tags = [delivery_tag]
+        machine.settle(method, delivery_tag, bits)
         if bits & 1 and method in (BasicAck, BasicNack):  # "multiple"
-            tags = [tag for tag in self.open if tag <= delivery_tag]
-        for tag in tags:
-            position = self.open.pop(tag, None)
-            if position is not None:
-                position.settled(tag)
-        if not self.open:
+            tags = [tag for tag in self.open if tag < delivery_tag]
+            for tag in tags:
+                self._settled(tag)
+        self._settled(delivery_tag)
+        if self._empty and not self.open:
             self.finish()
+
+    def _settled(self, delivery_tag: int) -> None:
+        position = self.open.pop(delivery_tag, None)
+        if position is not None:
+            position.settled(delivery_tag)
 
     def when_empty(self) -> Deferred[None]:
         """
