@@ -312,6 +312,7 @@ def _make_consumer(
         handler,
         options=consumer.handler_options(settings.log.messages),
         prefetch=consumer.prefetch,
+        join_acks=consumer.join_acks,
         exclusive=consumer.exclusive,
         arguments=consumer.arguments(),
         offsets=offsets,

@@ -316,6 +316,7 @@ class AMQPClientService(Service):
         exclusive: bool = False,
         arguments: Mapping[str, Any] | None = None,
         consumer_tag: str = "",
+        join_acks: bool = False,
         channel: RecoveringChannel | None = None,
         on_cancelled: Literal["resubscribe", "end"] = "resubscribe",
         on_refused: Literal["resubscribe", "end"] = "resubscribe",
@@ -339,6 +340,8 @@ class AMQPClientService(Service):
             behind the last settled message if these say where to begin, with
             ``stream_consumer``, or ``queue`` is a `Queue`.
         :param consumer_tag: a name for the consumer; one is made up if it is "".
+        :param join_acks: whether acknowledgements leave together, where they can, on a
+            channel of its own; see `txamqp091.channel.Channel.join_acks`.
         :param channel: the channel to use; by default, one of its own, so that no other
             consumer is affected when the broker closes it.
         :param on_cancelled: what to do when the broker cancels the consumer, since its
@@ -357,7 +360,7 @@ class AMQPClientService(Service):
         consumer = RecoveringConsumer(
             self._recovery,
             self._group,
-            channel or self.channel(),
+            channel or self.channel(join_acks=join_acks),
             queue,
             handler,
             forget=self._consumers.remove,

@@ -105,6 +105,7 @@ class ConsumerService(Service):
         *,
         options: HandlerOptions | None = None,
         prefetch: int = DEFAULT_PREFETCH,
+        join_acks: bool = True,
         exclusive: bool = False,
         arguments: Mapping[str, Any] | None = None,
         offsets: OffsetFile | None = None,
@@ -119,6 +120,8 @@ class ConsumerService(Service):
         :param client: the connection, which the caller starts and stops.
         :param options: how messages are handled.
         :param prefetch: how many deliveries may be unsettled; 0 is no limit.
+        :param join_acks: whether acknowledgements leave together, where they can: less
+            work for the broker; see `txamqp091.channel.Channel.join_acks`.
         :param exclusive: no other consumer may consume from the queue.
         :param arguments: see `txamqp091.arguments.queue_consumer`.
         :param offsets: the file that keeps the offset in a stream.
@@ -145,6 +148,7 @@ class ConsumerService(Service):
         self._prefetch = prefetch
         # What the broker is asked for, which is less after a consumer timeout.
         self._window = prefetch
+        self._join_acks = join_acks
         self._exclusive = exclusive
         self._arguments = dict(arguments or {})
         self._is_stream = _OFFSET in self._arguments
@@ -455,6 +459,7 @@ class ConsumerService(Service):
             self.queue,
             self.runner.take,
             prefetch=self._window,
+            join_acks=self._join_acks,
             exclusive=self._exclusive,
             arguments=arguments,
             consumer_tag=self.label,

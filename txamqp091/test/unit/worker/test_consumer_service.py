@@ -107,6 +107,38 @@ class ConsumeTests(ConsumerServiceCase):
         health = consumer.health()
         self.assertEqual((health.running, health.problem), (1, ""))
 
+    def test_joined_acks(self) -> None:
+        """
+        Messages that are done in one turn, in whatever order, cost the broker less by
+        default; with ``join_acks=False`` each has an acknowledgement of its own.  A
+        message that is not done stays unacknowledged.
+        """
+        sent: list[int] = []
+        for join_acks in (True, False):
+            client = self.service()
+            consumer = self.consuming(0, client=client, join_acks=join_acks)
+            for _ in range(10):
+                self.broker.publish("", "work", b"x")
+            self.turn()
+            assert client.connection is not None
+            before = client.connection.bytes_sent
+            for place in (0, 1, 2, 4, 3, 5, 7, 8):
+                self.running[place][1].callback(None)
+            self.turn()
+            sent.append(client.connection.bytes_sent - before)
+            self.assertEqual(self.counts(), (0, 2, 1))
+            self.assertEqual(consumer.counts, Counts(acknowledged=8))
+            for place in (6, 9):
+                self.running[place][1].callback(None)
+            self.turn()
+            self.assertEqual(self.counts(), (0, 0, 1))
+            self.running.clear()
+            consumer.stopService()
+            self.turn()
+        joined, single = sent
+        self.assertLess(joined, single)
+        self.assertEqual(single % 8, 0)
+
     def test_prefetch(self) -> None:
         """
         No more messages come than may be here.
