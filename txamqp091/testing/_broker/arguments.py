@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.unit.testing.test_broker_topology -*-
+# -*- test-case-name: txamqp091.test.scenarios.test_queue_arguments -*-
 """
 What the in-memory broker understands of the arguments of queues and exchanges.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.unit.testing.test_broker_topology -*-
+# -*- test-case-name: txamqp091.test.scenarios.test_differences -*-
 """
 Where the versions of RabbitMQ differ, as one table.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.unit.testing.test_broker_consuming -*-
+# -*- test-case-name: txamqp091.test.scenarios.test_consuming -*-
 """
 One channel, as the in-memory broker sees it.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.unit.testing.test_broker_consuming -*-
+# -*- test-case-name: txamqp091.test.scenarios.test_consumers -*-
 """
 Consumers, and whose turn it is.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.unit.testing.test_broker_topology -*-
+# -*- test-case-name: txamqp091.test.scenarios.test_queue_arguments -*-
 """
 What a client may do to exchanges and queues, and the answers to it.
 

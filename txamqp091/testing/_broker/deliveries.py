@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.unit.testing.test_broker_consuming -*-
+# -*- test-case-name: txamqp091.test.unit.testing.test_deliveries -*-
 """
 What a channel has delivered, and waits to hear of.
 

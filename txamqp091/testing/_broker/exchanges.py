@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.unit.testing.test_broker_routing -*-
+# -*- test-case-name: txamqp091.test.unit.testing.test_exchanges -*-
 """
 The exchanges of the in-memory broker, and how each type routes a message.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.unit.testing.test_broker_queues -*-
+# -*- test-case-name: txamqp091.test.unit.testing.test_messages -*-
 """
 Messages inside the in-memory broker.
 

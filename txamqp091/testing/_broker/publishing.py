@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.unit.testing.test_broker_publishing -*-
+# -*- test-case-name: txamqp091.test.scenarios.test_publishing -*-
 """
 What a client publishes on a channel: checked, routed, returned and confirmed.
 

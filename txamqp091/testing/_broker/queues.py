@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.unit.testing.test_broker_queues -*-
+# -*- test-case-name: txamqp091.test.unit.testing.test_queues -*-
 """
 The queues of the in-memory broker: classic queues and quorum queues.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.unit.testing.test_broker_streams -*-
+# -*- test-case-name: txamqp091.test.unit.testing.test_streams -*-
 """
 Streams: queues that keep what was read from them.
 

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.unit.testing.test_broker_routing -*-
+# -*- test-case-name: txamqp091.test.scenarios.test_routing -*-
 """
 A virtual host: its exchanges and queues, and the way of a message between them.
 

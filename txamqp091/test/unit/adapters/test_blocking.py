@@ -363,6 +363,9 @@ class BlockingTests(BlockingTestCase):
         Send a Ctrl-C to a program.
         """
         program = beginning + (
+            # A shell that runs the tests in the background has children ignore it.
+            "import signal\n"
+            "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
             "from txamqp091.adapters.blocking import BlockingConnection\n"
             f"connection = BlockingConnection({self.uri!r})\n"
             "connection.native.when_closed().addCallback(lambda _: print('closed'))\n"
