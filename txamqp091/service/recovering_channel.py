@@ -375,7 +375,9 @@ class RecoveringChannel:
     def finish(self) -> Deferred[None]:
         """
         Close the present channel, so that the broker has processed all settlements.
+        It is not opened again on this connection.
         """
+        self._connection = None
         return succeed(None) if self.channel is None else self.channel.close()
 
     def abandon(self, reason: ChannelClosed) -> None:

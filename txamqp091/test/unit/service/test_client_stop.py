@@ -11,6 +11,7 @@ from weakref import ref
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.logger import capturedLogs, formatEvent
 
 from txamqp091.channel import Channel
 from txamqp091.errors import ConnectionClosed
@@ -123,6 +124,23 @@ class StatesTests(ServiceCase):
         self.endpoint.refusing = True
         self.assertStops(self.service())
         self.assertEqual(stopped, ["AMQPClientService"] * 2)
+
+    def test_channels_stay_closed(self) -> None:
+        """
+        A channel that the stop has closed is not opened again, and the log does not say
+        so.
+        """
+        service = self.service(shutdown_timeout=1.0)
+        channel = service.channel()
+        self.broker.declare_queue("work")
+        consumer = service.consume("work", lambda _: Deferred())
+        self.broker.publish("", "work", b"x")
+        self.turn()
+        with capturedLogs() as logs:
+            self.assertStops(service, 2.0)
+        texts = [str(formatEvent(each)) for each in logs]
+        self.assertEqual([text for text in texts if "again" in text], [])
+        self.assertEqual((channel.opened, consumer.channel.opened), (1, 1))
 
     def test_waiting(self) -> None:
         """
