@@ -1,8 +1,8 @@
 """
 The reference of the daemon's settings in reST, made from the settings themselves.
 
-``python docs/settings_reference.py`` prints the part of ``docs/configuration.rst`` that
-follows the introduction; ``--update`` writes it into that file.
+``python docs/settings_reference.py`` prints the part of ``docs/reference/settings.rst``
+that follows the introduction; ``--update`` writes it into that file.
 """
 
 from __future__ import annotations
@@ -143,6 +143,6 @@ def update(path: Path) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--update"]:
-        update(Path(__file__).with_name("configuration.rst"))
+        update(Path(__file__).with_name("reference") / "settings.rst")
     else:
         sys.stdout.write(reference())

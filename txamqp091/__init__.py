@@ -5,7 +5,7 @@ AMQP 0-9-1, with RabbitMQ's extensions, natively in Twisted.
 These are the names that most programs need.  Each is defined in the module that its
 documentation names; the other errors are in `txamqp091.errors`, the arguments of queues
 and consumers in `txamqp091.arguments`.  Start with ``docs/getting-started.rst``, or, to
-change something, with ``docs/architecture.rst``.
+change something, with ``docs/about/architecture.rst``.
 """
 
 from __future__ import annotations

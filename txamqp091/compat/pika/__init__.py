@@ -3,7 +3,7 @@
 pika's interface: ``import txamqp091.compat.pika as pika`` runs programs that were
 written for pika's ``BlockingConnection``.
 
-The modules have pika's names.  ``docs/coming-from-pika.rst`` lists what differs.
+The modules have pika's names.  ``docs/coming-from/pika.rst`` lists what differs.
 """
 
 from __future__ import annotations

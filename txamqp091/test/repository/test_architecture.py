@@ -1,6 +1,6 @@
 # -*- test-case-name: txamqp091.test.repository.test_architecture -*-
 """
-The drawing in ``docs/architecture.rst``, held true.
+The drawing in ``docs/about/architecture.rst``, held true.
 
 Reads every module's imports, and fails when a layer reaches up, a module takes
 a reactor, or a file stands where packaging would lose it.  What the modules
@@ -431,7 +431,9 @@ class CodeTests(SynchronousTestCase):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "Logger"
         ]
         documented = re.findall(
-            "^``(txamqp091.[a-z]+)``", (CHECKOUT / "docs/logging.rst").read_text(), re.M
+            "^``(txamqp091.[a-z]+)``",
+            (CHECKOUT / "docs/guides/logging.rst").read_text(),
+            re.M,
         )
         self.assertEqual(
             set(loggers), {f"Logger(namespace={each!r})" for each in documented}

@@ -74,10 +74,10 @@ def documents() -> list[Path]:
     """
     The documents of a checkout that show programs.
     """
-    docs = CHECKOUT / "docs"
-    folders = [docs, docs / "adapters"]
-    guides = [path for folder in folders for path in sorted(folder.glob("*.rst"))]
-    return [CHECKOUT / "README.rst", *guides]
+    built = CHECKOUT / "docs" / "_build"
+    pages = sorted((CHECKOUT / "docs").rglob("*.rst"))
+    pages = [each for each in pages if built not in each.parents]
+    return [CHECKOUT / "README.rst", *pages]
 
 
 def write_programs(folder: str, *names: str) -> None:

@@ -40,7 +40,7 @@ class ReferenceTests(SynchronousTestCase):
 
     def test_reference(self) -> None:
         """
-        ``configuration.rst`` ends with the reference as it is made from the settings.
+        ``settings.rst`` ends with the reference as it is made from the settings.
         """
         done = subprocess.run(
             [sys.executable, *COMMAND.split()[1:]],
@@ -51,7 +51,7 @@ class ReferenceTests(SynchronousTestCase):
             check=True,
             timeout=120,
         )
-        text = (DOCS / "configuration.rst").read_text()
+        text = (DOCS / "reference" / "settings.rst").read_text()
         self.assertTrue(text.endswith(done.stdout), f"run {COMMAND} --update")
         for each in variables():
             self.assertIn(f"``{each}``", text)
@@ -80,7 +80,11 @@ class ReferenceTests(SynchronousTestCase):
         found = re.findall(
             r"^# TYPE txamqp091_(\w+) (?:counter|gauge|histogram)$", text, re.MULTILINE
         )
-        text = (DOCS / "daemon.rst").read_text().partition("The metrics are these")[2]
+        text = (
+            (DOCS / "guides" / "daemon.rst")
+            .read_text()
+            .partition("The metrics are these")[2]
+        )
         metrics_table, _, others = text.partition("The values of ``outcome``")
         named = set(re.findall(r"``(\w+)``", metrics_table))
         labels = {"consumer", "queue", "outcome", "publisher", "version"}

@@ -4,7 +4,7 @@ What the in-memory broker does otherwise than RabbitMQ, and shall.
 
 It is written down once, here: for the scenarios (`txamqp091.test.support.scenarios`),
 which insist that it is so, and for users: ``python -m
-txamqp091.test.support.differences`` writes ``docs/memory-broker-differences.rst``.
+txamqp091.test.support.differences`` writes the page of the documentation.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from txamqp091.test.support.checkout import CHECKOUT
 __all__ = ["DIFFERENCES", "PAGE", "Difference", "page"]
 
 #: The page in the documentation; it is not there where the package is installed.
-PAGE = CHECKOUT / "docs" / "memory-broker-differences.rst"
+PAGE = CHECKOUT / "docs" / "contributing" / "memory-broker-differences.rst"
 
 _INTRODUCTION = """\
-Where the in-memory broker differs
-==================================
+How the in-memory broker differs from RabbitMQ
+==============================================
 
 The `~txamqp091.testing.memory.MemoryBroker` is told which RabbitMQ to be like, and the
 same scenarios ask it and that RabbitMQ: 3.10 and 4.3.  They get the same replies,
