@@ -35,7 +35,12 @@ from txamqp091.daemon.broker_login import (
     located,
     without_frames,
 )
-from txamqp091.daemon.builder import check_parts, load_handlers, make_daemon
+from txamqp091.daemon.builder import (
+    broker_places,
+    check_parts,
+    load_handlers,
+    make_daemon,
+)
 from txamqp091.daemon.exit_status import ExitStatus
 from txamqp091.daemon.handler_loading import HandlerNotFound
 from txamqp091.daemon.logs import choose_observer
@@ -338,10 +343,11 @@ class Options(usage.Options):
 
     def _check_parts(self) -> None:
         reactor: Any = None
-        if self.settings.admin:
+        if self.settings.admin or self.settings.endpoint:
             from twisted.internet import reactor
         try:
             check_parts(self.settings, reactor)
+            broker_places(reactor, self.settings, self.logins.parameters)
         except Problem as problem:
             if self["config"] is None:
                 raise

@@ -9,7 +9,13 @@ the settings ask for them: start-up is faster without a web server.
 
 from __future__ import annotations
 
-__all__ = ["check_parts", "load_handlers", "make_daemon", "token_credentials"]
+__all__ = [
+    "broker_places",
+    "check_parts",
+    "load_handlers",
+    "make_daemon",
+    "token_credentials",
+]
 
 import os
 import sys
@@ -18,6 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
+from twisted.internet.endpoints import clientFromString
 from twisted.logger import Logger
 
 from txamqp091._threads import ThreadRunner
@@ -34,14 +41,16 @@ from txamqp091.daemon.settings_loading import differences, reloaded
 from txamqp091.daemon.settings_schema import Problem
 from txamqp091.daemon.systemd import Notifier, Watchdog, watchdog_seconds
 from txamqp091.daemon.tokens import TokenSource, find_token
-from txamqp091.errors import NotInstalled
+from txamqp091.errors import NotInstalled, printable
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service import (
+    Address,
     AMQPClientService,
     ExpiringCredentials,
     RetryPolicy,
     SecretRefresh,
+    SRVRecords,
     Telemetry,
 )
 from txamqp091.service.telemetry import check_installed
@@ -154,6 +163,33 @@ def token_credentials(
     return ExpiringCredentials(reactor, source)
 
 
+def broker_places(
+    reactor: Any, settings: Settings, parameters: Sequence[ConnectionParameters]
+) -> Sequence[ConnectionParameters | Address | SRVRecords]:
+    """
+    What to connect to: the nodes of the URIs, unless ``srv`` or ``endpoint`` is set.
+
+    :raises Problem: the endpoint is malformed, or the URI asks for TLS besides.
+    """
+    if settings.srv:
+        return [SRVRecords(settings.srv, parameters[0])]
+    if not settings.endpoint:
+        return list(parameters)
+    if parameters[0].tls is not None:
+        raise Problem(
+            "endpoint",
+            "does TLS itself, and the URI is amqps://: write amqp://, and an endpoint "
+            "that begins with tls:",
+        )
+    try:
+        endpoint = clientFromString(reactor, settings.endpoint)
+    except Exception as error:  # the parsers of plugins raise what they like
+        kind = type(error).__name__
+        text = f"is not an endpoint to connect to: {kind}: {printable(str(error))}"
+        raise Problem("endpoint", text) from None
+    return [Address(parameters[0], endpoint)]
+
+
 # -- the parts -------------------------------------------------------------------------
 
 
@@ -240,7 +276,7 @@ def _make_client(
 ) -> AMQPClientService:
     return AMQPClientService(
         reactor,
-        list(logins.parameters),
+        broker_places(reactor, settings, logins.parameters),
         topology=settings.topology(),
         credentials=token,
         policy=RetryPolicy(

@@ -117,6 +117,18 @@ class Settings:
         "",
         variable=False,
     )
+    srv: str = setting(
+        "Domain whose SRV records name the nodes of the broker, such as "
+        "``example.org``: the records of ``_amqp._tcp``, or with TLS of "
+        "``_amqps._tcp``.  They override the host and the port of the URI.",
+        "",
+    )
+    endpoint: str = setting(
+        "Endpoint that connects to the broker, such as ``unix:/run/rabbitmq.sock`` or "
+        "``tls:rabbit.example.org:5671``.  It overrides the host, the port and the TLS "
+        "of the URI.",
+        "",
+    )
     token: TokenSettings | None = setting("See ``[token]``.", None, variable=False)
     name: str = setting(
         "Name of the connection in RabbitMQ; by default ``amqp-consumer`` and the "
@@ -222,14 +234,17 @@ class Settings:
             consumers.append(consumer)
         return replace(self, consumers=tuple(consumers))
 
-    def validate(self) -> None:
+    def validate(self, *, without_consumers: bool = False) -> None:
         """
         Check that the settings agree with each other.
 
+        :param without_consumers: whether there may be no consumers.
         :raises Problem: they do not.
         """
-        if not self.consumers:
+        if not self.consumers and not without_consumers:
             raise Problem("consumers", "there are none")
+        if self.srv and self.endpoint:
+            raise Problem("endpoint", "is set, and srv is set too: leave out one")
         if self.token is not None:
             if self.password_file:
                 raise Problem("password_file", "there is a token too")

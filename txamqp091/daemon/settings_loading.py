@@ -44,6 +44,8 @@ def load(
     environ: Mapping[str, str],
     flags: Mapping[str, str],
     consumer: Mapping[str, Any] | None = None,
+    *,
+    without_consumers: bool = False,
 ) -> Settings:
     """
     Read and check all settings.
@@ -52,6 +54,7 @@ def load(
     :param flags: values of the command line, by their settings, such as ``log.level``.
         A setting that begins with ``consumers.`` is for each consumer.
     :param consumer: a consumer to add.
+    :param without_consumers: whether there may be no consumers.
     :raises Problem: something is wrong.  The path of the problem begins with the file,
         or is the name of a variable or a flag.
     """
@@ -63,7 +66,7 @@ def load(
         for name, text in flags.items():
             _merge_flag(data, name, text)
         settings = build(Settings, data).completed()
-        settings.validate()
+        settings.validate(without_consumers=without_consumers)
     except Problem as problem:
         if path is None or problem.path.startswith((PREFIX, "--")):
             raise

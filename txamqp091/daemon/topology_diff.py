@@ -6,7 +6,7 @@ prints the differences, and ends without changing anything.
 
 from __future__ import annotations
 
-__all__ = ["make_comparison"]
+__all__ = ["find_differences", "is_wrong", "make_comparison"]
 
 import sys
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from txamqp091.daemon.builder import token_credentials
+from txamqp091.daemon.builder import broker_places, token_credentials
 from txamqp091.daemon.exit_status import ExitStatus
 from txamqp091.daemon.process import Daemon
 from txamqp091.daemon.settings import Settings
@@ -47,7 +47,7 @@ def make_comparison(
     """
     client = AMQPClientService(
         reactor,
-        list(parameters),
+        broker_places(reactor, settings, parameters),
         credentials=token_credentials(reactor, settings, parameters),
         policy=RetryPolicy(permanent="fail", max_attempts=1),
     )
@@ -75,22 +75,10 @@ class _Comparison:
         comparing.addErrback(self._failed)
 
     async def _compare(self, connection: AMQPProtocol) -> None:
-        declared = self._settings.topology()
-        # Queues that others declare have to exist, with whatever arguments.
-        needed = Topology.of(
-            *(
-                Queue(name=name)
-                for name in dict.fromkeys(
-                    each.queue for each in self._settings.consumers
-                )
-                if declared.queue(name) is None
-            )
-        )
-        found = await needed.diff(connection, compare=False)
-        found += await declared.diff(connection)
+        found = await find_differences(connection, self._settings)
         for each in found:
             self._write(f"{printable(str(each), 500)}\n")
-        wrong = [each for each in found if _is_wrong(each)]
+        wrong = [each for each in found if is_wrong(each)]
         self._daemon.finish(
             "compared the topology", ExitStatus.DIFFERENT if wrong else ExitStatus.OK
         )
@@ -99,5 +87,27 @@ class _Comparison:
         self._daemon.gave_up(failure.value or Exception("it was cancelled"))
 
 
-def _is_wrong(difference: Difference) -> bool:
+async def find_differences(
+    connection: AMQPProtocol, settings: Settings
+) -> list[Difference]:
+    """
+    Compare the topology of settings with the broker's, and change nothing.
+    """
+    declared = settings.topology()
+    # Queues that others declare have to exist, with whatever arguments.
+    needed = Topology.of(
+        *(
+            Queue(name=name)
+            for name in dict.fromkeys(each.queue for each in settings.consumers)
+            if declared.queue(name) is None
+        )
+    )
+    found = await needed.diff(connection, compare=False)
+    return found + await declared.diff(connection)
+
+
+def is_wrong(difference: Difference) -> bool:
+    """
+    Whether an entity is missing, or not as the settings describe it.
+    """
     return difference.state in (EntityState.MISSING, EntityState.DIFFERENT)

@@ -15,7 +15,12 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs, formatEvent
 
 from txamqp091.daemon import builder as assembly
-from txamqp091.daemon.builder import check_parts, load_handlers, make_daemon
+from txamqp091.daemon.builder import (
+    broker_places,
+    check_parts,
+    load_handlers,
+    make_daemon,
+)
 from txamqp091.daemon.exit_status import ExitStatus
 from txamqp091.daemon.handler_loading import HandlerNotFound
 from txamqp091.daemon.logs import set_threshold
@@ -26,6 +31,7 @@ from txamqp091.daemon.settings_schema import Problem
 from txamqp091.errors import NotInstalled
 from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
+from txamqp091.service import AMQPClientService
 from txamqp091.test.support.service_case import ServiceCase
 from txamqp091.test.unit.daemon.test_admin import get
 from txamqp091.worker.handler_publisher import HandlerPublisher, ThreadPublisher
@@ -143,7 +149,7 @@ class CheckTests(AssemblyCase):
             str(problem),
             "consumers[1].offset_file: is the file of the consumer 'a' too",
         )
-        check_parts(self.settings(consumers.replace("/x", "/y", 1)), None)
+        check_parts(self.settings(consumers.replace('/x"', '/y"', 1)), None)
 
     def test_extras(self) -> None:
         """
@@ -164,6 +170,58 @@ class CheckTests(AssemblyCase):
                 Problem, check_parts, settings, MemoryReactorClock()
             )
             self.assertEqual(str(problem), f"{name}: install it")
+
+
+class PlaceTests(AssemblyCase):
+    """
+    What a daemon connects to.
+    """
+
+    def places(self, top: str, uri: str = "amqp://localhost") -> list[Any]:
+        """
+        The places of a file.
+        """
+        parameters = [ConnectionParameters.from_uri(uri)]
+        settings = self.settings(self.consumer(top=top))
+        return [*broker_places(MemoryReactorClock(), settings, parameters)]
+
+    def test_srv(self) -> None:
+        """
+        With ``srv``, the DNS names the nodes, for TLS as the URI says.
+        """
+        [place] = self.places('srv = "example.org"')
+        self.assertEqual(str(place), "SRV _amqp._tcp.example.org")
+        [place] = self.places('srv = "example.org"', "amqps://localhost")
+        self.assertEqual(str(place), "SRV _amqps._tcp.example.org")
+
+    def test_endpoint(self) -> None:
+        """
+        With ``endpoint``, the endpoint connects.
+        """
+        reactor = MemoryReactorClock()
+        settings = self.settings(self.consumer(top='endpoint = "unix:/run/rabbit"'))
+        where = broker_places(reactor, settings, [ConnectionParameters()])
+        client = AMQPClientService(reactor, where)
+        client.startService()
+        reactor.advance(0)
+        self.assertEqual(reactor.unixClients[0][0], "/run/rabbit")
+        stopping = client.stopService()
+        reactor.advance(60)
+        self.successResultOf(stopping)
+
+    def test_endpoint_refused(self) -> None:
+        """
+        The endpoint is well-formed, does TLS alone, and is not set beside ``srv``.
+        """
+        for uri, top, text in (
+            ("amqp://h", 'endpoint = "nowhere:1"', "is not an endpoint to connect to"),
+            ("amqp://h", 'endpoint = "tcp:h"', "is not an endpoint to connect to"),
+            ("amqps://h", 'endpoint = "tcp:h:5672"', "does TLS itself"),
+            ("amqp://h", 'endpoint = "tcp:h:5672"\nsrv = "x"', "srv is set too"),
+        ):
+            problem = self.assertRaises(Problem, self.places, top, uri)
+            self.assertTrue(problem.path.endswith("endpoint"), problem)
+            self.assertIn(text, str(problem))
 
 
 class DaemonTests(AssemblyCase):
