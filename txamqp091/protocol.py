@@ -32,6 +32,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from txamqp091._flow import EXCESS, Flow
+from txamqp091._immediate import immediate_write
 from txamqp091._login import Login, client_properties
 from txamqp091._machine.connection import ConnectionMachine, Limits
 from txamqp091._machine.states import Role, State
@@ -116,6 +117,7 @@ class AMQPProtocol(Protocol):
         self.bytes_received = 0
         self.bytes_sent = 0
         self.untold = 0
+        self._transport_write: Callable[[bytes], object]
         self._outgoing = Outgoing(self.reactor, self._write)
         self._machine = ConnectionMachine(
             Role.CLIENT,
@@ -399,6 +401,7 @@ class AMQPProtocol(Protocol):
         # And so that all of it leaves by one system call: a fifth of that of 1 MiB.
         transport.SEND_LIMIT = 2 * _TRANSPORT_BUFFER
         transport.registerProducer(self, True)
+        self._transport_write = immediate_write(transport)
         if ITCPTransport.providedBy(transport):
             # `Outgoing` joins what belongs together.  Without this, a small write waits
             # until the peer has acknowledged the one before: 40 ms, often.
@@ -540,7 +543,7 @@ class AMQPProtocol(Protocol):
 
     def _write(self, data: bytes) -> None:
         self.bytes_sent += len(data)
-        self.transport.write(data)
+        self._transport_write(data)
         if not self._flow.reading:
             self._flow.said()
 
