@@ -6,9 +6,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-__all__ = ["CASES", "CLIENTS", "C", "Case", "Client", "OURS", "ROUND_TRIP", "Run"]
+__all__ = [
+    "BEFORE",
+    "CASES",
+    "CLIENTS",
+    "C",
+    "Case",
+    "Client",
+    "OURS",
+    "ROUND_TRIP",
+    "Run",
+]
 
 #: One measurement: what a client reported, and what it was told to do.
 Run = dict[str, Any]
@@ -172,9 +183,13 @@ class Client:
     name: str
     module: str
     share: float = 0.25
+    #: Where it is, if it is not in this checkout.
+    checkout: Path | None = None
 
 
 OURS = "txamqp091"
+#: Ours as it was, in another checkout.
+BEFORE = "txamqp091 before"
 C = "rabbitmq-c"
 
 CLIENTS = {

@@ -24,6 +24,7 @@ from typing import IO, Any
 
 from benchmarks import growth, layers, pages
 from benchmarks.cases import (
+    BEFORE,
     CASES,
     CLIENTS,
     LINK,
@@ -71,6 +72,8 @@ def parse() -> argparse.Namespace:
     add("--against", nargs="+", choices=(RABBITMQ, SINK, LINK),
         default=[RABBITMQ, SINK, LINK],
         help="RabbitMQ, our sink, or our sink behind a link of 40 ms")  # fmt: skip
+    add("--before", type=Path, metavar="CHECKOUT",
+        help="another checkout of this client, to be measured as well")  # fmt: skip
     add("--output", type=Path, help="where tables and plots go (docs/performance, "
         "or build/bench if not all is measured)")  # fmt: skip
     add("--show", type=Path, metavar="JSON", help="measure nothing, show these results")
@@ -147,6 +150,9 @@ def measure_cases(options: argparse.Namespace, versions: dict[str, str]) -> list
     All rounds of all cases, with all clients, against all peers.
     """
     clients = [CLIENTS[name] for name in options.clients]
+    if options.before is not None:
+        before = options.before.resolve()
+        clients.append(Client(BEFORE, CLIENTS[OURS].module, 1, before))
     program = build() if CLIENTS[C] in clients else None
     if program is None:
         clients = [client for client in clients if client.name != C]
@@ -178,7 +184,7 @@ def measure(
     Run one case with one client.
     """
     count = case.count
-    if case.choice and client.name != OURS:
+    if case.choice and client.name not in (OURS, BEFORE):
         return None
     if not case.once:
         count = max(20, int(count * client.share * (0.1 if quick else 1)) // 100 * 100)
@@ -200,7 +206,11 @@ def measure(
     done = None
     try:
         done = subprocess.run(
-            command, cwd=CHECKOUT, capture_output=True, text=True, timeout=60
+            command,
+            cwd=client.checkout or CHECKOUT,
+            capture_output=True,
+            text=True,
+            timeout=60,
         )
         run: Run = json.loads(done.stdout.splitlines()[-1])
     except (subprocess.TimeoutExpired, ValueError, IndexError) as error:
