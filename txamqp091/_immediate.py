@@ -1,15 +1,30 @@
 # -*- test-case-name: txamqp091.test.unit.client.test_immediate -*-
 """
 Writes to the socket in the same turn of the reactor: `immediate_write`.
+
+This is the only module that looks at Twisted's TCP transport.
 """
 
 from __future__ import annotations
 
-__all__ = ["immediate_write"]
+__all__ = ["immediate_write", "is_plain_tcp"]
 
 import sys
 from collections.abc import Callable
 from typing import Any
+
+
+def is_plain_tcp(transport: Any) -> bool:
+    """
+    Whether bytes go through Twisted's own TCP transport, without TLS.
+    """
+    # Not imported: whoever made such a transport has loaded the module.
+    module = sys.modules.get("twisted.internet.tcp")
+    return (
+        module is not None
+        and isinstance(transport, module.Connection)
+        and not transport.TLS
+    )
 
 
 def immediate_write(transport: Any) -> Callable[[bytes], object]:
@@ -22,9 +37,7 @@ def immediate_write(transport: Any) -> Callable[[bytes], object]:
     wait here.  Of Twisted's transport this uses what its base classes use of one
     another.  Every other transport, such as that of TLS, is written to as ever.
     """
-    # Not imported: whoever made such a transport has loaded the module.
-    module = sys.modules.get("twisted.internet.tcp")
-    if module is None or not isinstance(transport, module.Connection):
+    if not is_plain_tcp(transport):
         return transport.write  # type: ignore[no-any-return]
     send, write = transport.writeSomeData, transport.write
 

@@ -1,6 +1,7 @@
 # -*- test-case-name: txamqp091.test.unit.client.test_timers -*-
 """
-The timers of a connection: one write for each turn of the reactor, and heartbeats.
+The timers of a connection: one write for each turn of the reactor, heartbeats, and
+pauses between reads.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from txamqp091.wire.frames import Piece
 
-__all__ = ["Heartbeats", "Outgoing"]
+__all__ = ["Heartbeats", "Outgoing", "ReadPauses"]
 
 #: Bytes that wait for the end of the turn, at the most.
 _FLUSH_SIZE = 131072
+
+#: The bytes of one read that are so many that another read costs little beside them.
+_LARGE_READ = 16384
 
 #: Seconds that are too few to set a timer for.
 _TICK = 0.001
@@ -107,6 +111,59 @@ def _nowhere(data: bytes) -> None:
     """
     Ignore bytes, as the transport has gone.
     """
+
+
+class ReadPauses:
+    """
+    Reads less often while small pieces come fast.
+
+    RabbitMQ writes some 20 messages at a time, and each read costs a turn of the
+    reactor: more than to deal with what was read.  After a short read that came soon
+    after the one before, nothing is read for a moment, and then more at once.
+    """
+
+    __slots__ = ("_call", "_clock", "_last", "_pause", "_resume", "_seconds")
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        seconds: float,
+        pause: Callable[[], bool],
+        resume: Callable[[], object],
+    ) -> None:
+        """
+        :param seconds: how soon a read comes that is too soon, and how long a pause is.
+        :param pause: pauses reading, if it may be paused now; tells whether it did.
+        :param resume: reads again.
+        """
+        self._clock = clock
+        self._seconds = seconds
+        self._pause = pause
+        self._resume = resume
+        self._last = 0.0
+        self._call: IDelayedCall | None = None
+
+    def received(self, size: int) -> None:
+        """
+        Note that so many bytes were read, and dealt with.
+        """
+        now = self._clock.seconds()
+        soon = 0 <= now - self._last < self._seconds
+        self._last = now
+        if soon and 0 < size < _LARGE_READ and self._call is None and self._pause():
+            self._call = self._clock.callLater(self._seconds, self._over)
+
+    def _over(self) -> None:
+        self._call = None
+        self._resume()
+
+    def stop(self) -> None:
+        """
+        Cancel the timer.
+        """
+        call, self._call = self._call, None
+        if call is not None:
+            call.cancel()
 
 
 class Heartbeats:

@@ -32,13 +32,13 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from txamqp091._flow import EXCESS, Flow
-from txamqp091._immediate import immediate_write
+from txamqp091._immediate import immediate_write, is_plain_tcp
 from txamqp091._login import Login, client_properties
 from txamqp091._machine.connection import ConnectionMachine, Limits
 from txamqp091._machine.states import Role, State
 from txamqp091._observer import Observers, OneShot
 from txamqp091._shutdown import forget
-from txamqp091._timers import Heartbeats, Outgoing
+from txamqp091._timers import Heartbeats, Outgoing, ReadPauses
 from txamqp091._tls import Stage, translate_failure, verify_peer
 from txamqp091.channel import Channel
 from txamqp091.consumer import Consumer
@@ -137,6 +137,7 @@ class AMQPProtocol(Protocol):
             self._machine.answers_due,
             self._overrun,
         )
+        self._read_pauses: ReadPauses | None = None
         self._login: Login | None = None
         self._heartbeats: Heartbeats | None = None
         # The time limit of the handshake, and later of the close.
@@ -402,6 +403,11 @@ class AMQPProtocol(Protocol):
         transport.SEND_LIMIT = 2 * _TRANSPORT_BUFFER
         transport.registerProducer(self, True)
         self._transport_write = immediate_write(transport)
+        seconds = self.parameters.read_pause
+        if seconds and is_plain_tcp(transport):
+            self._read_pauses = ReadPauses(
+                self.reactor, seconds, self._pause_reads, self._resume_reads
+            )
         if ITCPTransport.providedBy(transport):
             # `Outgoing` joins what belongs together.  Without this, a small write waits
             # until the peer has acknowledged the one before: 40 ms, often.
@@ -452,6 +458,8 @@ class AMQPProtocol(Protocol):
             outgoing.flush()
         elif full:  # and so what was sent now are no messages, which wait elsewhere
             self._replied(unsent, outgoing.size)
+        if self._read_pauses is not None:
+            self._read_pauses.received(len(data))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """
@@ -462,6 +470,8 @@ class AMQPProtocol(Protocol):
         forget(self)
         self._clear_limit()
         self._outgoing.stop()
+        if self._read_pauses is not None:
+            self._read_pauses.stop()
         ours = self._reason
         assert ours is not None
         if self.untold and not self._closed.awaited:
@@ -619,6 +629,8 @@ class AMQPProtocol(Protocol):
         self._outgoing.stop()
         if self._heartbeats is not None:
             self._heartbeats.stop()
+        if self._read_pauses is not None:
+            self._read_pauses.stop()
         # What waits here was copied, too, and is the parent's.
         self._closed = OneShot()
         self._closed.fail(reason)
@@ -674,6 +686,18 @@ class AMQPProtocol(Protocol):
         self.transport.resumeProducing()
         self._machine.resume()
         self.dataReceived(b"")
+
+    def _pause_reads(self) -> bool:
+        if self._gone or self._reason is not None or not self._flow.reading:
+            return False
+        if self._machine.state is not State.OPEN or self._machine.answers_due():
+            return False
+        self.transport.pauseProducing()
+        return True
+
+    def _resume_reads(self) -> None:
+        if self._flow.reading:
+            self.transport.resumeProducing()
 
     # -- what the machine calls: see `ConnectionSink` --------------------------------
 

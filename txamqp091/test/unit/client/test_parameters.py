@@ -404,6 +404,7 @@ class ConnectionParametersTests(SynchronousTestCase):
             {"handshake_timeout": float("nan")},
             {"close_timeout": "5"},
             {"close_timeout": True},
+            {"read_pause": -0.1},
             {"channel_max": 65536},
             {"frame_max": 4096},
             {"max_body_size": -1},

@@ -20,6 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from zope.interface.verify import verifyObject
 
 from txamqp091 import errors
+from txamqp091._timers import ReadPauses
 from txamqp091.endpoint import connect
 from txamqp091.message import Settler
 from txamqp091.parameters import ConnectionParameters
@@ -295,6 +296,131 @@ class ForkTests(SynchronousTestCase):
         self.assertEqual(self.successResultOf(declared).queue, "work")
 
 
+class ReadPauseTests(SynchronousTestCase):
+    """
+    Small pieces that come fast are read less often.
+    """
+
+    pause = ConnectionParameters.read_pause
+
+    def setUp(self) -> None:
+        self.peer = peer = Peer(self)
+        peer.handshake()
+        self.client, self.clock = peer.client, peer.clock
+        self.channel = peer.open_channel()
+        # As for a transport of TCP.
+        self.client._read_pauses = ReadPauses(
+            self.clock,
+            self.pause,
+            self.client._pause_reads,
+            self.client._resume_reads,
+        )
+        self.seen: list[bytes] = []
+        self.channel.basic_consume(
+            "work", lambda delivery: self.seen.append(delivery.body), auto_ack=True
+        )
+        peer.serve()
+        self.clock.advance(1)
+
+    def deliver(self, size: int = 100) -> None:
+        """
+        A message comes.
+        """
+        self.peer.deliver(1, "ctag-1.1", 1, bytes(size))
+
+    @property
+    def paused(self) -> bool:
+        """
+        Whether nothing is read.
+        """
+        return self.peer.transport.producerState == "paused"
+
+    def test_pause(self) -> None:
+        """
+        After two reads that come soon after one another there is a pause; afterwards
+        all goes on.
+        """
+        self.deliver()
+        self.assertFalse(self.paused)
+        self.deliver()
+        self.assertTrue(self.paused)
+        self.clock.advance(self.pause)
+        self.assertFalse(self.paused)
+        self.assertEqual(self.clock.getDelayedCalls()[2:], [])
+        self.clock.advance(2 * self.pause)
+        self.deliver()
+        self.assertFalse(self.paused)
+        self.assertEqual(len(self.seen), 3)
+
+    def test_large(self) -> None:
+        """
+        There is none after a large read.
+        """
+        self.deliver()
+        self.deliver(16384)
+        self.assertFalse(self.paused)
+
+    def test_answers_due(self) -> None:
+        """
+        There is none while an answer is due.
+        """
+        declared = self.channel.queue_declare("work")
+        self.deliver()
+        self.deliver()
+        self.assertFalse(self.paused)
+        self.peer.serve()
+        self.successResultOf(declared)
+
+    def test_held(self) -> None:
+        """
+        A pause does not begin, nor end, what a consumer holds back.
+        """
+        waiting: Deferred[None] = Deferred()
+        holding = self.channel.basic_consume(
+            "other", lambda _: waiting, prefetch=1, auto_ack=True, consumer_tag="slow"
+        )
+        self.peer.serve()
+        self.successResultOf(holding)
+        self.clock.advance(1)
+        self.deliver()
+        self.deliver()
+        self.assertTrue(self.paused)
+        for tag in (2, 3):
+            self.peer.deliver(1, "slow", tag, b"x")
+        self.assertFalse(self.client._flow.reading)
+        self.clock.advance(self.pause)
+        self.assertTrue(self.paused)
+        waiting.callback(None)
+        self.clock.advance(0)
+        self.assertFalse(self.paused)
+
+    def test_end(self) -> None:
+        """
+        The end of the connection leaves no timer.
+        """
+        self.deliver()
+        self.deliver()
+        self.assertTrue(self.paused)
+        self.peer.drop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_violation(self) -> None:
+        """
+        There is none on a connection that is about to end.
+        """
+        self.deliver()
+        self.peer.feed(b"garbage!")
+        self.assertFalse(self.paused)
+
+    def test_others(self) -> None:
+        """
+        There are none by default but for plain TCP.
+        """
+        peer = Peer(self)
+        peer.handshake()
+        self.assertIsNone(peer.client._read_pauses)
+
+
 class DelayTests(TestCase):
     """
     What TCP does of its own accord.
@@ -316,5 +442,6 @@ class DelayTests(TestCase):
         for protocol in (connection, served):
             transport = cast(ITCPTransport, protocol.transport)
             self.assertTrue(transport.getTcpNoDelay())
+        self.assertIsNotNone(connection._read_pauses)
         await connection.close()
         await factory.when_idle()
