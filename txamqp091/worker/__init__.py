@@ -8,8 +8,11 @@ The names below are public; the modules of this package are not.
 
 from __future__ import annotations
 
+from txamqp091.worker.batches import Partial
 from txamqp091.worker.consumer_service import ConsumerService
 from txamqp091.worker.counts import Counts
+from txamqp091.worker.decoding import Decode, UndecodableBody
+from txamqp091.worker.deduplication import Deduplicate, MessageIds, RecentMessageIds
 from txamqp091.worker.failure_policy import (
     Dead,
     FailurePolicy,
@@ -17,6 +20,7 @@ from txamqp091.worker.failure_policy import (
     HandlerTimeout,
     OnError,
     OnRefused,
+    Pause,
     Reject,
     Requeue,
     Retry,
@@ -25,6 +29,8 @@ from txamqp091.worker.failure_policy import (
 from txamqp091.worker.handler_runner import HandlerOptions
 from txamqp091.worker.health import ConsumerHealth, Health
 from txamqp091.worker.message_context import log_fields
+from txamqp091.worker.middleware import Middleware
+from txamqp091.worker.rate_limit import RateLimit
 from txamqp091.worker.retry_queues import RetryQueues
 from txamqp091.worker.stream_offsets import OffsetFile, OffsetFileInUse
 
@@ -33,19 +39,28 @@ __all__ = [
     "ConsumerService",
     "Counts",
     "Dead",
+    "Decode",
+    "Deduplicate",
     "FailurePolicy",
     "Halt",
     "HandlerOptions",
     "HandlerTimeout",
     "Health",
+    "MessageIds",
+    "Middleware",
     "OffsetFile",
     "OffsetFileInUse",
     "OnError",
     "OnRefused",
+    "Partial",
+    "Pause",
+    "RateLimit",
+    "RecentMessageIds",
     "Reject",
     "Requeue",
     "Retry",
     "RetryQueues",
     "TooManyDeliveries",
+    "UndecodableBody",
     "log_fields",
 ]

@@ -25,7 +25,7 @@ __all__ = ["ConsumerService"]
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, succeed
@@ -49,17 +49,25 @@ from txamqp091.message import Delivery
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service import (
     AMQPClientService,
+    Entity,
     RecoveringChannel,
     RecoveringConsumer,
 )
+from txamqp091.service.delay_queues import DelayQueues
+from txamqp091.worker.asyncio_handlers import event_loop
+from txamqp091.worker.batches import BATCH_WAIT, Batches
 from txamqp091.worker.counts import Counts, Histogram
+from txamqp091.worker.decoding import Decode, decoded, decoder
 from txamqp091.worker.failure_policy import Dead, OnRefused
 from txamqp091.worker.handler_check import check_handler
 from txamqp091.worker.handler_publisher import Republisher
 from txamqp091.worker.handler_runner import HandlerOptions, HandlerRunner, Republish
 from txamqp091.worker.health import ConsumerHealth
+from txamqp091.worker.middleware import Middleware
 from txamqp091.worker.retry_queues import broker_delays
 from txamqp091.worker.stream_offsets import OffsetFile
+
+T = TypeVar("T")
 
 _log = Logger(namespace="txamqp091.worker")
 
@@ -79,6 +87,27 @@ _LOOKS = 20
 _WINDOWS = 10
 
 
+class _Options(TypedDict, total=False):
+    """
+    The arguments of `ConsumerService` that do not depend on the kind of its handler.
+    """
+
+    options: HandlerOptions | None
+    prefetch: int
+    join_acks: bool
+    exclusive: bool
+    arguments: Mapping[str, Any] | None
+    middleware: Sequence[Middleware]
+    batch_wait: float
+    offsets: OffsetFile | None
+    on_refused: OnRefused
+    leave_to_broker: bool
+    shutdown_timeout: float
+    republish: Republish | None
+    threads: ThreadRunner | None
+    histogram: Histogram | None
+
+
 class ConsumerService(Service):
     """
     Calls a handler for the messages of a queue while the service is started.
@@ -94,15 +123,92 @@ class ConsumerService(Service):
     :ivar consumed: whether it has consumed since it was started.
     :ivar in_order: whether the last stop was in order: every channel was closed in
         time, so that the broker has processed all acknowledgements.
+    :ivar paused: whether it consumes nothing until `resume` is called.
     :ivar runner: runs the handlers.
     """
 
+    @overload
     def __init__(
         self,
         client: AMQPClientService,
         queue: str,
         handler: Handler,
         *,
+        decode: None = None,
+        batch: Literal[0] = 0,
+        **options: Unpack[_Options],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        client: AMQPClientService,
+        queue: str,
+        handler: Callable[[Any, Delivery], object],
+        *,
+        decode: Literal["json"],
+        batch: Literal[0] = 0,
+        **options: Unpack[_Options],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        client: AMQPClientService,
+        queue: str,
+        handler: Callable[[T, Delivery], object],
+        *,
+        decode: Decode[T],
+        batch: Literal[0] = 0,
+        **options: Unpack[_Options],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        client: AMQPClientService,
+        queue: str,
+        handler: Callable[[list[Delivery]], object],
+        *,
+        decode: None = None,
+        batch: int,
+        **options: Unpack[_Options],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        client: AMQPClientService,
+        queue: str,
+        handler: Callable[[list[tuple[Any, Delivery]]], object],
+        *,
+        decode: Literal["json"],
+        batch: int,
+        **options: Unpack[_Options],
+    ) -> None: ...
+
+    @overload
+    def __init__(
+        self,
+        client: AMQPClientService,
+        queue: str,
+        handler: Callable[[list[tuple[T, Delivery]]], object],
+        *,
+        decode: Decode[T],
+        batch: int,
+        **options: Unpack[_Options],
+    ) -> None: ...
+
+    def __init__(
+        self,
+        client: AMQPClientService,
+        queue: str,
+        handler: Callable[..., object],
+        *,
+        decode: Decode[Any] | Literal["json"] | None = None,
+        batch: int = 0,
+        batch_wait: float = BATCH_WAIT,
+        middleware: Sequence[Middleware] = (),
         options: HandlerOptions | None = None,
         prefetch: int = DEFAULT_PREFETCH,
         join_acks: bool = True,
@@ -118,7 +224,18 @@ class ConsumerService(Service):
     ) -> None:
         """
         :param client: the connection, which the caller starts and stops.
-        :param options: how messages are handled.
+        :param decode: makes an object of each body: ``"json"``, or a function of the
+            body and the `Properties`.  The handler is called with that object and the
+            delivery.  A message whose body cannot be decoded is dead at once.
+        :param batch: how many deliveries the handler is called with: a list of
+            deliveries, or, with ``decode``, of pairs of object and delivery.  The
+            handler may raise or return `Partial`.  0 is one delivery, and no list.
+        :param batch_wait: for how many seconds the first delivery of a batch waits for
+            others.
+        :param middleware: put around the handler, each delivery alone; the outermost
+            one is the first.  See `txamqp091.worker.Middleware`.
+        :param options: how messages are handled.  With ``batch``, the concurrency is a
+            number of batches, and ``timeout`` begins when the batch is complete.
         :param prefetch: how many deliveries may be unsettled; 0 is no limit.
         :param join_acks: whether acknowledgements leave together, where they can: less
             work for the broker; see `txamqp091.channel.Channel.join_acks`.
@@ -135,9 +252,26 @@ class ConsumerService(Service):
         :param threads: where to call the handler; by default, in the reactor's thread.
         :param histogram: see `HandlerRunner`.
         :raises TypeError: the handler cannot be one, such as a generator function.
-        :raises ValueError: the handler needs asyncio, and the reactor does not run it.
+        :raises ValueError: the handler needs asyncio, and the reactor does not run it;
+            a batch is larger than the prefetch limit; or it is combined with
+            ``order_by``.
         """
         check_handler(handler, client.reactor, in_thread=threads is not None)
+        decode = None if decode is None else decoder(decode)
+        if batch:
+            check_batch(batch, batch_wait, prefetch, options)
+            handler = Batches(
+                handler,
+                batch,
+                batch_wait,
+                client.reactor,
+                decode=decode,
+                threads=threads,
+                loop=event_loop(client.reactor),
+            )
+            threads = None
+        elif decode is not None:
+            handler = decoded(handler, decode)
         if _OFFSET in (arguments or {}):
             options = replace(options or HandlerOptions(), stream=True)
         self.queue = queue
@@ -166,12 +300,18 @@ class ConsumerService(Service):
             client.reactor,
             options,
             republish=Republisher(client) if republish is None else republish,
-            restore=lambda: Deferred.fromCoroutine(self._declare_queues()),
+            restore=lambda delays: Deferred.fromCoroutine(self._declare(delays)),
+            middleware=middleware,
             threads=threads,
             histogram=histogram,
             halted=self._fail,
+            paused=self.pause,
             held=self._look_at_window,
         )
+        self.paused = False
+        self._resume_call: IDelayedCall | None = None
+        # Fires when the subscription that a pause has ended is over.
+        self._ending: Deferred[Any] | None = None
         self._stop_observing: Callable[[], None] = _nothing
         self._blocked = ""
         # How many prefetch windows there are, since the broker has blocked.
@@ -227,6 +367,8 @@ class ConsumerService(Service):
             name=self.label,
             queue=self.queue,
             subscribed=self.subscribed,
+            paused=self.paused,
+            resumes_in=self._resumes_in(),
             refused=self._refusal(),
             looking=self._looking,
             running=runner.running,
@@ -238,6 +380,11 @@ class ConsumerService(Service):
             idle=runner.seconds_since_last(),
             counts=runner.counts,
         )
+
+    def _resumes_in(self) -> float | None:
+        if self._resume_call is None:
+            return None
+        return self._resume_call.getTime() - self._client.reactor.seconds()
 
     def _is_full(self) -> bool:
         """
@@ -452,6 +599,9 @@ class ConsumerService(Service):
             channel.close()
 
     def _subscribe(self) -> None:
+        if self.paused:
+            return
+        self._ending = None
         arguments = self._arguments
         if self._is_stream and self._offset is not None:
             arguments = {**arguments, _OFFSET: self._offset}
@@ -508,26 +658,82 @@ class ConsumerService(Service):
 
     def _resubscribe(self) -> None:
         """
-        Subscribe with another prefetch: AMQP has one for each subscription.  The
-        channel of the old consumer stays open until its last delivery is settled.
+        Subscribe with another prefetch: AMQP has one for each subscription.
         """
-        if not self.running or not self._consumers:
-            return
-        consumer = self._consumers[-1]
+        if self.running and self._consumers and not self.paused:
+            consumer = self._consumers[-1]
+            ending = self._unsubscribe(consumer)
+            ending.addCallback(lambda _: self._subscribe_after(consumer))
+
+    def _unsubscribe(self, consumer: RecoveringConsumer) -> Deferred[Any]:
+        """
+        End a subscription.  Its channel stays open until its last delivery is settled.
+
+        :returns: fires when another subscription may begin.
+        """
         cancelled = consumer.cancel()
         idle = consumer.cancel().addCallback(lambda _: consumer.when_idle())
         idle.addCallback(lambda _: self._forget(consumer))
         if self._is_stream:
             # The messages that are handled now would come twice.
-            cancelled.addCallback(lambda _: consumer.when_idle())
-            cancelled.addCallback(lambda _: self._subscribe_after(consumer))
-        elif self._exclusive:
-            cancelled.addCallback(lambda _: self._subscribe_after(consumer))
+            return cancelled.addCallback(lambda _: consumer.when_idle())
+        return cancelled if self._exclusive else succeed(None)
+
+    def pause(self, seconds: float | None = None) -> None:
+        """
+        Consume nothing until `resume` is called.  Running handlers go on; messages that
+        wait for a handler go back to the queue.  The service stays paused over
+        reconnects.  A stop ends the pause; a pause before the start keeps the service
+        from subscribing.
+
+        :param seconds: resume after so many seconds; None is never.  It replaces the
+            time of an earlier pause.
+        """
+        if self._resume_call is not None:
+            self._resume_call.cancel()
+            self._resume_call = None
+        if seconds is not None:
+            clock = self._client.reactor
+            self._resume_call = clock.callLater(seconds, self._resume_again)
+        if self.paused:
+            return
+        self.paused = True
+        _log.info(
+            "The consumer {consumer} pauses {duration}",
+            consumer=self.label,
+            duration="until it is resumed" if seconds is None else f"for {seconds:g} s",
+        )
+        if self.running and self._consumers and self._ending is None:
+            self._ending = self._unsubscribe(self._consumers[-1])
+        # After the basic.cancel, or the broker would deliver them to us again.
+        self.runner.hand_back()
+        self.runner.flush()
+
+    def resume(self) -> None:
+        """
+        Consume again, if the service is paused.
+        """
+        if self._resume_call is not None:
+            self._resume_call.cancel()
+            self._resume_call = None
+        if not self.paused:
+            return
+        self.paused = False
+        _log.info("The consumer {consumer} resumes", consumer=self.label)
+        reader, ending = self._reader, self._ending
+        if not self.running or self._first is not None:
+            return  # it subscribes when it is started, or has looked at the queue
+        if ending is None or reader is None:
+            self._subscribe()
         else:
-            self._subscribe_after(consumer)
+            ending.addCallback(lambda _: self._subscribe_after(reader))
+
+    def _resume_again(self) -> None:
+        self._resume_call = None
+        self.resume()
 
     def _subscribe_after(self, consumer: RecoveringConsumer) -> None:
-        if not self.running or self._reader is not consumer:
+        if not self.running or self._reader is not consumer or self.paused:
             return  # another one is the latest
         if self._is_stream and consumer.offset is not None:
             self._offset = consumer.offset
@@ -614,16 +820,21 @@ class ConsumerService(Service):
             self._watch_call.cancel()
             self._watch_call = None
 
-    async def _declare_queues(self) -> None:
+    async def _declare(self, delays: bool) -> None:
         """
         Declare the queues for failed messages again.
+
+        :param delays: the delay queues of the virtual host, not the consumer's own.
         """
         queues = self.runner.options.retry_queues
-        if queues is None:
-            return
-        entities = queues.entities()
-        if self.runner.broker_delays:
-            entities = [each for each in entities if each not in queues.delaying()]
+        entities: list[Entity] = []
+        if delays:
+            any_delay = DelayQueues()
+            entities = [*any_delay.entities(), any_delay.destination("", self.queue)]
+        elif queues is not None:
+            entities = list(queues.entities())
+            if self.runner.broker_delays:
+                entities = [each for each in entities if each not in queues.delaying()]
         for outcome in await self._client.declare(*entities):
             if outcome.error is not None:
                 raise outcome.error
@@ -653,8 +864,9 @@ class ConsumerService(Service):
             be called twice, and before there is a connection; cancelling the Deferred
             does nothing.
         """
+        was_running = self.running
         Service.stopService(self)
-        if not (self._consumers or self._first):
+        if not was_running and self._drain is None:
             return succeed(None)
         if self._drain is None:
             self._stop_observing()
@@ -681,6 +893,7 @@ class ConsumerService(Service):
 
     def _has_drained(self, in_order: bool) -> None:
         self.in_order = in_order
+        self.resume()
         if self._keeping is not None:
             self._keeping.cancel()
         self._keep_offset()
@@ -706,6 +919,28 @@ class ConsumerService(Service):
     def _fail(self, reason: BaseException) -> None:
         self._ready.fail(reason)
         self._ended.fail(reason)
+
+
+def check_batch(
+    size: int, wait: float, prefetch: int, options: HandlerOptions | None
+) -> None:
+    """
+    Check that a batch can be gathered.
+
+    :raises ValueError: it cannot.
+    """
+    if size < 0 or wait < 0:
+        raise ValueError(f"a batch of {size} in {wait} s: neither can be less than 0")
+    if 0 < prefetch < size:
+        raise ValueError(
+            f"a batch of {size} is larger than the prefetch limit of {prefetch}: it "
+            "would never be complete"
+        )
+    if options is not None and options.order_by:
+        raise ValueError(
+            "a batch does not go with order_by: messages come in order if one batch is "
+            "handled at a time (concurrency 1)"
+        )
 
 
 def _nothing(*_: object) -> None:
@@ -760,6 +995,7 @@ class _Drain:
         runner.closing = True
         # After the basic.cancel, or the broker would deliver them to us again.
         runner.hand_back()
+        runner.flush()
         for step in cancelled:
             await self._wait(step, self._left(_STEP))
         if runner.running:

@@ -20,6 +20,7 @@ __all__ = [
     "HandlerTimeout",
     "OnError",
     "OnRefused",
+    "Pause",
     "Reject",
     "Requeue",
     "Retry",
@@ -27,12 +28,15 @@ __all__ = [
     "retry_count",
 ]
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
 from txamqp091.errors import UndecodableProperty
+from txamqp091.service.delay_queues import delay_seconds
+from txamqp091.worker.decoding import UndecodableBody
 
 #: The header that counts how often a message went through a delay queue.
 RETRY_COUNT = "x-retry-count"
@@ -60,7 +64,32 @@ class Retry(Exception):
     """
     Raised by a handler: the consumer retries the message after its next delay, whatever
     ``on_error`` says.
+
+    :ivar after: how many seconds the message waits instead, in the delay queues of
+        `txamqp091.service.Publisher`: any delay from one second to eight years, rounded
+        up to whole seconds.  None is the next delay of the consumer.
     """
+
+    def __init__(self, *arguments: object, after: float | None = None) -> None:
+        super().__init__(*arguments)
+        if after is not None:
+            delay_seconds(after)
+        self.after = after
+
+
+class Pause(Exception):
+    """
+    Raised by a handler: the message goes back to its queue, without being counted as a
+    failure, and the consumer consumes nothing for a while.
+
+    :ivar seconds: for how long; None is until `ConsumerService.resume` is called.
+    """
+
+    def __init__(self, seconds: float | None = None) -> None:
+        super().__init__("for ever" if seconds is None else f"for {seconds:g} s")
+        if seconds is not None and not 0 <= seconds < math.inf:
+            raise ValueError(f"a pause of {seconds} s")
+        self.seconds = seconds
 
 
 class Halt(Exception):
@@ -106,6 +135,10 @@ class TooManyDeliveries(Exception):
         return f"it was delivered {self.count} times before, and never settled"
 
 
+#: No further attempt can succeed.
+_DEAD = (Reject, TooManyDeliveries, UndecodableProperty, UndecodableBody)
+
+
 # -- the decision ----------------------------------------------------------------
 
 
@@ -126,6 +159,8 @@ class Action(Enum):
     HOLD = "hold"
     #: To a delay queue; or ``basic.reject`` where the queue itself delays.
     RETRY = "retry"
+    #: To the delay queues of the virtual host, which know any delay.
+    DELAY = "delay"
     #: To the dead-letter queue, with the error in its headers.
     DEAD_LETTER = "dead-letter"
 
@@ -135,7 +170,8 @@ class Decision:
     """
     How one message is settled.
 
-    :ivar delay: for `Action.RETRY` and `Action.HOLD`, how many seconds it waits.
+    :ivar delay: for `Action.RETRY`, `Action.DELAY` and `Action.HOLD`, how many seconds
+        it waits.
     :ivar halt: whether the daemon ends.
     """
 
@@ -234,9 +270,15 @@ class FailurePolicy:
             return Decision(Action.ACK if error.done else Action.HAND_BACK, halt=True)
         if isinstance(error, Requeue):
             return Decision(Action.REQUEUE)
+        if isinstance(error, Pause):
+            return Decision(Action.HAND_BACK)
         # What cannot be decoded now cannot be decoded later.
-        if isinstance(error, Reject | TooManyDeliveries | UndecodableProperty):
+        if isinstance(error, _DEAD):
             return self.dead(attempt, rejected=isinstance(error, Reject))
+        if isinstance(error, Retry) and error.after is not None:
+            if self.on_error is OnError.RETRY and tries >= self.attempts:
+                return self.dead(attempt)
+            return Decision(Action.DELAY, delay=error.after)
         if isinstance(error, Retry) and self.delays:
             return self._retry(tries, attempt)
         match self.on_error:

@@ -25,7 +25,7 @@ __all__ = ["HandlerOptions", "HandlerRunner", "Republish"]
 
 import inspect
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import CoroutineType
@@ -53,6 +53,8 @@ from txamqp091.worker.asyncio_handlers import (
     needs_asyncio,
     run_coroutine,
 )
+from txamqp091.worker.batches import Batches
+from txamqp091.worker.calling import call
 from txamqp091.worker.counts import Counts, Histogram, MessageOutcome
 from txamqp091.worker.failure_policy import (
     Action,
@@ -62,6 +64,7 @@ from txamqp091.worker.failure_policy import (
     Halt,
     HandlerTimeout,
     OnError,
+    Pause,
     Reject,
     Requeue,
     Retry,
@@ -69,6 +72,7 @@ from txamqp091.worker.failure_policy import (
 )
 from txamqp091.worker.keyed_queue import KeyedQueue
 from txamqp091.worker.message_context import current, delivery_fields, identity
+from txamqp091.worker.middleware import Middleware, wrap
 from txamqp091.worker.retry_queues import RetryQueues, error_text
 
 _log = Logger(namespace="txamqp091.worker")
@@ -89,7 +93,7 @@ _TRACEBACKS = 10
 _EX_CONFIG = 78
 
 # Handlers raise these in order to say something: no traceback is needed.
-_SAID = (Reject, Requeue, Retry, Halt)
+_SAID = (Reject, Requeue, Retry, Halt, Pause)
 
 #: Publishes a message, and fires when the broker has confirmed it.
 Republish = Callable[[Message], Deferred[None]]
@@ -152,6 +156,7 @@ class _Run:
     :ivar pause: after how many seconds the handler is called again.
     :ivar call: what is to happen to it later.
     :ivar failure: what the handler failed with.
+    :ivar delayed: whether it is published to the delay queues of the virtual host.
     :ivar message: what is published, and how it is settled then: the outcome, and words
         for the log.
     """
@@ -178,6 +183,7 @@ class _Run:
     failure: Failure | None = None
     message: Message | None = None
     plain = False
+    delayed = False
     outcome = MessageOutcome.RETRIED
     words = ""
     sends = 0
@@ -211,19 +217,24 @@ class HandlerRunner:
         options: HandlerOptions | None = None,
         *,
         republish: Republish | None = None,
-        restore: Callable[[], Deferred[Any]] | None = None,
+        restore: Callable[[bool], Deferred[Any]] | None = None,
+        middleware: Sequence[Middleware] = (),
         threads: ThreadRunner | None = None,
         histogram: Histogram | None = None,
         halted: Callable[[Halt], object] | None = None,
+        paused: Callable[[float | None], object] | None = None,
         held: Callable[[], object] | None = None,
     ) -> None:
         """
         :param clock: the reactor.
         :param republish: publishes what is retried or dead-lettered.
-        :param restore: declares the delay queues and the dead-letter queue again.
+        :param restore: declares the consumer's own delay queues and dead-letter queue
+            again; or, called with True, the delay queues of the virtual host.
+        :param middleware: put around the handler; the outermost one is the first.
         :param threads: where to call the handler; by default, in the reactor's thread.
         :param histogram: measures how long handlers take, settling included.
         :param halted: called when the policy says that the daemon is to end.
+        :param paused: called when a handler has raised `Pause`, with its seconds.
         :param held: called whenever one more delivery is held.
         """
         self.options = HandlerOptions() if options is None else options
@@ -232,14 +243,24 @@ class HandlerRunner:
         self.broker_delays = False
         self.closing = False
         self.problem = ""
-        self._handler = handler
         self._clock = clock
         self._loop = event_loop(clock)
+        self._batches = handler if isinstance(handler, Batches) else None
+        self._in_thread = threads is not None and not middleware
+        self._handler = handler
+        if middleware:
+            inner = handler if threads is None else partial(self._run_in, handler)
+            self._handler = wrap(inner, middleware, self._loop)
+        # Whose handlers are called in threads, by middleware.
+        self._begun: dict[Delivery, _Run] = {}
+        # Whether the delay queues of the virtual host were declared.
+        self._has_delay_queues = False
         self._republish = republish
         self._restore = restore
         self._threads = threads
         self._histogram = histogram
         self._halted = halted
+        self._on_pause = paused
         self._on_held = held
         self._slots: KeyedQueue[_Run] = KeyedQueue(0)
         self._limit_slots()
@@ -330,6 +351,9 @@ class HandlerRunner:
 
     def _limit_slots(self) -> None:
         limit = self.options.concurrency
+        if self._batches is not None:
+            self._batches.limit, limit = limit, 0
+            self._batches.timeout = self.options.timeout
         if self._threads is not None:
             # A message that waits for a thread would wait here, too.
             limit = min(limit or self._threads.size, self._threads.size)
@@ -350,7 +374,7 @@ class HandlerRunner:
         elif self._suspects or not self._slots.enter():
             run = _Run(delivery)
             self._queue(run)
-        elif self._threads is None:
+        elif not self._in_thread and self._threads is None:
             return self._call(delivery)
         else:
             run = _Run(delivery)
@@ -519,10 +543,13 @@ class HandlerRunner:
         return run
 
     def _start(self, run: _Run) -> None:
-        if self._threads is not None:
+        if self._in_thread:
+            assert self._threads is not None
             self._start_in_thread(run, self._threads)
             return
         self._begin(run)
+        if self._threads is not None:
+            self._begun[run.delivery] = run
         token = current.set((self, run.delivery))
         try:
             result = self._handler(run.delivery)
@@ -565,6 +592,30 @@ class HandlerRunner:
         run.result = result
         result.addBoth(self._returned, run)
 
+    def _run_in(self, handler: Handler, delivery: Delivery) -> Deferred[Any]:
+        """
+        Call a handler in a thread: the innermost handler of middleware.
+        """
+        assert self._threads is not None
+        run = self._begun.get(delivery)
+        begin = None if run is None else partial(self._begin_at_last, run)
+        result = self._threads.run(handler, delivery, begin)
+        return result.addCallback(lambda value: call(lambda: value, loop=self._loop))
+
+    def _begin_at_last(self, run: _Run) -> bool:
+        """
+        A thread is free for a handler with middleware: its time begins.
+
+        :returns: whether the message is still ours to handle.
+        """
+        if not run.running or run.answered or run.delivery.is_stale:
+            return False
+        run.started = self._last = self._clock.seconds()
+        seconds = self.options.timeout
+        if seconds and run.timer is None:
+            run.timer = self._clock.callLater(seconds, self._late, run, seconds)
+        return True
+
     def _begin_in_thread(self, run: _Run) -> bool:
         """
         A thread is free.
@@ -603,6 +654,8 @@ class HandlerRunner:
     def _wait(self, run: _Run, result: Deferred[Any]) -> None:
         run.result = result
         seconds = self.options.timeout
+        if self._batches is not None or self._threads is not None:
+            seconds = 0.0  # they know when the handler begins
         if seconds and run.timer is None and not result.called:
             run.timer = self._clock.callLater(seconds, self._late, run, seconds)
         result.addBoth(self._returned, run)
@@ -655,6 +708,7 @@ class HandlerRunner:
             run.timer = None
         run.running = False
         del self._running[run]
+        self._begun.pop(run.delivery, None)
         self._free_slot(run)
         if not run.answered:
             self._settle(run, failure)
@@ -807,6 +861,13 @@ class HandlerRunner:
             if run.call is not None and run.delivery.is_stale:
                 self._drop(run)
 
+    def flush(self) -> None:
+        """
+        Handle what is gathered for a batch.
+        """
+        if self._batches is not None:
+            self._batches.flush()
+
     def hand_back(self) -> int:
         """
         Give back to their queue the deliveries whose handler does not run and which are
@@ -913,6 +974,9 @@ class HandlerRunner:
             error = Halt(f"{ADVICE} ({error_text(error)})", status=_EX_CONFIG)
         run.failure, run.failed_at = failure, self._clock.seconds()
         decision = self._decide(run, error)
+        if isinstance(error, Pause) and self._on_pause is not None:
+            # Before the message goes back, or it would come at once.
+            self._on_pause(error.seconds)
         self._carry_out(run, failure, decision)
         if decision.halt:
             self._halt(error)
@@ -989,7 +1053,7 @@ class HandlerRunner:
                 delivery.reject(True)
                 words = "its queue delivers it again after a delay"
                 self._record(run, failure, MessageOutcome.RETRIED, words)
-            case Action.RETRY | Action.DEAD_LETTER:
+            case Action.RETRY | Action.DELAY | Action.DEAD_LETTER:
                 self._send_on(run, decision)
             case _:
                 self._reject(run, failure)
@@ -1016,17 +1080,21 @@ class HandlerRunner:
         original when the broker has confirmed it.
         """
         queues, failure = self.options.retry_queues, run.failure
-        assert queues is not None and failure is not None
+        assert failure is not None
+        queues = queues or RetryQueues(queue=self.queue)
         error = failure.value
         assert error is not None
-        if decision.action is Action.RETRY:
+        delays = run.delayed = decision.action is Action.DELAY
+        if delays or decision.action is Action.RETRY:
             run.outcome = MessageOutcome.RETRIED
             run.words = f"retried in {decision.delay:g} s"
         else:
             run.outcome = MessageOutcome.DEAD_LETTERED
             run.words = f"dead-lettered to {printable(queues.dead_letter_queue)}"
         try:
-            if decision.action is Action.RETRY:
+            if delays:
+                run.message = queues.delay(run.delivery, error, decision.delay)
+            elif decision.action is Action.RETRY:
                 run.message = queues.retry(run.delivery, error, decision.delay)
             else:
                 tries = 1
@@ -1041,6 +1109,10 @@ class HandlerRunner:
             return
         if not run.held:
             self._hold(run)
+        if delays and not self._has_delay_queues and self._restore is not None:
+            self._has_delay_queues = True
+            self._restore(True).addBoth(self._declared, run)
+            return
         self._publish(run)
 
     def _tries_or_1(self, delivery: Delivery) -> int:
@@ -1114,13 +1186,25 @@ class HandlerRunner:
                 error=printable(str(error), 500),
                 **self._details(run, run.outcome),
             )
-            self._restore().addCallbacks(
+            self._restore(run.delayed).addCallbacks(
                 lambda _: self._restored(run, error),
                 lambda failure: self._restored(run, failure.value),
             )
         else:
             run.restores = 0
             self._send_later(run, error)
+
+    def _declared(self, result: object, run: _Run) -> None:
+        """
+        The delay queues of the virtual host were declared, or could not be.
+        """
+        if isinstance(result, Failure):
+            self._has_delay_queues = False
+            if run.held:
+                assert result.value is not None
+                self._send_later(run, result.value)
+        elif run.held:
+            self._publish(run)
 
     def _restored(self, run: _Run, error: BaseException) -> None:
         if not run.held:

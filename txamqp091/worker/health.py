@@ -22,6 +22,8 @@ class ConsumerHealth:
     The health of one consumer.
 
     :ivar subscribed: whether the broker delivers messages to it.
+    :ivar paused: whether the consumer is paused; this is no problem.
+    :ivar resumes_in: after how many seconds a pause ends; None if it has no end.
     :ivar refused: why the broker refuses it, and will until somebody changes something;
         "" if the broker does not.
     :ivar looking: how many messages it has fetched one by one before it subscribes,
@@ -41,6 +43,8 @@ class ConsumerHealth:
     name: str
     queue: str
     subscribed: bool
+    paused: bool = False
+    resumes_in: float | None = None
     refused: str = ""
     looking: int = 0
     running: int = 0
@@ -61,7 +65,7 @@ class ConsumerHealth:
             return f"the broker refuses it: {self.refused}"
         if self.looking:
             return "it handles messages one by one that were never settled before"
-        if not self.subscribed:
+        if not self.subscribed and not self.paused:
             return "not subscribed"
         if self.unpublished:
             return f"failed messages cannot be published: {self.unpublished}"

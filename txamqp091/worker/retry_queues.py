@@ -26,6 +26,7 @@ from txamqp091.arguments import classic_queue, quorum_queue
 from txamqp091.errors import UndecodableProperty, printable
 from txamqp091.message import Delivery, Message
 from txamqp091.service import Binding, Exchange, Queue
+from txamqp091.service.delay_queues import DelayQueues, delay_seconds
 from txamqp091.wire.properties import Properties
 from txamqp091.worker.failure_policy import RETRY_COUNT, retry_count
 
@@ -171,6 +172,26 @@ class RetryQueues:
             delivery.routing_key,
             delivery.body,
             _carried(delivery, headers),
+            mandatory=True,
+        )
+
+    def delay(self, delivery: Delivery, error: BaseException, delay: float) -> Message:
+        """
+        The message to publish to the delay queues of the virtual host, so that the
+        broker delivers the original again after any delay.
+
+        :raises UndecodableProperty: a property of the original cannot be decoded.
+        """
+        message = self.retry(delivery, error, delay)
+        seconds = max(delay_seconds(delay), 1)
+        queues = DelayQueues()
+        properties = message.properties
+        headers = queues.headers(properties.headers or {}, "", self.queue, seconds)
+        return Message(
+            queues.entry(seconds),
+            delivery.routing_key,
+            delivery.body,
+            properties.replace(headers=headers),
             mandatory=True,
         )
 

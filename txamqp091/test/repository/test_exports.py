@@ -34,9 +34,10 @@ PUBLIC = {
         Secret SecretRefresh SecretUnavailable Telemetry Topology
     """,
     "txamqp091.worker": """
-        ConsumerHealth ConsumerService Counts Dead FailurePolicy Halt HandlerOptions
-        HandlerTimeout Health OffsetFile OffsetFileInUse OnError OnRefused Reject
-        Requeue Retry RetryQueues TooManyDeliveries log_fields
+        ConsumerHealth ConsumerService Counts Dead Decode Deduplicate FailurePolicy Halt
+        HandlerOptions HandlerTimeout Health MessageIds Middleware OffsetFile
+        OffsetFileInUse OnError OnRefused Partial Pause RateLimit RecentMessageIds
+        Reject Requeue Retry RetryQueues TooManyDeliveries UndecodableBody log_fields
     """,
     "txamqp091.testing": """
         AsyncBrokerTestCase BrokerAssertions BrokerTestCase Direction Link

@@ -23,10 +23,12 @@ from txamqp091.message import Delivery
 from txamqp091.service import AMQPClientService, Topology
 from txamqp091.test.support.service_case import Place, ServiceCase
 from txamqp091.testing.memory import MemoryBroker
+from txamqp091.wire.properties import Properties
 from txamqp091.worker.consumer_service import ConsumerService
 from txamqp091.worker.counts import Counts
-from txamqp091.worker.failure_policy import FailurePolicy, Halt, OnError
+from txamqp091.worker.failure_policy import Dead, FailurePolicy, Halt, OnError, Retry
 from txamqp091.worker.handler_runner import HandlerOptions
+from txamqp091.worker.retry_queues import RetryQueues
 
 
 class ConsumerServiceCase(ServiceCase):
@@ -337,6 +339,76 @@ class RetryTests(ConsumerServiceCase):
         self.assertEqual(consumer.counts, Counts(retried=2, dead_lettered=1))
         self.assertEqual(self.broker.queue("orders.parked").ready, 1)
         self.flushLoggedErrors(ValueError)
+
+
+class RetryAfterTests(ConsumerServiceCase):
+    """
+    Handlers that say when to retry.
+    """
+
+    def retrying(self, policy: FailurePolicy, after: float) -> ConsumerService:
+        """
+        A consumer whose handler fails each time, and wants to be called again later.
+        """
+        self.calls: list[float] = []
+
+        def handler(delivery: Delivery) -> None:
+            self.calls.append(self.clock.seconds())
+            raise Retry("the shop is closed", after=after)
+
+        queues = RetryQueues(queue="work", dead_letter_queue="work.dead", delays=(5.0,))
+        self.broker.declare_queue("work.dead")
+        consumer = self.consuming(
+            handler=handler, options=HandlerOptions(policy=policy, retry_queues=queues)
+        )
+        self.broker.publish("", "work", b"bad")
+        self.turn()
+        return consumer
+
+    def test_any_delay(self) -> None:
+        """
+        The message comes back after its delay, rounded up to seconds, with a count.  No
+        setting of the consumer is needed.
+        """
+        seen: list[Any] = []
+
+        def handler(delivery: Delivery) -> None:
+            seen.append((self.clock.seconds(), dict(delivery.headers)))
+            raise Retry(after=90.5)
+
+        consumer = self.consuming(handler=handler)
+        self.broker.publish("", "work", b"bad", Properties(headers={"a": 1}))
+        self.turn()
+        self.assertEqual(self.counts(), (0, 0, 1))
+        self.passes(90)
+        self.assertEqual(len(seen), 1)
+        self.passes(1)
+        self.passes(91)
+        self.assertEqual([at for at, _ in seen], [0.0, 91.0, 182.0])
+        headers = seen[-1][1]
+        self.assertEqual((headers["a"], headers["x-retry-count"]), (1, 2))
+        self.assertEqual(consumer.counts, Counts(retried=3))
+
+    def test_attempts(self) -> None:
+        """
+        With ``on_error = "retry"`` the number of attempts counts.
+        """
+        policy = FailurePolicy(
+            on_error=OnError.RETRY, attempts=3, delays=(5.0,), on_dead=Dead.QUEUE
+        )
+        consumer = self.retrying(policy, after=2)
+        self.passes(10)
+        self.assertEqual(self.calls, [0.0, 2.0, 4.0])
+        self.assertEqual(consumer.counts, Counts(retried=2, dead_lettered=1))
+
+    def test_wrong(self) -> None:
+        """
+        A delay that is impossible is refused where it is written.
+        """
+        with self.assertRaises(ValueError):
+            Retry(after=-1)
+        with self.assertRaises(TypeError):
+            Retry(after="soon")  # type: ignore[arg-type]
 
 
 class EndTests(ConsumerServiceCase):

@@ -471,7 +471,7 @@ class SendingCase(RunnerCase):
         self.published.append((message, confirmed))
         return confirmed
 
-    def restore(self) -> Deferred[None]:
+    def restore(self, delays: bool) -> Deferred[None]:
         """
         Declare the queues again, and have the broker answer later.
         """

@@ -1,0 +1,2 @@
+``ConsumerService(..., batch=100)`` calls the handler with a list of messages.  ``Partial``
+says which of them have failed.

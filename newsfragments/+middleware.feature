@@ -1,0 +1,2 @@
+``ConsumerService(..., middleware=[...])`` puts functions around a handler.  ``RateLimit`` and
+``Deduplicate`` are such functions.

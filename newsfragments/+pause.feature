@@ -1,0 +1,2 @@
+A consumer can be paused and resumed: ``ConsumerService.pause``, or ``raise Pause(60)`` in a
+handler.
