@@ -88,6 +88,8 @@ default_role = "py:obj"
 html_theme = "furo"
 html_title = f"txamqp091 {release}"
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 
 # The build looks nothing up on the network; pydoctor adds its own inventory.
 intersphinx_mapping: dict[str, tuple[str, tuple[str, ...]]] = {}

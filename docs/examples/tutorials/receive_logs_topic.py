@@ -1,0 +1,22 @@
+import os
+import sys
+
+from twisted.internet.task import react
+
+from txamqp091 import ExchangeType, connect
+
+
+async def main(reactor, *patterns):
+    uri = os.environ.get("AMQP_URI", "amqp://localhost")
+    async with await connect(reactor, uri) as connection:
+        channel = await connection.open_channel()
+        await channel.exchange_declare("topic_logs", ExchangeType.TOPIC)
+        declared = await channel.queue_declare("", exclusive=True)
+        for pattern in patterns:
+            await channel.queue_bind(declared.queue, "topic_logs", pattern)
+        print(" [*] Waiting for logs. To exit press CTRL+C")
+        async for delivery in channel.consume(declared.queue, auto_ack=True):
+            print(f" [x] {delivery.routing_key}: {delivery.body.decode()}")
+
+
+react(main, sys.argv[1:])
