@@ -25,6 +25,7 @@ from functools import partial
 from typing import Any, cast
 
 from twisted.internet.endpoints import clientFromString
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
 
 from txamqp091._threads import ThreadRunner
@@ -45,7 +46,6 @@ from txamqp091.errors import NotInstalled, printable
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service import (
-    Address,
     AMQPClientService,
     ExpiringCredentials,
     RetryPolicy,
@@ -165,9 +165,10 @@ def token_credentials(
 
 def broker_places(
     reactor: Any, settings: Settings, parameters: Sequence[ConnectionParameters]
-) -> Sequence[ConnectionParameters | Address | SRVRecords]:
+) -> list[ConnectionParameters | IStreamClientEndpoint | SRVRecords]:
     """
     What to connect to: the nodes of the URIs, unless ``srv`` or ``endpoint`` is set.
+    An endpoint needs the first of the parameters besides.
 
     :raises Problem: the endpoint is malformed, or the URI asks for TLS besides.
     """
@@ -187,7 +188,7 @@ def broker_places(
         kind = type(error).__name__
         text = f"is not an endpoint to connect to: {kind}: {printable(str(error))}"
         raise Problem("endpoint", text) from None
-    return [Address(parameters[0], endpoint)]
+    return [endpoint]
 
 
 # -- the parts -------------------------------------------------------------------------
@@ -277,6 +278,7 @@ def _make_client(
     return AMQPClientService(
         reactor,
         broker_places(reactor, settings, logins.parameters),
+        parameters=logins.parameters[0],
         topology=settings.topology(),
         credentials=token,
         policy=RetryPolicy(

@@ -48,6 +48,7 @@ def make_comparison(
     client = AMQPClientService(
         reactor,
         broker_places(reactor, settings, parameters),
+        parameters=parameters[0],
         credentials=token_credentials(reactor, settings, parameters),
         policy=RetryPolicy(permanent="fail", max_attempts=1),
     )

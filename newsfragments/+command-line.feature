@@ -1,0 +1,1 @@
+The command ``txamqp091`` (``pip install 'txamqp091[cli]'``) publishes, gets, consumes and taps messages, declares and compares a topology, shows and removes the delay queues, and lists, shows, replays, moves and purges dead messages.

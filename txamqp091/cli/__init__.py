@@ -1,0 +1,3 @@
+"""
+The command line: ``txamqp091``, or ``python -m txamqp091``.
+"""
