@@ -52,6 +52,9 @@ class ThreadRunner:
         # any more does not.
         self._waiting: deque[_Task] = deque()
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        # Results that are there for the reactor's thread, and whether it was called.
+        self._ended: deque[tuple[Deferred[Any], object]] = deque()
+        self._called = False
         self._threads = 0
         self._stopped = False
 
@@ -102,13 +105,24 @@ class ThreadRunner:
             # SystemExit too: it would end the thread, and nobody would know.
             except BaseException:
                 value = Failure()
-            self._reactor.callFromThread(self._ended, task.result, value)
+            self._ended.append((task.result, value))
             del task, value  # or the thread would keep them while it waits
+            # What ends before the reactor looks costs no other call of it.
+            if not self._called:
+                self._called = True
+                self._reactor.callFromThread(self._collect)
 
-    def _ended(self, result: Deferred[Any], value: object) -> None:
-        self.busy -= 1
-        result.callback(value)
-        self._next()
+    def _collect(self) -> None:
+        """
+        Take what has ended in threads, in the reactor's thread.
+        """
+        self._called = False  # before the look: what ends from now on calls again
+        ended = self._ended
+        while ended:
+            result, value = ended.popleft()
+            self.busy -= 1
+            result.callback(value)
+            self._next()
 
     def stop(self) -> None:
         """
