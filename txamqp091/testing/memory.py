@@ -79,7 +79,7 @@ class MemoryBroker(Broker):
             example the ``options()`` of a ``twisted.internet.ssl.PrivateCertificate``.
             None is in the clear.
         :returns: the port, which listens already.
-        :raises CannotListenError: somebody else has it.
+        :raises twisted.internet.error.CannotListenError: another program listens there.
         """
         factory = BrokerFactory(self, cast(IReactorTime, reactor))
         listens: Any = reactor
