@@ -50,7 +50,7 @@ class ExitStatus(IntEnum):
     DIFFERENT = 65, "--diff found something missing or different"
     NO_QUEUE = 66, "a queue does not exist, and declare is not set"
     NO_VHOST = 68, "the virtual host does not exist, or the user may not use it"
-    UNAVAILABLE = 69, "there was no broker until --give-up-after had passed"
+    UNAVAILABLE = 69, "no broker took the connection until --give-up-after had passed"
     SOFTWARE = 70, "an unexpected error; the log has its traceback"
     NO_HANDLER = 72, "a handler does not exist, or its module cannot be imported"
     REFUSED = 73, "the broker refuses to declare a queue, or to consume from it"

@@ -48,6 +48,7 @@ from txamqp091.service.retry import is_permanent
 from txamqp091.worker.consumer_service import ConsumerService
 from txamqp091.worker.failure_policy import Halt
 from txamqp091.worker.health import Health
+from txamqp091.worker.stream_offsets import OffsetFileInUse
 
 _log = Logger(namespace="txamqp091.daemon")
 
@@ -191,7 +192,11 @@ class Daemon(MultiService):
         atexit.register(self._exit)
         # Later than the reactor, which installs handlers of its own when it starts.
         self._reactor.callWhenRunning(self._take_signals)
-        MultiService.startService(self)
+        try:
+            MultiService.startService(self)
+        except OffsetFileInUse as error:
+            self.end(error, ExitStatus.CONFIG)
+            return
         for consumer in self.consumers:
             consumer.when_ended().addErrback(self._consumer_ended, consumer)
         ready = [each.when_ready() for each in self.consumers]

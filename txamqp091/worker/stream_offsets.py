@@ -10,14 +10,20 @@ __all__ = ["OffsetFile", "OffsetFileInUse", "StreamOffset"]
 
 import json
 import os
+import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
-from weakref import WeakValueDictionary
+from weakref import WeakValueDictionary, finalize
 
 from twisted.logger import Logger
 
 from txamqp091.arguments import stream_consumer
+
+if sys.platform == "win32":
+    flock = None
+else:
+    from fcntl import LOCK_EX, LOCK_NB, flock
 
 _log = Logger(namespace="txamqp091.worker")
 
@@ -68,25 +74,33 @@ def _from_text(text: str) -> int | str | datetime:
 
 class OffsetFileInUse(ValueError):
     """
-    Another running consumer of this process keeps its offset in the same file.
+    Another running consumer, of this process or of another one, keeps its offset in
+    the same file.
+
+    :ivar queue: its queue; "" if it is a consumer of another process.
     """
 
-    def __init__(self, path: str, queue: str) -> None:
+    def __init__(self, path: str, queue: str = "") -> None:
         super().__init__(path, queue)
         self.path = path
         self.queue = queue
 
     def __str__(self) -> str:
+        if self.queue:
+            who = f"a consumer of the queue {self.queue}"
+        else:
+            who = "a consumer of another process"
         return (
-            f"{self.path} is in use: a consumer of the queue {self.queue} keeps its "
-            "offset there; give each consumer a file of its own"
+            f"{self.path} is in use: {who} keeps its offset there; give each consumer "
+            "a file of its own"
         )
 
 
 class OffsetFile:
     """
-    Keeps the offset of a consumer while there is no process.  One running consumer of a
-    process may use it at a time.
+    Keeps the offset of a consumer while there is no process.  One running consumer may
+    use it at a time: a lock on a file beside it, ``PATH.lock``, keeps those of other
+    processes away.  Windows has no such lock.
 
     :ivar path: the file.
     :ivar kept: the place that it has; None if there is none.
@@ -100,6 +114,7 @@ class OffsetFile:
         self.kept: int | None = None
         self._queue = queue
         self._failing = False
+        self._unlock: finalize[[int], OffsetFile] | None = None
         try:
             with open(path, "rb") as file:
                 self.kept = self._understood(file.read())
@@ -130,7 +145,27 @@ class OffsetFile:
         owner = _claims.get(path)
         if owner is not None and owner is not self:
             raise OffsetFileInUse(self.path, owner._queue)
+        if self._unlock is None:
+            self._lock(f"{path}.lock")
         _claims[path] = self
+
+    def _lock(self, path: str) -> None:
+        if flock is None:
+            return
+        try:
+            # The file stays when the lock ends: another process may wait to lock it.
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError:
+            return  # nothing can be written there, as `keep` says
+        try:
+            flock(lock, LOCK_EX | LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise OffsetFileInUse(self.path) from None
+        except OSError:
+            os.close(lock)  # this file system has no locks
+        else:
+            self._unlock = finalize(self, os.close, lock)
 
     def release(self) -> None:
         """
@@ -139,6 +174,9 @@ class OffsetFile:
         path = os.path.realpath(self.path)
         if _claims.get(path) is self:
             del _claims[path]
+        if self._unlock is not None:
+            self._unlock()
+            self._unlock = None
 
     def check(self) -> None:
         """

@@ -32,6 +32,7 @@ from txamqp091.errors import (
     HandshakeTimeout,
     HeartbeatTimeout,
     InvalidURI,
+    LimitReached,
     MechanismNotOffered,
     NotAllowed,
     NotFound,
@@ -73,6 +74,7 @@ class ExitStatusTests(SynchronousTestCase):
             ResourceLocked("exclusive"): 73,
             InvalidURI("no such certificate"): 78,
             MechanismNotOffered("EXTERNAL"): 78,
+            LimitReached("NOT_ALLOWED - connection limit is reached"): 69,
             ValueError("a bug"): 70,
         }.items():
             self.assertEqual(exit_status(error, False), status, repr(error))
@@ -91,6 +93,7 @@ class ExitStatusTests(SynchronousTestCase):
             AuthenticationFailed("no longer"): 77,
             VhostAccessRefused("no longer"): 68,
             FrameError("garbage"): 76,
+            LimitReached("NOT_ALLOWED - connection limit is reached"): 74,
             ValueError("a bug"): 70,
         }.items():
             self.assertEqual(exit_status(error, True), status, repr(error))

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs, formatEvent
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from txamqp091.arguments import stream_queue
 from txamqp091.daemon.consumer_settings import ConsumerSettings
@@ -27,7 +28,7 @@ from txamqp091.testing.memory import MemoryBroker
 from txamqp091.worker.consumer_service import ConsumerService
 from txamqp091.worker.counts import Counts
 from txamqp091.worker.failure_policy import Halt, OnError, Reject, Requeue, Retry
-from txamqp091.worker.stream_offsets import OffsetFile, StreamOffset
+from txamqp091.worker.stream_offsets import OffsetFile, OffsetFileInUse, StreamOffset
 
 
 class SettingTests(SynchronousTestCase):
@@ -172,6 +173,39 @@ class FileTests(SynchronousTestCase):
         self.path.write_bytes(b"\xff\xe4")
         error = self.assertRaises(ValueError, self.file)
         self.assertEqual(str(error), f"{self.path} is no file with an offset")
+
+    def test_other_process(self) -> None:
+        """
+        The file that a consumer of another process uses is refused, until it stops.
+        """
+        if sys.platform == "win32":
+            raise SkipTest("Windows has no lock of that kind")
+        # Only a file that was opened once more can contend for the lock.
+        from fcntl import LOCK_EX, LOCK_NB, flock
+
+        file = self.file()
+        with open(f"{self.path}.lock", "w") as other:
+            flock(other, LOCK_EX)
+            error = self.assertRaises(OffsetFileInUse, file.claim)
+            self.assertEqual(
+                str(error),
+                f"{self.path} is in use: a consumer of another process keeps its "
+                "offset there; give each consumer a file of its own",
+            )
+        file.claim()
+        file.claim()
+        with open(f"{self.path}.lock", "w") as other:
+            self.assertRaises(BlockingIOError, flock, other, LOCK_EX | LOCK_NB)
+            file.release()
+            flock(other, LOCK_EX | LOCK_NB)
+
+    def test_no_lock(self) -> None:
+        """
+        Where nothing can be written, there is no lock, and claiming does not fail.
+        """
+        file = OffsetFile(str(self.path.parent / "no" / "file"), "log")
+        file.claim()
+        file.release()
 
     def test_link(self) -> None:
         """
