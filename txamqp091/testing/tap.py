@@ -68,9 +68,29 @@ class Options(usage.Options):
         """
         A user, as NAME:PASSWORD; may be repeated.  [default: guest:guest]
         """
+        self._add_user(user, "--user is NAME:PASSWORD")
+
+    def opt_user_file(self, path: str) -> None:
+        """
+        A file of users, one NAME:PASSWORD a line; other users of the machine see the
+        command line, and so the passwords of --user.
+        """
+        try:
+            with open(path, encoding="utf-8") as file:
+                lines = file.read().splitlines()
+        except OSError as error:
+            raise usage.UsageError(f"--user-file {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise usage.UsageError(f"--user-file {path}: it is not UTF-8") from None
+        for number, line in enumerate(lines, 1):
+            if line:
+                problem = f"--user-file {path}: line {number} is not NAME:PASSWORD"
+                self._add_user(line, problem)
+
+    def _add_user(self, user: str, problem: str) -> None:
         name, colon, password = user.partition(":")
         if not (name and colon):
-            raise usage.UsageError("--user is NAME:PASSWORD")
+            raise usage.UsageError(problem)
         self.users[name] = password
 
     def opt_vhost(self, name: str) -> None:

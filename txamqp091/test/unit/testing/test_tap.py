@@ -64,6 +64,32 @@ class OptionsTests(SynchronousTestCase):
         self.assertEqual(options["vhost"], ["one", "two"])
         self.assertNotIn("b:c", repr(options))
 
+    def test_user_file(self) -> None:
+        """
+        Users can come from a file, so that the command line has no passwords.
+        """
+        path = self.mktemp()
+        with open(path, "w") as file:
+            file.write("a:b:c\n\nd:\n")
+        options = self.parse("--user-file", path, "--user", "e:f")
+        self.assertEqual(options.users, {"a": "b:c", "d": "", "e": "f"})
+        with open(path, "wb") as data:
+            data.write(b"a:b\nsecret\n")
+        self.assertEqual(
+            self.problem("--user-file", path),
+            f"amqp-broker: --user-file {path}: line 2 is not NAME:PASSWORD",
+        )
+        with open(path, "wb") as data:
+            data.write(b"a:\xff\n")
+        self.assertEqual(
+            self.problem("--user-file", path),
+            f"amqp-broker: --user-file {path}: it is not UTF-8",
+        )
+        self.assertEqual(
+            self.problem("--user-file", f"{path}.no"),
+            f"amqp-broker: --user-file {path}.no: No such file or directory",
+        )
+
     def test_pid_file(self) -> None:
         """
         In the foreground, twistd writes no pid file, unless its command line names
