@@ -134,6 +134,16 @@ class UnackedDeliveries(Settler):
         if self._empty and not self.open:
             self.finish()
 
+    def give_back(self) -> None:
+        """
+        See `Settler.give_back`.
+        """
+        super().give_back()
+        for tag in [tag for tag in self.open if tag not in self.unsettled]:
+            self._settled(tag)
+        if self._empty and not self.open:
+            self.finish()
+
     def _settled(self, delivery_tag: int) -> None:
         position = self.open.pop(delivery_tag, None)
         if position is not None:

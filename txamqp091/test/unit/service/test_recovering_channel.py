@@ -335,6 +335,35 @@ class StaleTests(ServiceCase):
         self.assertEqual(self.broker.queue("work").unacked, 0)
         self.assertEqual(consumer.channel.stale, rounds)
 
+    def test_recovered(self) -> None:
+        """
+        What was given back by ``basic.recover`` is not waited for when the consumer is
+        cancelled.
+        """
+        service = self.service()
+        self.broker.declare_queue("work")
+        inbox = Inbox(ack=False)
+        consumer = service.consume("work", inbox, prefetch=2)
+        self.turn()
+        for _ in range(3):
+            self.broker.publish("", "work", b"x")
+        self.turn()
+        self.assertEqual(len(inbox.deliveries), 2)
+        channel = consumer.channel.channel
+        assert channel is not None
+        recovered = channel.basic_recover(requeue=True)
+        self.turn()
+        self.successResultOf(recovered)
+        self.assertEqual(len(inbox.deliveries), 4)
+        for delivery in inbox.deliveries[2:]:
+            delivery.ack()
+        self.turn()
+        inbox.deliveries[-1].ack()
+        consumer.cancel()
+        self.turn()
+        self.assertEqual(self.broker.queue("work").unacked, 0)
+        self.assertIsNone(consumer.channel.channel)
+
     def test_from_a_thread(self) -> None:
         """
         An answer from another thread takes the way of the reactor.
