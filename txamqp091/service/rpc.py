@@ -331,7 +331,8 @@ class RPCServer:
         except UndecodableProperty:  # so there is nobody to be told
             self.failures += 1
             _log.failure(
-                "A request to {queue} is rejected", queue=str(self.consumer.queue)
+                "A request to {queue} is rejected",
+                queue=printable(str(self.consumer.queue)),
             )
             delivery.refuse(requeue=False)
             return
@@ -346,7 +347,7 @@ class RPCServer:
             self.failures += 1
             _log.failure(
                 "The handler of a request to {queue} failed",
-                queue=str(self.consumer.queue),
+                queue=printable(str(self.consumer.queue)),
             )
             if not self._answers:
                 if not delivery.settled:
@@ -371,7 +372,7 @@ class RPCServer:
     def _not_answered(self, delivery: Delivery, error: AMQPError) -> None:
         _log.warn(
             "A request to {queue} was handled, but could not be answered: {error}",
-            queue=str(self.consumer.queue),
+            queue=printable(str(self.consumer.queue)),
             error=printable(str(error)),
         )
         if not delivery.settled:
