@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from benchmarks import growth, layers, pages
+from benchmarks import growth, layers, pages, users
 from benchmarks.cases import (
     BEFORE,
     CASES,
@@ -44,7 +44,7 @@ from txamqp091.test.support.rabbit import RabbitNode, speaks_amqp
 __all__ = ["main"]
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-PARTS = ("cases", "layers", "growth")
+PARTS = ("cases", "users", "layers", "growth")
 
 
 def main() -> None:
@@ -103,6 +103,9 @@ def measure_all(options: argparse.Namespace) -> dict[str, Any]:
     }
     if "cases" in options.parts:
         results["runs"] = measure_cases(options, results["versions"])
+    if "users" in options.parts:
+        progress("users")
+        results["users"] = measure_users(options)
     if "layers" in options.parts:
         progress("layers")
         results["layers"] = layers.measure(3 if options.quick else 9)
@@ -113,6 +116,18 @@ def measure_all(options: argparse.Namespace) -> dict[str, Any]:
     progress("")
     results["load"].append(os.getloadavg()[0])
     return results
+
+
+def measure_users(options: argparse.Namespace) -> list[Run]:
+    """
+    All rounds of whole workers, against a RabbitMQ.
+    """
+    workers = [*users.WORKERS, *users.PUBLISHERS]
+    if options.before is not None:
+        workers += users.all_ours(options.before.resolve(), " before")
+    count = users.COUNT // 10 if options.quick else users.COUNT
+    with peer(RABBITMQ) as rabbitmq:
+        return users.measure(rabbitmq.uri, workers, options.rounds, count)
 
 
 # -- the cases ------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import plots
+from benchmarks import plots, users
 from benchmarks.cases import (
     CASES,
     CLIENTS,
@@ -81,6 +81,11 @@ def write(results: Results, output: Path) -> str:
                 draw_bars(figures, peer, output)
         pages["choices"] = list(choices(results["runs"], figures))
         pages["memory"] = list(memory_and_lag(results["runs"], figures))
+    if results.get("users"):
+        pages["workers"] = list(table(users.table(results["users"])))
+        pages["publishers"] = list(
+            table(users.table(results["users"], users.PUBLISHERS))
+        )
     if results.get("layers"):
         pages["layers"] = list(
             table([["layer", "operation", "ns"]]

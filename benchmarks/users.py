@@ -1,5 +1,5 @@
 """
-What users run: whole workers.  ``python -m benchmarks.users``.
+What users run: whole workers and publishers.  ``python -m benchmarks.users``.
 
 A worker is a process, started as its framework says, on a queue of persistent messages
 of 300 bytes of JSON; the prefetch is 100, the handler decodes the message, looks at one
@@ -7,6 +7,9 @@ key, and is done, and the message is acknowledged.  Measured are the processor t
 the process between the first fifteenth of the messages and the last, the time from the
 start of the process to its first message, and the memory that it has in the end.  A
 round has each worker once, so that whatever else the machine does meets all alike.
+
+A publisher sends such messages with confirms, a hundred at a time, or one by one where
+its library has no other way.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from txamqp091.message import Message
 from txamqp091.test.support.rabbit import RabbitNode
 from txamqp091.wire.properties import Properties
 
-__all__ = ["WORKERS", "Worker", "measure", "table"]
+__all__ = ["PUBLISHERS", "WORKERS", "Worker", "all_ours", "measure", "table"]
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 SCRIPTS = CHECKOUT / "benchmarks" / "workers"
@@ -99,6 +102,7 @@ class Worker:
     :ivar arguments: what it declares its queue with.
     :ivar settings: settings of our daemon, in TOML.
     :ivar checkout: where our client is.
+    :ivar fills: whether there are messages in its queue.
     """
 
     name: str
@@ -108,6 +112,7 @@ class Worker:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     settings: str = ""
     checkout: Path = CHECKOUT
+    fills: bool = True
 
     @property
     def python(self) -> str:
@@ -116,6 +121,13 @@ class Worker:
         """
         own = self.checkout / ".venv" / "bin" / "python"
         return str(own) if own.exists() else sys.executable
+
+
+def all_ours(checkout: Path, suffix: str) -> list[Worker]:
+    """
+    The workers and the publishers of a checkout of our client.
+    """
+    return [*ours(checkout, suffix), *our_publishers(checkout, suffix)]
 
 
 def _script(name: str) -> tuple[str, ...]:
@@ -141,6 +153,24 @@ def ours(checkout: Path = CHECKOUT, suffix: str = "") -> list[Worker]:
         Worker(f"basic_consume{suffix}", _script("raw"), checkout=checkout),
     ]  # fmt: skip
 
+
+def our_publishers(checkout: Path = CHECKOUT, suffix: str = "") -> list[Worker]:
+    """
+    The publishers of a checkout of our client.
+    """
+    return [
+        Worker(f"service Publisher{suffix}", _script("service_publisher"),
+               checkout=checkout, fills=False),
+        Worker(f"basic_publish{suffix}", _script("raw_publisher"),
+               checkout=checkout, fills=False),
+    ]  # fmt: skip
+
+
+PUBLISHERS = [
+    *our_publishers(),
+    Worker("aio-pika, publishing", _script("aio_pika_publisher"), 0.2, fills=False),
+    Worker("kombu, publishing", _script("kombu_publisher"), 0.2, fills=False),
+]
 
 WORKERS = [
     *ours(),
@@ -168,6 +198,8 @@ def fill(uri: str, worker: Worker, count: int) -> None:
         channel.confirm_select()
         channel.queue_delete(QUEUE)
         channel.queue_declare(QUEUE, durable=True, arguments=dict(worker.arguments))
+        if not count:
+            return
         contents = (worker.content() for _ in range(count))
         channel.publish_many(
             Message("", QUEUE, body, properties) for body, properties in contents
@@ -180,7 +212,7 @@ def run(uri: str, worker: Worker, count: int) -> dict[str, Any] | None:
 
     :returns: its report; None if there is none.
     """
-    fill(uri, worker, count)
+    fill(uri, worker, count if worker.fills else 0)
     with TemporaryDirectory() as folder:
         report, settings = Path(folder, "report"), Path(folder, "settings.toml")
         command = [worker.python, *worker.command]
@@ -241,12 +273,19 @@ def _show(values: list[float], form: str) -> str:
     return f"{middle} ({low} to {high})"
 
 
-def table(results: list[dict[str, Any]], to: str = "daemon") -> list[list[str]]:
+def table(
+    results: list[dict[str, Any]], workers: list[Worker] = WORKERS
+) -> list[list[str]]:
     """
-    The rows of a table, the first of which is its head.
+    The rows of a table of workers, or of publishers, the first of which is its head.
     """
-    rows = [["worker", "us of CPU for a message", f"times {to}", "messages/s",
-             "s to the first message", "MB"]]  # fmt: skip
+    to = workers[0].name
+    names = {each.name for each in workers}
+    results = [
+        each for each in results if each["worker"].removesuffix(" before") in names
+    ]
+    rows = [["", "us of CPU for a message", f"times {to}", "messages/s",
+             "s to the first", "MB"]]  # fmt: skip
     cpu: dict[str, dict[int, float]] = {}
     for each in results:
         cost = each["cpu"] / each["count"] * 1e6
@@ -276,9 +315,9 @@ def main() -> None:
     parser.add_argument("--workers", nargs="+", metavar="NAME")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    workers = list(WORKERS)
+    workers = [*WORKERS, *PUBLISHERS]
     if options.before is not None:
-        workers += ours(options.before.resolve(), " before")
+        workers += all_ours(options.before.resolve(), " before")
     if options.workers:
         workers = [each for each in workers if each.name in options.workers]
     with RabbitNode() as node:
@@ -286,7 +325,7 @@ def main() -> None:
         results = measure(uri, workers, options.rounds, options.count)
     if options.json is not None:
         options.json.write_text(json.dumps(results))
-    for row in table(results):
+    for row in [*table(results), *table(results, PUBLISHERS)]:
         print(" | ".join(row))
 
 

@@ -1,5 +1,5 @@
 """
-Counts the messages of a worker, and reports what they took.
+Counts the messages of a worker or a publisher, and reports what they took.
 
 ``BENCH_COUNT`` is how many there are, ``BENCH_BEGUN`` when the process was started, and
 ``BENCH_REPORT`` the file for the report.
@@ -12,7 +12,10 @@ import os
 import time
 from pathlib import Path
 
-__all__ = ["done"]
+__all__ = ["COUNT", "PAYLOAD", "done"]
+
+#: What a message says.
+PAYLOAD = {"key": 1, "text": "x" * 272}
 
 COUNT = int(os.environ["BENCH_COUNT"])
 #: The messages that are not measured: the interpreter learns from them.
@@ -24,7 +27,7 @@ _report = {"count": COUNT - WARM_UP}
 
 def done(message: object) -> None:
     """
-    A message was handled.
+    A message was handled, or is confirmed.
 
     :param message: what its body says, decoded.
     """
