@@ -12,7 +12,7 @@ __all__ = ["connect", "connect_once", "endpoint_from_parameters"]
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 from twisted.internet.abstract import isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred, fail
@@ -40,7 +40,7 @@ from txamqp091.errors import (
     printable,
 )
 from txamqp091.factory import AMQPClientFactory
-from txamqp091.interfaces import AnyCredentials, AnyReactor
+from txamqp091.interfaces import AnyCredentials, AnyReactor, IAsyncioClock
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
 
@@ -60,6 +60,11 @@ def endpoint_from_parameters(
         host can have the name.
     :raises txamqp091.errors.TLSFailed: when the packages for TLS are missing.
     """
+    if IAsyncioClock.providedBy(reactor):
+        own: IStreamClientEndpoint = cast(Any, reactor).endpoint_from_parameters(
+            parameters
+        )
+        return own
     host = ascii_host(parameters.host)
     # There is nothing to resolve in an address: to do so is a third of the cost of a
     # connection.

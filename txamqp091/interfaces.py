@@ -11,14 +11,19 @@ which every type checker understands.
 
 from __future__ import annotations
 
-__all__ = ["AnyCredentials", "AnyReactor", "ICredentials"]
+__all__ = ["AnyCredentials", "AnyReactor", "IAsyncioClock", "ICredentials"]
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from zope.interface import Attribute, Interface
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
+    from txamqp091.parameters import ConnectionParameters
 
 
 class ICredentials(Interface):
@@ -67,6 +72,29 @@ class ICredentials(Interface):
             for it.
         :raises txamqp091.errors.CommandInvalid: when the mechanism knows no challenge,
             and there is one.
+        """
+
+
+class IAsyncioClock(Interface):
+    """
+    The clock of a client on asyncio's loop, in place of a reactor; an ``IReactorTime``,
+    too.
+
+    `txamqp091.endpoint.endpoint_from_parameters` takes its endpoints, and workers run
+    coroutines as tasks of its loop.
+    """
+
+    loop: AbstractEventLoop = Attribute("""The loop.""")
+
+    def endpoint_from_parameters(
+        parameters: ConnectionParameters,
+    ) -> IStreamClientEndpoint:
+        """
+        Make the endpoint that connects by the loop, and does TLS if
+        ``parameters.tls`` is set.
+
+        :raises txamqp091.errors.InvalidURI: when a certificate file cannot be read, or
+            no host can have the name.
         """
 
 

@@ -35,8 +35,9 @@ from twisted.internet.interfaces import (
 from zope.interface import implementer
 
 from txamqp091._hosts import ascii_host
-from txamqp091.adapters._ssl import server_name
+from txamqp091.adapters._ssl import context_for, server_name
 from txamqp091.adapters._transport import Transport, address_of, why_not_connected
+from txamqp091.interfaces import IAsyncioClock
 from txamqp091.parameters import ConnectionParameters
 
 
@@ -106,7 +107,7 @@ class AsyncioCall:
         self._handle.cancel()
 
 
-@implementer(IReactorTime, IReactorFromThreads)
+@implementer(IAsyncioClock, IReactorTime, IReactorFromThreads)
 class AsyncioLoop:
     """
     An asyncio loop, as the clock of a protocol and its way in from other threads.
@@ -116,8 +117,17 @@ class AsyncioLoop:
         an open connection.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        ssl_context: ssl.SSLContext | None = None,
+    ) -> None:
+        """
+        :param ssl_context: does the TLS of `endpoint_from_parameters`, in place of what
+            the parameters say of certificates.
+        """
         self.loop = loop
+        self._ssl_context = ssl_context
         self.seconds = loop.time
         self.closed: Callable[[], object] = _nothing
         self._calls: set[IDelayedCall] = set()
@@ -137,6 +147,15 @@ class AsyncioLoop:
             return
         if running is not None or self.loop.is_closed() or get_ident() != self._thread:
             raise wrong_loop(what, self.loop)
+
+    def endpoint_from_parameters(
+        self, parameters: ConnectionParameters
+    ) -> IStreamClientEndpoint:
+        context = None
+        if parameters.tls is not None:
+            context = self._ssl_context or context_for(parameters)
+        endpoint = AsyncioEndpoint(self.loop, parameters, context)
+        return cast(IStreamClientEndpoint, endpoint)
 
     def callLater(
         self,

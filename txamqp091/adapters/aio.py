@@ -1,6 +1,7 @@
 # -*- test-case-name: txamqp091.test.unit.adapters.test_aio -*-
 """
-Connections and channels for asyncio, on asyncio's own loop.
+Connections and channels for asyncio, on asyncio's own loop; and `AMQPClient`, which
+stays connected.
 
 No verb is written here: each is `txamqp091.channel.Channel`'s, with its Deferred as
 something to await.  A verb sends its method when it is called, not when it is awaited:
@@ -12,13 +13,28 @@ there, before anything is sent.
 
 from __future__ import annotations
 
-__all__ = ["Answer", "Channel", "Connection", "Deliveries", "Subscription", "connect"]
+__all__ = [
+    "AMQPClient",
+    "Answer",
+    "Channel",
+    "Connection",
+    "ConsumerService",
+    "Deliveries",
+    "Publisher",
+    "RPCClient",
+    "RPCServer",
+    "RecoveringChannel",
+    "RecoveringConsumer",
+    "Subscription",
+    "connect",
+]
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from functools import partial, wraps
+from importlib import import_module
 from ssl import SSLContext
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, cast
 
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.python.failure import Failure
@@ -41,6 +57,17 @@ from txamqp091.message import Body, Delivery, Message
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.wire.properties import Properties
+
+if TYPE_CHECKING:
+    from txamqp091.adapters.aio_client import (
+        AMQPClient,
+        ConsumerService,
+        Publisher,
+        RecoveringChannel,
+        RecoveringConsumer,
+        RPCClient,
+        RPCServer,
+    )
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -741,3 +768,16 @@ async def connect(
     loop.create_task(_close_in_the_end(native, transport, loop), name=f"{native!r}")
     reactor.closed = transport.loop_closed
     return Connection(native, reactor)
+
+
+# These are imported when they are first used: programs that need no service should not
+# wait for it.
+_LATER = "txamqp091.adapters.aio_client"
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(import_module(_LATER), name)
+    globals()[name] = found
+    return found

@@ -6,19 +6,44 @@ function for code that cannot await.
 
 from __future__ import annotations
 
-__all__ = ["Channel", "Connection", "Deliveries", "connect", "connect_future"]
+__all__ = [
+    "AMQPClient",
+    "Channel",
+    "Connection",
+    "ConsumerService",
+    "Deliveries",
+    "Publisher",
+    "RPCClient",
+    "RPCServer",
+    "RecoveringChannel",
+    "RecoveringConsumer",
+    "connect",
+    "connect_future",
+]
 
 import asyncio
 from collections.abc import Sequence
 from ssl import SSLContext
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from tornado.ioloop import IOLoop
 from tornado.platform.asyncio import BaseAsyncIOLoop
 
+from txamqp091.adapters import aio
 from txamqp091.adapters.aio import Channel, Connection, Deliveries, connect
 from txamqp091.interfaces import AnyCredentials
 from txamqp091.parameters import ConnectionParameters
+
+if TYPE_CHECKING:
+    from txamqp091.adapters.aio import (
+        AMQPClient,
+        ConsumerService,
+        Publisher,
+        RecoveringChannel,
+        RecoveringConsumer,
+        RPCClient,
+        RPCServer,
+    )
 
 
 def connect_future(
@@ -41,3 +66,10 @@ def connect_future(
     return loop.create_task(
         connect(uri_or_parameters, credentials=credentials, ssl_context=ssl_context)
     )
+
+
+def __getattr__(name: str) -> object:
+    # As in `txamqp091.adapters.aio`, some are imported when they are first used.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(aio, name)

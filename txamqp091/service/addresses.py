@@ -100,6 +100,8 @@ class SRVRecords:
     With TLS, hosts of another domain are refused: who can answer for the DNS could
     send us to a host with a certificate of its own.  If the parameters have a
     ``server_name``, certificates are checked for that, and hosts may be anywhere.
+
+    :ivar resolver: what to ask; None is what the system asks.
     """
 
     def __init__(
@@ -121,7 +123,7 @@ class SRVRecords:
         self.domain = domain.strip(".").lower()
         service = service or ("amqp" if self.parameters.tls is None else "amqps")
         self.name = f"_{service.strip('_')}._tcp.{self.domain}"
-        self._resolver = resolver
+        self.resolver = resolver
         self._known: dict[tuple[str, int], Address] = {}
 
     def __str__(self) -> str:
@@ -133,13 +135,13 @@ class SRVRecords:
 
         :raises AMQPError: there are none.
         """
-        if self._resolver is None:
+        if self.resolver is None:
             from twisted.names.client import createResolver
 
-            self._resolver = createResolver()
+            self.resolver = createResolver()
         try:
             answers: Any
-            answers, _, _ = await self._resolver.lookupService(self.name, (2, 5))
+            answers, _, _ = await self.resolver.lookupService(self.name, (2, 5))
         except CancelledError:
             raise
         except Exception as error:

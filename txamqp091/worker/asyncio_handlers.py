@@ -1,6 +1,7 @@
 # -*- test-case-name: txamqp091.test.unit.worker.test_asyncio_handlers -*-
 """
-Runs coroutine handlers that use asyncio, on Twisted's asyncio reactor.
+Runs coroutine handlers that use asyncio, on Twisted's asyncio reactor or on asyncio's
+loop itself.
 
 Such a handler may await both what asyncio knows, and Deferreds.
 """
@@ -15,9 +16,11 @@ import sys
 from collections.abc import Coroutine, Generator
 from functools import partial
 from types import CodeType, CoroutineType, ModuleType, coroutine
-from typing import Any
+from typing import Any, cast
 
 from twisted.internet.defer import Deferred
+
+from txamqp091.interfaces import IAsyncioClock
 
 #: What to do when a handler uses asyncio, and the reactor does not.
 ADVICE = (
@@ -40,11 +43,15 @@ def event_loop(reactor: object) -> asyncio.AbstractEventLoop | None:
     """
     The loop of asyncio that a reactor runs; None if it runs none.
     """
+    loop: asyncio.AbstractEventLoop
+    if IAsyncioClock.providedBy(reactor):
+        loop = cast(Any, reactor).loop
+        return loop
     # Whoever installed that reactor has loaded the module.
     module = sys.modules.get("twisted.internet.asyncioreactor")
     if module is None or not isinstance(reactor, module.AsyncioSelectorReactor):
         return None
-    loop: asyncio.AbstractEventLoop = reactor._asyncioEventloop
+    loop = reactor._asyncioEventloop
     return loop
 
 

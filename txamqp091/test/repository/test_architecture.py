@@ -38,6 +38,8 @@ BELOW: dict[str, set[str]] = {
     "cli": {"version", "errors", "wire", "root", "service", "worker", "daemon"},
     "__main__": {"cli"},
     "adapters": {"errors", "wire", "root"},
+    # asyncio's modules of the adapters, which load the service when it is asked for.
+    "asyncio": {"errors", "wire", "root", "service", "worker", "adapters"},
     "compat": {"errors", "wire", "root", "adapters"},
     "testing": {"version", "errors", "wire", "_machine", "root"},
     "facade": {"version", "errors", "wire", "root", "service", "worker"},
@@ -62,11 +64,15 @@ OUTSIDE: dict[str, set[str]] = {
     "tap": TWISTED,
     "cli": TWISTED | {"click"},  # an extra
     "__main__": STANDARD_LIBRARY,
-    "adapters": TWISTED | {"tornado"},
+    "adapters": TWISTED,
+    "asyncio": TWISTED | {"tornado"},
     "compat": STANDARD_LIBRARY,
     "testing": TWISTED | TLS,
     "facade": {"__future__", "importlib", "typing"},
 }
+
+# The modules of the adapters that are above the worker.
+ASYNCIO = {f"{NAME}.adapters.{each}" for each in ("aio", "tornado", "aio_client")}
 
 BANNED_NAMES = {"abc", "base", "common", "core", "helpers", "manager", "utils"}
 
@@ -88,6 +94,8 @@ def layer(name: str) -> str:
     """
     if name == NAME:
         return "facade"
+    if name in ASYNCIO:
+        return "asyncio"
     first = name.split(".")[1]
     if first == "_version":
         return "version"
@@ -325,7 +333,7 @@ class ReactorTests(SynchronousTestCase):
         Importing every module but the tests' installs no reactor.
         """
         names = [name for name in modules() if layer(name) != "test"]
-        adapters = [name for name in names if layer(name) == "adapters"]
+        adapters = [name for name in names if layer(name) == "asyncio"]
         required = [name for name in names if name not in adapters]
         loaded = run(
             "import sys, importlib\n"

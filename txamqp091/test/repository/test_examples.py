@@ -178,6 +178,14 @@ class StopTests(TestCase):
         )
         self.assertEqual(said.splitlines()[1:], ["hello"])
 
+    async def test_asyncio(self) -> None:
+        """
+        So does the consumer on asyncio, after its handler has ended.
+        """
+        need_examples()
+        said = await self.stop("import asyncio_consumer")
+        self.assertEqual(said.splitlines(), ["hello"])
+
     async def test_handlers(self) -> None:
         """
         So does a program with a handler that is running.

@@ -10,8 +10,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from twisted.application.service import Service
 from twisted.trial.unittest import SynchronousTestCase
 
+from txamqp091 import service, worker
 from txamqp091.adapters import aio, blocking, threads
 from txamqp091.channel import Channel
 from txamqp091.protocol import AMQPProtocol
@@ -39,6 +41,31 @@ OF_ONE_CHANNEL = {
     "observe_returns",
     "tx_select",
     "when_closed",
+}
+
+# What asyncio's client has in another shape, and why.
+STARTED_OTHERWISE = {
+    "startService": "start()",
+    "stopService": "stop(), which is awaited",
+    "skip_grace_period": "stop() is cancelled",
+    "restore_route": "it is for publishers",
+    "change": "it is for the daemon",
+}
+# What daemons pass to a consumer service.
+OF_THE_DAEMON = {"republish", "threads", "histogram"}
+
+# What services call.
+OF_THE_SERVICE = {
+    "abandon",
+    "attach",
+    "call",
+    "detach",
+    "finish",
+    "forget",
+    "reset",
+    "retry_now",
+    "stop",
+    "unsubscribe",
 }
 
 # What a program without a loop has in another shape, and why.
@@ -133,10 +160,65 @@ class SignatureTests(SynchronousTestCase):
         """
         self.compare(RecoveringChannel, Channel, frozenset(OF_ONE_CHANNEL) | INTERNAL)
 
+    def test_aio_client(self) -> None:
+        """
+        What is on asyncio's client has the methods of the service and the worker, but
+        for those that are listed.
+        """
+        services = {name for name in dir(Service) if not name.startswith("_")}
+        otherwise = frozenset(STARTED_OTHERWISE) | services
+        self.compare(aio.AMQPClient, service.AMQPClientService, otherwise)
+        self.compare(aio.ConsumerService, worker.ConsumerService, otherwise)
+        of_service = frozenset(OF_THE_SERVICE)
+        self.compare(aio.RecoveringChannel, RecoveringChannel, of_service)
+        self.compare(aio.RecoveringConsumer, service.RecoveringConsumer, of_service)
+        self.compare(aio.Publisher, service.Publisher, frozenset())
+        self.compare(aio.RPCClient, service.RPCClient, frozenset({"forget"}))
+        self.compare(aio.RPCServer, service.RPCServer, frozenset())
+
+    def test_aio_made(self) -> None:
+        """
+        They are made with the same arguments, where a client takes the place of the
+        service; the client itself takes no reactor.
+        """
+        for name in ("Publisher", "RPCClient", "RPCServer", "ConsumerService"):
+            native = getattr(service, name, None) or getattr(worker, name)
+            made = {each[0]: each for each in arguments(native.__init__)}
+            mine = {each[0]: each for each in arguments(getattr(aio, name).__init__)}
+            for other in ("service", "client"):
+                made.pop(other, None)
+                mine.pop(other, None)
+            for each in OF_THE_DAEMON:
+                made.pop(each, None)
+            self.assertEqual(list(mine.values()), list(made.values()), name)
+        self.assertEqual(
+            [
+                each
+                for each in arguments(aio.AMQPClient.__init__)
+                if each[0] != "ssl_context"
+            ],
+            [
+                each
+                for each in arguments(service.AMQPClientService.__init__)
+                if each[0] != "reactor"
+            ],
+        )
+
     def test_documented(self) -> None:
         """
         A verb is documented in every shape.
         """
-        for facade in (aio.Channel, blocking.BlockingChannel, RecoveringChannel):
+        for facade in (
+            aio.Channel,
+            aio.AMQPClient,
+            aio.ConsumerService,
+            aio.Publisher,
+            aio.RPCClient,
+            aio.RPCServer,
+            aio.RecoveringChannel,
+            aio.RecoveringConsumer,
+            blocking.BlockingChannel,
+            RecoveringChannel,
+        ):
             for name, method in public_methods(facade).items():
                 self.assertTrue(inspect.getdoc(method), f"{facade}.{name}")

@@ -1,0 +1,1 @@
+``txamqp091.adapters.aio.AMQPClient`` stays connected on asyncio, uvloop and Tornado: ``AMQPClientService`` with awaitables, without a Twisted reactor. ``Publisher``, ``RPCClient``, ``RPCServer`` and ``ConsumerService`` of the same module run on it, and their coroutine handlers await whatever is asyncio's.
