@@ -14,6 +14,7 @@ from uuid import uuid4
 from twisted.internet.defer import Deferred, fail
 
 from txamqp091._channel_publisher import DEFAULT_WINDOW
+from txamqp091._observer import OneShot
 from txamqp091.errors import (
     AMQPError,
     ConnectionClosed,
@@ -104,6 +105,7 @@ class Publisher:
         self._delay_queues: DelayQueues | None = None
         # Where delayed messages can go already; and those that wait to be declared.
         self._destinations: set[Binding] = set()
+        self._declaring: dict[Binding, OneShot[None]] = {}
         self._held = 0
         self._held_size = 0
         self._outbox = Outbox(
@@ -311,17 +313,34 @@ class Publisher:
         self._held += 1
         self._held_size += size
         try:
-            entities = [*queues.entities(), destination]
-            outcomes = await self._service.declare(*entities)
+            declared = self._declaring.get(destination)
+            if declared is None:
+                declared = self._declaring[destination] = OneShot()
+                Deferred.fromCoroutine(self._declare(queues, destination))
+            await declared.when_fired()
         finally:
             self._held -= 1
             self._held_size -= size
-        error = next((each.error for each in outcomes if each.error), None)
-        if error is not None:
-            # A missing destination must not keep the service from being ready.
-            self._service.delete(destination).addErrback(lambda _: None)
-            raise error.with_traceback(None)
-        self._destinations.add(destination)
+
+    async def _declare(self, queues: DelayQueues, destination: Binding) -> None:
+        """
+        Declare the delay queues and the binding for all messages that wait for them.
+        """
+        declared = self._declaring[destination]
+        try:
+            outcomes = await self._service.declare(*queues.entities(), destination)
+            error = next((each.error for each in outcomes if each.error), None)
+            if error is not None:
+                # A missing destination must not keep the service from being ready.
+                self._service.delete(destination).addErrback(lambda _: None)
+                raise error.with_traceback(None)
+        except BaseException as error:
+            del self._declaring[destination]
+            declared.fail(error)
+        else:
+            del self._declaring[destination]
+            self._destinations.add(destination)
+            declared.fire(None)
 
     def _check_route(self, exchange: str, routing_key: str, mandatory: bool) -> None:
         route = exchange, routing_key

@@ -86,6 +86,7 @@ class TopologyRecovery:
         self._repairing: Deferred[Any] | None = None
         # One thing at a time: what is deleted must not be declared at that moment.
         self._lock = DeferredLock()
+        self._released: list[DeferredLock] = []
         self._locked_until = 0.0
         # The exchanges and queues that were declared again for a message, and when.
         self._restored: dict[str, tuple[float, OneShot[None]]] = {}
@@ -174,7 +175,19 @@ class TopologyRecovery:
         try:
             return await doing
         finally:
-            lock.release()
+            self._release(lock)
+
+    def _release(self, lock: DeferredLock) -> None:
+        """
+        Let the next one go on.  When the connection has ended, all fail one after the
+        other: from a loop, as each from within the one before would be too deep.
+        """
+        self._released.append(lock)
+        if len(self._released) > 1:
+            return
+        while self._released:
+            self._released[0].release()
+            del self._released[0]
 
     def begin(self) -> None:
         """

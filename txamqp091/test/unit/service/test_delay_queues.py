@@ -228,6 +228,24 @@ class DelayedTests(DelayCase):
         self.passes(3)
         self.assertEqual(len(self.arrived), 2)
 
+    def test_declared_once(self) -> None:
+        """
+        Many messages wait for one declaration, also if the connection is lost
+        meanwhile.
+        """
+        self.endpoint.delay = 0.01
+        self.cut()
+        self.passes(5)
+        publisher = Publisher(self.client)
+        sent = [publisher.publish("", "orders", b"", delay=1) for _ in range(300)]
+        self.clock.advance(0.015)
+        self.endpoint.delay = 0.0
+        self.cut()
+        self.passes(20)
+        for each in sent:
+            self.assertIsNone(self.successResultOf(each))
+        self.assertEqual(len(self.arrived), 300)
+
     def test_no_destination(self) -> None:
         """
         A destination that does not exist is told at once, and the service stays ready.

@@ -322,6 +322,26 @@ class ChangeTests(ServiceCase):
     Tests for `AMQPClientService.declare` and `AMQPClientService.delete`.
     """
 
+    def test_many_at_a_loss(self) -> None:
+        """
+        Many changes that wait for each other when the connection is lost are made on
+        the next one.
+        """
+        client = self.service()
+        self.assertReady(client)
+        self.endpoint.delay = 0.01
+        self.cut()
+        self.passes(5)
+        made = [client.declare(Queue(name=f"q{number}")) for number in range(400)]
+        self.clock.advance(0.015)
+        self.assertNoResult(made[-1])
+        self.endpoint.delay = 0.0
+        self.cut()
+        self.passes(5)
+        for each in made:
+            [outcome] = self.successResultOf(each)
+            self.assertTrue(outcome.ok)
+
     def test_declare(self) -> None:
         """
         What is declared is there at once, and comes back.
