@@ -1,7 +1,7 @@
 # -*- test-case-name: txamqp091.test.unit.daemon.test_admin -*-
 """
-The admin site of a daemon: ``/live``, ``/ready``, its alias ``/health``, and
-``/metrics``.
+The admin site of a daemon: ``/live``, ``/ready``, its alias ``/health``, ``/metrics``,
+and ``/pause`` and ``/resume``, which take a POST.
 
 ``/live`` answers as long as the reactor runs; if there is no answer, restart the
 process.  ``/ready`` says whether every consumer is subscribed and making progress; a
@@ -19,7 +19,7 @@ __all__ = ["AdminService", "admin_endpoint", "admin_site"]
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 from typing import Any, cast
 
@@ -43,6 +43,7 @@ from twisted.web.server import Request, Site
 
 from txamqp091.daemon.metrics import CONTENT_TYPE
 from txamqp091.errors import printable
+from txamqp091.worker.consumer_service import ConsumerService
 from txamqp091.worker.health import Health
 
 _log = Logger(namespace="txamqp091.daemon")
@@ -86,6 +87,82 @@ class _Page(Resource):
         request.setHeader(b"content-type", content_type)
         request.setHeader(b"cache-control", b"no-store")
         return body
+
+
+class _Control(Resource):
+    """
+    ``/pause/CONSUMER``, ``/pause/CONSUMER/SECONDS`` and ``/resume/CONSUMER``.
+    """
+
+    isLeaf = True
+
+    def __init__(
+        self,
+        consumers: Sequence[ConsumerService],
+        act: Callable[[ConsumerService, list[str]], None],
+        anywhere: bool,
+    ) -> None:
+        """
+        :param act: called with the consumer and the rest of the path; raises ValueError
+            if that is wrong.
+        :param anywhere: whether hosts beyond loopback may send requests.
+        """
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._consumers = consumers
+        self._act = act
+        self._anywhere = anywhere
+
+    def render(self, request: Request) -> bytes:
+        """
+        Twisted: answer.
+        """
+        status, content_type, body = self._answer(request)
+        request.setResponseCode(status)
+        request.setHeader(b"content-type", content_type)
+        request.setHeader(b"cache-control", b"no-store")
+        return body
+
+    def _answer(self, request: Request) -> tuple[int, bytes, bytes]:
+        if request.method != b"POST":
+            request.setHeader(b"allow", b"POST")
+            return _json(405, {"methods": ["POST"]})
+        # Only browsers send it: a page of another site must not control the daemon.
+        if request.getHeader(b"origin") is not None:
+            return _json(403, {"error": "requests of web pages are refused"})
+        if _is_public(request.getHost()) and not self._anywhere:
+            error = "allowed over loopback and Unix sockets; see admin_control"
+            return _json(403, {"error": error})
+        try:
+            name, *rest = [each.decode() for each in request.postpath or [b""]]
+        except UnicodeDecodeError:
+            return _json(400, {"error": "the path is not UTF-8"})
+        consumer = next((each for each in self._consumers if each.label == name), None)
+        if consumer is None:
+            names = [each.label for each in self._consumers]
+            return _json(404, {"consumers": names})
+        try:
+            self._act(consumer, rest)
+        except ValueError as error:
+            return _json(400, {"error": str(error)})
+        health = consumer.health()
+        answer = {"paused": health.paused, "resumes_in": health.resumes_in}
+        return _json(200, answer)
+
+
+def _pause(consumer: ConsumerService, rest: list[str]) -> None:
+    if not rest:
+        consumer.pause()
+        return
+    [seconds] = rest if len(rest) == 1 else [""]
+    if not re.fullmatch(r"\d{1,9}(\.\d{1,6})?", seconds):
+        raise ValueError("the path is /pause/CONSUMER or /pause/CONSUMER/SECONDS")
+    consumer.pause(float(seconds))
+
+
+def _resume(consumer: ConsumerService, rest: list[str]) -> None:
+    if rest:
+        raise ValueError("the path is /resume/CONSUMER")
+    consumer.resume()
 
 
 class _Root(Resource):
@@ -205,6 +282,9 @@ def admin_site(
     reactor: IReactorTime,
     health: Callable[[], Health],
     metrics: Callable[[], bytes] | None = None,
+    *,
+    consumers: Sequence[ConsumerService] = (),
+    control_anywhere: bool = False,
 ) -> Site:
     """
     Make the site.
@@ -212,6 +292,8 @@ def admin_site(
     :param health: returns the present health of the daemon.
     :param metrics: returns the content of ``/metrics``; by default there is no such
         page.
+    :param consumers: those that can be paused and resumed.
+    :param control_anywhere: whether that is possible for hosts beyond loopback.
     """
 
     def ready() -> tuple[int, bytes, bytes]:
@@ -224,6 +306,9 @@ def admin_site(
     root.putChild(b"health", _Page(ready))
     if metrics is not None:
         root.putChild(b"metrics", _Page(lambda: (200, CONTENT_TYPE, metrics())))
+    if consumers:
+        for name, act in ((b"pause", _pause), (b"resume", _resume)):
+            root.putChild(name, _Control(consumers, act, control_anywhere))
     return _Site(root, reactor)
 
 

@@ -20,10 +20,11 @@ __all__ = [
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, cast
 
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.logger import Logger
@@ -33,7 +34,11 @@ from txamqp091.consumer import Handler
 from txamqp091.daemon.broker_login import LogIn, RenewedLogins
 from txamqp091.daemon.consumer_settings import ConsumerSettings
 from txamqp091.daemon.exit_status import ExitStatus
-from txamqp091.daemon.handler_loading import HandlerNotFound, load_handler
+from txamqp091.daemon.handler_loading import (
+    HandlerNotFound,
+    load_function,
+    load_handler,
+)
 from txamqp091.daemon.logs import set_threshold
 from txamqp091.daemon.metrics import Metrics
 from txamqp091.daemon.process import Daemon
@@ -54,7 +59,9 @@ from txamqp091.service import (
     Telemetry,
 )
 from txamqp091.service.telemetry import check_installed
+from txamqp091.worker.asyncio_handlers import event_loop
 from txamqp091.worker.consumer_service import ConsumerService
+from txamqp091.worker.deduplication import Deduplicate, RecentMessageIds
 from txamqp091.worker.handler_check import check_handler
 from txamqp091.worker.handler_publisher import (
     HandlerPublisher,
@@ -64,7 +71,10 @@ from txamqp091.worker.handler_publisher import (
 )
 from txamqp091.worker.handler_runner import Republish
 from txamqp091.worker.health import Health
+from txamqp091.worker.middleware import Middleware
+from txamqp091.worker.rate_limit import RateLimit
 from txamqp091.worker.retry_queues import broker_delays
+from txamqp091.worker.startup import run_shutdown, run_startup
 from txamqp091.worker.stream_offsets import OffsetFile
 
 _log = Logger(namespace="txamqp091.daemon")
@@ -85,7 +95,8 @@ def load_handlers(settings: Settings) -> dict[str, Handler]:
     for number, consumer in enumerate(settings.consumers):
         path = f"consumers[{number}].handler"
         try:
-            handler = load_handler(consumer.handler)
+            pairs = bool(consumer.decode) and not consumer.batch
+            handler = load_handler(consumer.handler, 2 if pairs else 1)
         except HandlerNotFound as error:
             raise HandlerNotFound(f"{path}: {error}") from None
         except ValueError as error:
@@ -98,6 +109,32 @@ def load_handlers(settings: Settings) -> dict[str, Handler]:
             raise Problem(path, str(error)) from None
         handlers[consumer.label] = handler
     return handlers
+
+
+def load_functions(settings: Settings) -> dict[str, Callable[..., Any]]:
+    """
+    The functions that settings name besides handlers, by their names.
+
+    :raises Problem: a name is malformed.
+    :raises HandlerNotFound: a function does not exist.
+    """
+    names = {"startup": settings.startup, "shutdown": settings.shutdown}
+    for number, consumer in enumerate(settings.consumers):
+        path = f"consumers[{number}]"
+        if consumer.decode != "json":
+            names[f"{path}.decode"] = consumer.decode
+        for place, name in enumerate(consumer.middleware):
+            names[f"{path}.middleware[{place}]"] = name
+    functions = {}
+    for path, name in names.items():
+        try:
+            if name:
+                functions[name] = load_function(name)
+        except HandlerNotFound as error:
+            raise HandlerNotFound(f"{path}: {error}") from None
+        except ValueError as error:
+            raise Problem(path, str(error)) from None
+    return functions
 
 
 def check_parts(settings: Settings, reactor: Any) -> None:
@@ -121,6 +158,7 @@ def check_parts(settings: Settings, reactor: Any) -> None:
     elif settings.metrics:
         raise Problem("metrics", "is true, and admin, which serves metrics, is not set")
     _check_offset_files(settings)
+    load_functions(settings)
     try:
         if settings.metrics:
             Metrics(Health)
@@ -201,6 +239,7 @@ class _Parts:
 
     :ivar republish: publishes messages that are retried or dead-lettered.
     :ivar publisher: the publisher of handlers, if a handler asks for one.
+    :ivar functions: other functions of the user, by their names.
     """
 
     reactor: Any
@@ -211,6 +250,7 @@ class _Parts:
     telemetry: Telemetry | None = None
     republish: Republish
     publisher: HandlerPublisher | None = None
+    functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 
 
 def make_daemon(
@@ -238,9 +278,14 @@ def make_daemon(
     threads = ThreadRunner(reactor, settings.threads, "amqp-handler")
     notifier = Notifier(environ)
     reread = None if load is None else _Reread(settings, load, logins)
+    functions = load_functions(settings)
+    startup, shutdown = _life(reactor, settings, functions)
     daemon = Daemon(
         reactor,
         client,
+        startup=startup,
+        shutdown=shutdown,
+        shutdown_timeout=settings.shutdown_timeout,
         notifier=notifier,
         reread=reread,
         stopped=threads.stop,
@@ -260,6 +305,7 @@ def make_daemon(
         if reread is not None:
             reread.refresh = refresh
     parts = _make_parts(reactor, settings, client, threads, handlers, daemon)
+    parts.functions = functions
     client.observe(ready=partial(_check_retries, daemon, settings))
     for consumer in settings.consumers:
         daemon.add(_make_consumer(consumer, handlers[consumer.label], parts))
@@ -339,15 +385,18 @@ def _make_consumer(
         if consumer.in_thread:
             given = ThreadPublisher(parts.reactor, parts.publisher)
         handler = partial(cast("Callable[..., Any]", handler), publisher=given)
-    if parts.telemetry is not None:
-        handler = parts.telemetry.traced(handler, consumer.queue)
     offsets = None
     if consumer.offset_file:
         offsets = OffsetFile(consumer.offset_file, consumer.queue)
-    return ConsumerService(
+    make: Any = ConsumerService  # whose handler depends on decode and batch
+    service: ConsumerService = make(
         parts.client,
         consumer.queue,
         handler,
+        decode=_decoder(consumer, parts),
+        batch=consumer.batch,
+        batch_wait=consumer.batch_wait,
+        middleware=_middleware(consumer, parts),
         options=consumer.handler_options(settings.log.messages),
         prefetch=consumer.prefetch,
         join_acks=consumer.join_acks,
@@ -361,6 +410,52 @@ def _make_consumer(
         threads=parts.threads if consumer.in_thread else None,
         histogram=None if metrics is None else metrics.histogram(consumer.label),
     )
+    return service
+
+
+def _decoder(consumer: ConsumerSettings, parts: _Parts) -> Any:
+    if consumer.decode in ("", "json"):
+        return consumer.decode or None
+    return parts.functions[consumer.decode]
+
+
+def _middleware(consumer: ConsumerSettings, parts: _Parts) -> list[Middleware]:
+    """
+    What is around a handler, the outermost first: a span, deduplication, a rate limit,
+    and the functions of the user.
+    """
+    middleware: list[Middleware] = []
+    telemetry = parts.telemetry
+    if telemetry is not None:
+        middleware.append(partial(telemetry.traced, queue=consumer.queue))
+    if consumer.deduplicate:
+        middleware.append(Deduplicate(RecentMessageIds(consumer.deduplicate)))
+    if consumer.rate:
+        middleware.append(RateLimit(consumer.rate, parts.reactor))
+    return middleware + [parts.functions[each] for each in consumer.middleware]
+
+
+def _life(
+    reactor: Any, settings: Settings, functions: Mapping[str, Callable[..., Any]]
+) -> tuple[Callable[[], Deferred[Any]] | None, Callable[[], Deferred[Any]] | None]:
+    """
+    What the daemon calls before its first message, and after its last one.
+    """
+    opens = functions.get(settings.startup)
+    closes = functions.get(settings.shutdown)
+    loop = event_loop(reactor)
+    startup = shutdown = None
+    if opens is not None:
+
+        def startup() -> Deferred[Any]:
+            return Deferred.fromCoroutine(run_startup(opens, loop))
+
+    if opens is not None or closes is not None:
+
+        def shutdown() -> Deferred[Any]:
+            return Deferred.fromCoroutine(run_shutdown(closes, opens, loop))
+
+    return startup, shutdown
 
 
 def _make_admin(
@@ -371,7 +466,13 @@ def _make_admin(
     return AdminService(
         reactor,
         admin_endpoint(reactor, settings.admin),
-        admin_site(reactor, daemon.health, None if metrics is None else metrics.text),
+        admin_site(
+            reactor,
+            daemon.health,
+            None if metrics is None else metrics.text,
+            consumers=daemon.consumers,
+            control_anywhere=settings.admin_control,
+        ),
         lambda error: daemon.end(Problem("admin", str(error)), ExitStatus.CONFIG),
     )
 

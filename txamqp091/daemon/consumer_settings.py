@@ -149,6 +149,45 @@ class ConsumerSettings:
         most=0xFFFF,
         reload=True,
     )
+    decode: str = setting(
+        "``json``, or a function of the body and the properties, as "
+        "``package.module:function``: the handler is called with what the function "
+        "returns, and the delivery.  A message that cannot be decoded is dead at once.",
+        "",
+    )
+    batch: int = setting(
+        "How many messages the handler is called with, in a list; 0 is one message, "
+        "and no list.  ``concurrency`` is a number of batches then.",
+        0,
+        least=0,
+        most=0xFFFF,
+    )
+    batch_wait: float = setting(
+        "For how many seconds the first message of a batch waits for others.",
+        0.5,
+        least=0,
+        most=3600,
+    )
+    middleware: tuple[str, ...] = setting(
+        "Functions that are put around the handler, as ``package.module:function``; "
+        "the first one is the outermost.",
+        (),
+        variable=False,
+    )
+    rate: str = setting(
+        "How often the handler is called at most: a number, a slash, and ``s``, ``m``, "
+        "``h`` or ``d``, such as ``300/m``.  A message that waits counts as running: "
+        "its ``timeout`` has begun.",
+        "",
+    )
+    deduplicate: int = setting(
+        "How many message ids are remembered: a message whose ``message_id`` was "
+        "handled before is acknowledged without a call of the handler.  0 is none.  "
+        "The ids are lost when the daemon ends.",
+        0,
+        least=0,
+        most=100_000_000,
+    )
     order_by: str = setting(
         "``routing-key``, or ``header:`` and a name: messages that have the same are "
         "worked on one after another.  By default, all at once.",

@@ -29,7 +29,7 @@ from txamqp091.service.retry import is_permanent, is_refusal
 class ExitStatus(IntEnum):
     """
     How the daemon ended: the numbers of BSD's ``sysexits.h`` with meanings close to
-    theirs, and 79 and 80, which are our own.
+    theirs, and 79 to 81, which are our own.
 
     :ivar meaning: what the status means.
     """
@@ -60,6 +60,7 @@ class ExitStatus(IntEnum):
     CONFIG = 78, "the URI, the password file or another setting is wrong"
     UNFINISHED = 79, "stopped by a signal; handlers exceeded the time limit"
     HALTED = 80, "a handler raised Halt, or failed with on_error = halt"
+    STARTUP = 81, "the function that startup names failed"
 
 
 #: What waiting does not correct, whether the daemon has consumed or not.

@@ -5,11 +5,13 @@ Finds handlers by their names, and refuses functions that cannot be handlers.
 
 from __future__ import annotations
 
-__all__ = ["HandlerNotFound", "load_handler", "load_object"]
+__all__ = ["HandlerNotFound", "load_function", "load_handler", "load_object"]
 
 import inspect
 import traceback
+from collections.abc import Callable
 from importlib import import_module
+from typing import Any
 
 from txamqp091.consumer import Handler
 from txamqp091.errors import printable
@@ -22,9 +24,11 @@ class HandlerNotFound(Exception):
     """
 
 
-def load_handler(name: str) -> Handler:
+def load_handler(name: str, arguments: int = 1) -> Handler:
     """
     Import a handler.
+
+    :param arguments: how many arguments it is called with.
 
     :param name: ``package.module:function``; after the colon may be an attribute of an
         attribute, such as ``shop:orders.take``.
@@ -33,8 +37,21 @@ def load_handler(name: str) -> Handler:
         be imported, or the function cannot be called with a delivery.
     """
     found = load_object(name)
-    _check(found, name)
+    _check(found, name, arguments)
     return found  # type: ignore[return-value]
+
+
+def load_function(name: str) -> Callable[..., Any]:
+    """
+    Import a function that is no handler.
+
+    :raises ValueError: the name has another form.
+    :raises HandlerNotFound: there is no such function.
+    """
+    found = load_object(name)
+    if not callable(found):
+        raise HandlerNotFound(f"{name} is a {type(found).__name__}, not a function")
+    return found
 
 
 def load_object(name: str) -> object:
@@ -87,7 +104,7 @@ def _describe(error: Exception) -> str:
     return f"{text} ({last.filename}, line {last.lineno})"
 
 
-def _check(found: object, name: str) -> None:
+def _check(found: object, name: str, arguments: int) -> None:
     """
     Refuse what cannot be called with a message, or would do nothing with it.
     """
@@ -102,10 +119,11 @@ def _check(found: object, name: str) -> None:
         )
     more = {"publisher": object()} if wants_publisher(found) else {}
     try:
-        inspect.signature(found).bind(object(), **more)
+        inspect.signature(found).bind(*[object()] * arguments, **more)
     except TypeError:
-        raise HandlerNotFound(
-            f"{name} cannot be called with a delivery as its one argument"
-        ) from None
+        what = "a delivery as its one argument"
+        if arguments == 2:
+            what = "a decoded body and a delivery"
+        raise HandlerNotFound(f"{name} cannot be called with {what}") from None
     except ValueError:  # a function in C has no signature
         pass

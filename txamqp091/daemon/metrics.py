@@ -38,6 +38,7 @@ _CONSUMER_GAUGES = {
     "last_delivery_timestamp_seconds": "Unix time at which the last handler started.",
     "subscribed": "1 if the broker delivers messages to this consumer.",
     "refused": "1 if the broker permanently refuses this consumer.",
+    "paused": "1 if the consumer is paused.",
     "messages_waiting": "Number of prefetched messages that wait for a handler.",
 }
 
@@ -224,6 +225,7 @@ class Metrics:
                 "handlers_running": each.running,
                 "subscribed": each.subscribed,
                 "refused": bool(each.refused),
+                "paused": each.paused,
                 "messages_waiting": each.waiting,
             }
             if each.idle is not None:

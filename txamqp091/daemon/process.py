@@ -25,10 +25,14 @@ import sys
 from collections.abc import Callable
 from typing import Any, Protocol, cast
 
-from twisted.application.service import IService, MultiService
+from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import ReactorNotRunning
-from twisted.internet.interfaces import IReactorCore, IReactorFromThreads
+from twisted.internet.interfaces import (
+    IReactorCore,
+    IReactorFromThreads,
+    IReactorTime,
+)
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
@@ -91,12 +95,19 @@ class Daemon(MultiService):
         *,
         notifier: Notifier | None = None,
         reread: Rereader | None = None,
+        startup: Callable[[], Deferred[Any]] | None = None,
+        shutdown: Callable[[], Deferred[Any]] | None = None,
+        shutdown_timeout: float = 30.0,
         stopped: Callable[[], object] | None = None,
         logins_expire: bool = False,
     ) -> None:
         """
         :param notifier: the connection to systemd.
         :param reread: reads the settings again.
+        :param startup: called before the consumers start, which wait for its Deferred.
+            If that fails, the process ends.
+        :param shutdown: called when the consumers and the connection have stopped.
+        :param shutdown_timeout: how many seconds ``shutdown`` may take.
         :param stopped: called when everything has stopped.
         :param logins_expire: whether each login has credentials of its own, such as a
             token, so that a refused login is never final.
@@ -111,6 +122,10 @@ class Daemon(MultiService):
         self._reactor = reactor
         self._notifier = Notifier({}) if notifier is None else notifier
         self._reread = reread
+        self._startup = startup
+        self._shutdown = shutdown
+        self._shutdown_timeout = shutdown_timeout
+        self._starting: Deferred[Any] | None = None
         self._on_stopped = stopped
         self._logins_expire = logins_expire
         self._was_connected = False
@@ -192,8 +207,43 @@ class Daemon(MultiService):
         atexit.register(self._exit)
         # Later than the reactor, which installs handlers of its own when it starts.
         self._reactor.callWhenRunning(self._take_signals)
+        Service.startService(self)
+        for service in self._others:
+            service.startService()
+        if self._startup is None:
+            self._start()
+        else:
+            self.problem = "startup has not finished"
+            self._reactor.callWhenRunning(self._start_up, self._startup)
+
+    def _start_up(self, startup: Callable[[], Deferred[Any]]) -> None:
+        """
+        Call the user's startup function, and start then.
+        """
+        if self._stopping is None and not self._cause:
+            self._starting = startup()
+            self._starting.addCallbacks(self._has_started_up, self._not_started_up)
+
+    def _has_started_up(self, _: object) -> None:
+        if self._starting is None:
+            return  # it was stopped
+        self._starting = None
+        self.problem = ""
+        self._start()
+
+    def _not_started_up(self, failure: Failure) -> None:
+        if self._starting is None:
+            return  # it was cancelled by a stop
+        self._starting = None
+        self.end(failure.value, ExitStatus.STARTUP, failure)
+
+    def _start(self) -> None:
+        """
+        Start the consumers and the connection.
+        """
         try:
-            MultiService.startService(self)
+            for consumer in self.consumers:
+                consumer.startService()
         except OffsetFileInUse as error:
             self.end(error, ExitStatus.CONFIG)
             return
@@ -247,11 +297,27 @@ class Daemon(MultiService):
                 [each.stopService() for each in self.consumers], consumeErrors=True
             )
             await self.client.stopService()
+            starting, self._starting = self._starting, None
+            if starting is not None:
+                starting.cancel()
+            await self._shut_down()
             stopping = cast("Deferred[Any]", MultiService.stopService(self))
             await stopping
         except Exception:
             _log.failure("An unexpected error interrupted the stop")
         self._stopped()
+
+    async def _shut_down(self) -> None:
+        """
+        Call the user's shutdown function.
+        """
+        if self._shutdown is None:
+            return
+        clock = cast(IReactorTime, self._reactor)
+        try:
+            await self._shutdown().addTimeout(self._shutdown_timeout, clock)
+        except BaseException:
+            _log.failure("The function that shutdown names has failed")
 
     def _stopped(self) -> None:
         unfinished = False

@@ -32,6 +32,7 @@ from txamqp091.daemon.settings_schema import Problem, setting
 from txamqp091.daemon.tokens import TokenSettings, check_token
 from txamqp091.service import Queue, Topology
 from txamqp091.worker.failure_policy import OnError
+from txamqp091.worker.rate_limit import is_rate
 
 
 class LogFormat(Enum):
@@ -153,11 +154,28 @@ class Settings:
         least=1,
         most=1000,
     )
+    startup: str = setting(
+        "Function that is called before the first message, as "
+        "``package.module:function``.  It may return a Deferred or be a coroutine "
+        "function.  Handlers get what it returns by ``txamqp091.worker.started``.  If "
+        "it fails, the daemon ends with status 81.",
+        "",
+    )
+    shutdown: str = setting(
+        "Function that is called after the last message.  It gets what ``startup`` has "
+        "returned, if it has a parameter, and may take ``shutdown_timeout``.",
+        "",
+    )
     admin: str = setting(
         "Endpoint that serves ``/live``, ``/ready`` and ``/metrics``, such as "
         "``tcp:9419:interface=127.0.0.1`` or ``unix:/run/orders/admin.sock``.  By "
         "default there is none.",
         "",
+    )
+    admin_control: bool = setting(
+        "Let ``admin`` pause and resume consumers for every host that reaches it.  By "
+        "default, only over loopback and Unix sockets.",
+        False,
     )
     metrics: bool = setting("Serve ``/metrics``; needs ``txamqp091[metrics]``.", False)
     tracing: bool = setting(
@@ -402,6 +420,23 @@ _RULES = (
         ),
         "is {case.consumer.concurrency}, more than prefetch, which is "
         "{case.consumer.prefetch}: the rest would never have a message",
+    ),
+    _Rule(
+        "batch",
+        lambda case: 0 < case.consumer.prefetch < case.consumer.batch,
+        "is {case.consumer.batch}, more than prefetch, which is "
+        "{case.consumer.prefetch}: a batch would never be complete",
+    ),
+    _Rule(
+        "batch",
+        lambda case: case.consumer.batch and case.order,
+        "does not go with order_by: messages come in order if concurrency is 1",
+    ),
+    _Rule(
+        "rate",
+        lambda case: case.consumer.rate and not is_rate(case.consumer.rate),
+        "is {case.consumer.rate!r}, not a number, a slash, and s, m, h or d, such as "
+        "300/m",
     ),
     _Rule(
         "order_by",

@@ -32,6 +32,7 @@ from txamqp091.worker.message_context import log_fields
 from txamqp091.worker.middleware import Middleware
 from txamqp091.worker.rate_limit import RateLimit
 from txamqp091.worker.retry_queues import RetryQueues
+from txamqp091.worker.startup import run_shutdown, run_startup, started
 from txamqp091.worker.stream_offsets import OffsetFile, OffsetFileInUse
 
 __all__ = [
@@ -63,4 +64,7 @@ __all__ = [
     "TooManyDeliveries",
     "UndecodableBody",
     "log_fields",
+    "run_shutdown",
+    "run_startup",
+    "started",
 ]

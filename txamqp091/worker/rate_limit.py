@@ -5,7 +5,7 @@ A middleware that limits how often a handler is called: `RateLimit`.
 
 from __future__ import annotations
 
-__all__ = ["RateLimit"]
+__all__ = ["RateLimit", "is_rate", "parse_rate"]
 
 import re
 from collections.abc import Callable
@@ -89,6 +89,17 @@ class RateLimit:
             self._tokens -= 1
             self._waiting.pop(0).callback(None)
         self._wake_later()
+
+
+def is_rate(rate: str) -> bool:
+    """
+    Whether a text is a rate.
+    """
+    try:
+        parse_rate(rate)
+    except ValueError:
+        return False
+    return True
 
 
 def parse_rate(rate: str) -> float:

@@ -38,6 +38,7 @@ PUBLIC = {
         HandlerOptions HandlerTimeout Health MessageIds Middleware OffsetFile
         OffsetFileInUse OnError OnRefused Partial Pause RateLimit RecentMessageIds
         Reject Requeue Retry RetryQueues TooManyDeliveries UndecodableBody log_fields
+        run_shutdown run_startup started
     """,
     "txamqp091.testing": """
         AsyncBrokerTestCase BrokerAssertions BrokerTestCase Direction Link

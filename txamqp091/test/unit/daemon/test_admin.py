@@ -30,6 +30,9 @@ from txamqp091.daemon.admin import (
     admin_endpoint,
     admin_site,
 )
+from txamqp091.service import AMQPClientService
+from txamqp091.worker.consumer_service import ConsumerService
+from txamqp091.worker.handler_runner import HandlerOptions
 from txamqp091.worker.health import ConsumerHealth, Health
 
 GOOD = ConsumerHealth(name="shop", queue="orders", subscribed=True)
@@ -369,3 +372,84 @@ class ServiceTests(SynchronousTestCase):
         for description in ("tcp:", "tcp", "nowhere:1", "tcp:port=x", "unix"):
             with self.assertRaises(ValueError):
                 admin_endpoint(self.reactor, description)
+
+
+class ControlTests(SynchronousTestCase):
+    """
+    Consumers that are paused over HTTP.
+    """
+
+    def setUp(self) -> None:
+        client = AMQPClientService(cast(IReactorTime, Clock()), "amqp://h")
+        options = HandlerOptions(consumer="the shop")
+        self.consumer = ConsumerService(client, "q", lambda _: None, options=options)
+        self.site = self.make(False)
+        self.addCleanup(self.consumer.resume)
+
+    def make(self, anywhere: bool) -> Site:
+        """
+        A site.
+        """
+        return admin_site(
+            cast(IReactorTime, Clock()),
+            Health,
+            consumers=[self.consumer],
+            control_anywhere=anywhere,
+        )
+
+    def post(
+        self, path: str, host: str = "127.0.0.1", headers: str = "", site: Any = None
+    ) -> tuple[int, Any]:
+        """
+        What the site answers to a POST.
+        """
+        channel, transport = connect(site or self.site)
+        transport.hostAddr = IPv4Address("TCP", host, 9419)
+        request = f"POST {path} HTTP/1.1\r\nHost: h\r\n{headers}\r\n"
+        channel.dataReceived(request.encode())
+        head, _, body = transport.value().decode().partition("\r\n\r\n")
+        channel.connectionLost(Failure(ConnectionDone()))
+        return int(head.split()[1]), json.loads(body) if body else None
+
+    def test_pause(self) -> None:
+        """
+        A POST pauses a consumer, for ever or for a while, and another one resumes it.
+        """
+        answer = self.post("/pause/the%20shop")
+        self.assertEqual(answer, (200, {"paused": True, "resumes_in": None}))
+        self.assertTrue(self.consumer.paused)
+        answer = self.post("/pause/the%20shop/60")
+        self.assertEqual(answer, (200, {"paused": True, "resumes_in": 60.0}))
+        answer = self.post("/resume/the%20shop")
+        self.assertEqual(answer, (200, {"paused": False, "resumes_in": None}))
+        self.assertFalse(self.consumer.paused)
+
+    def test_refused(self) -> None:
+        """
+        Other hosts, web pages, other methods and wrong paths change nothing.
+        """
+        path = "/pause/the%20shop"
+        self.assertEqual(self.post(path, host="192.0.2.1")[0], 403)
+        self.assertEqual(self.post(path, headers="Origin: http://x\r\n")[0], 403)
+        self.assertEqual(self.post(path, headers="Content-Length: 1\r\n")[0], 413)
+        self.assertEqual(get(self.site, path)[0], 405)
+        for wrong, status in {
+            "/pause": 404,
+            "/pause/": 404,
+            "/pause/other": 404,
+            f"{path}/soon": 400,
+            f"{path}/-1": 400,
+            f"{path}/1/2": 400,
+            "/resume/the%20shop/1": 400,
+            "/pause/%FF": 400,
+        }.items():
+            self.assertEqual(self.post(wrong)[0], status, wrong)
+        self.assertFalse(self.consumer.paused)
+
+    def test_anywhere(self) -> None:
+        """
+        Other hosts may, if the settings say so.
+        """
+        site = self.make(True)
+        answer = self.post("/pause/the%20shop", host="192.0.2.1", site=site)
+        self.assertEqual(answer[0], 200)

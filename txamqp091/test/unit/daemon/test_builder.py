@@ -6,11 +6,13 @@ From settings to a daemon, with a broker in memory.
 from __future__ import annotations
 
 import atexit
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs, formatEvent
 
@@ -32,9 +34,12 @@ from txamqp091.errors import NotInstalled
 from txamqp091.message import Delivery
 from txamqp091.parameters import ConnectionParameters
 from txamqp091.service import AMQPClientService
+from txamqp091.test.support.peer import Peer
 from txamqp091.test.support.service_case import ServiceCase
 from txamqp091.test.unit.daemon.test_admin import get
+from txamqp091.wire.properties import Properties
 from txamqp091.worker.handler_publisher import HandlerPublisher, ThreadPublisher
+from txamqp091.worker.startup import started
 
 HERE = __name__
 
@@ -49,6 +54,51 @@ async def coroutine(delivery: Delivery) -> None:
     """
     Another one.
     """
+
+
+SEEN: list[Any] = []
+
+
+def decode(body: bytes, properties: Properties) -> int:
+    """
+    A decoder.
+    """
+    return int(body)
+
+
+def pairs(batch: list[tuple[int, Delivery]]) -> None:
+    """
+    A handler of batches.
+    """
+    SEEN.append([(number, delivery.delivery_tag) for number, delivery in batch])
+
+
+def counting(handler: Any) -> Any:
+    """
+    A middleware.
+    """
+
+    def handle(delivery: Delivery) -> Any:
+        SEEN.append("counted")
+        return handler(delivery)
+
+    return handle
+
+
+def open_pool() -> Deferred[str]:
+    """
+    A startup function.
+    """
+    SEEN.append(Deferred())
+    opening: Deferred[str] = SEEN[-1]
+    return opening
+
+
+def close_pool(pool: str) -> None:
+    """
+    A shutdown function.
+    """
+    SEEN.append(f"closed {pool}")
 
 
 class Reactor(MemoryReactorClock):
@@ -265,6 +315,111 @@ class DaemonTests(AssemblyCase):
         self.assertIn("txamqp091_connected 0.0", get(site, "/metrics")[2])
         self.assertIn("txamqp091_deliveries_total", get(site, "/metrics")[2])
         self.successResultOf(daemon.stopService())
+
+    def test_handler_options(self) -> None:
+        """
+        A decoder, a batch and middleware are put around the handler, duplicates are
+        acknowledged, and the rate is limited.
+        """
+        SEEN.clear()
+        daemon = self.make(
+            self.consumer(
+                f'decode = "{HERE}:decode"\nbatch = 2\nbatch_wait = 0\n'
+                f'middleware = ["{HERE}:counting"]\nrate = "1/s"\ndeduplicate = 10\n',
+            ),
+            pairs,
+        )
+        [consumer] = daemon.consumers
+        runner = consumer.runner
+        channel: Any = Peer(self)
+        channel.handshake()
+        opened = channel.open_channel()
+        deliveries: list[Delivery] = []
+        opened.basic_consume("work", deliveries.append, consumer_tag="c")
+        channel.serve()
+        for tag, name in enumerate(("a", "a", "b"), 1):
+            channel.deliver(1, "c", tag, b"7", Properties(message_id=name))
+        for each in deliveries:
+            runner.take(each)
+        self.process.advance(0)
+        self.assertEqual(SEEN, ["counted", [(7, 1)]])
+        for _ in range(3):
+            self.process.advance(0.5)
+        self.assertEqual(SEEN, ["counted", [(7, 1)], "counted", [(7, 3)]])
+        self.assertEqual(runner.counts.acknowledged, 3)
+
+    def test_functions(self) -> None:
+        """
+        Functions that do not exist are told with their place.
+        """
+        for more, top, place in (
+            (f'decode = "{HERE}:no"', "", "consumers[0].decode: "),
+            (f'middleware = ["{HERE}:no"]', "", "consumers[0].middleware[0]: "),
+            ("", f'startup = "{HERE}:no"', "startup: "),
+            ("", f'shutdown = "{HERE}:HERE"', "shutdown: "),
+        ):
+            settings = self.settings(self.consumer(more, top=top))
+            error = self.assertRaises(HandlerNotFound, check_parts, settings, None)
+            self.assertTrue(str(error).startswith(place), error)
+        settings = self.settings(self.consumer(top='startup = "open it"'))
+        problem = self.assertRaises(Problem, check_parts, settings, None)
+        self.assertEqual(problem.path, "startup")
+        settings = self.settings(self.consumer('decode = "json"'))
+        error = self.assertRaises(HandlerNotFound, load_handlers, settings)
+        self.assertIn("with a decoded body and a delivery", str(error))
+
+    def test_life(self) -> None:
+        """
+        Nothing is consumed before startup has finished; shutdown comes last, with what
+        startup has returned.
+        """
+        SEEN.clear()
+        daemon = self.make(
+            self.consumer(
+                top=f'startup = "{HERE}:open_pool"\nshutdown = "{HERE}:close_pool"'
+            )
+        )
+        daemon.startService()
+        self.patch(signal, "signal", lambda number, handler: None)
+        self.process.run()
+        [opening] = SEEN
+        self.assertIn("startup has not finished", daemon.health().problems)
+        self.assertFalse(daemon.consumers[0].running)
+        opening.callback("the pool")
+        self.assertEqual(started(open_pool), "the pool")
+        self.assertTrue(daemon.consumers[0].running)
+        self.assertNotIn("startup has not finished", daemon.health().problems)
+        self.successResultOf(daemon.stopService())
+        self.assertEqual(SEEN[1:], ["closed the pool"])
+        self.assertEqual(daemon.status, 0)
+
+    def test_startup_fails(self) -> None:
+        """
+        A startup that fails ends the process with a status of its own.
+        """
+        SEEN.clear()
+        daemon = self.make(self.consumer(top=f'startup = "{HERE}:open_pool"'))
+        daemon.startService()
+        self.patch(signal, "signal", lambda number, handler: None)
+        self.process.run()
+        SEEN[0].errback(KeyError("no database"))
+        self.assertEqual(daemon.status, ExitStatus.STARTUP)
+        self.assertFalse(daemon.consumers[0].running)
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+        self.successResultOf(daemon.stopService())
+
+    def test_stopped_during_startup(self) -> None:
+        """
+        A daemon can be stopped while it starts.
+        """
+        SEEN.clear()
+        daemon = self.make(self.consumer(top=f'startup = "{HERE}:open_pool"'))
+        daemon.startService()
+        self.patch(signal, "signal", lambda number, handler: None)
+        self.process.run()
+        self.successResultOf(daemon.stopService())
+        self.assertTrue(SEEN[0].called)
+        self.assertEqual(daemon.status, 0)
 
     def test_publisher(self) -> None:
         """
