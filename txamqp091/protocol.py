@@ -779,6 +779,13 @@ class AMQPProtocol(Protocol):
         self.transport.abortConnection()
 
     def _send_heartbeat(self) -> None:
+        if getattr(self.transport, "disconnecting", False) is True:
+            # The program has called loseConnection, and TLS waits for its producer.
+            words = "this side closed the transport (loseConnection)"
+            self._end(ConnectionLost(words, by_us=True))
+            self._set_limit(self.parameters.close_timeout, self._abort)
+            self.transport.unregisterProducer()
+            return
         # A transport that is full has enough to say.
         if self._writable:
             self._machine.heartbeat()

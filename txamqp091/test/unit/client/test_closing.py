@@ -363,6 +363,26 @@ class ByTheTransportTests(SynchronousTestCase):
             self.assertIn(f"this side {_ENDED[how]} the transport ({how})", str(lost))
             self.assertTrue(lost.by_us)
 
+    def test_waits_for_the_producer(self) -> None:
+        """
+        TLS ends the transport when its producer has gone, and the client is that: the
+        next heartbeat finds out, and every call ends.
+        """
+        peer = Peer(self)
+        everything = Everything(peer)
+        transport: Any = peer.transport
+        transport.disconnecting = True  # as TLS says after loseConnection
+        self.assertIsNotNone(transport.producer)
+        pause = peer.client.heartbeat / 2
+        while transport.producer is not None:
+            peer.clock.advance(pause)
+        peer.clock.advance(peer.client.parameters.close_timeout)
+        self.assertEqual(transport.ended, "aborted")
+        peer.turn()
+        for reason in everything.reasons(self).values():
+            self.assertIs(type(reason), errors.ConnectionLost)
+            self.assertIn("this side closed the transport", str(reason))
+
     def test_first_counts(self) -> None:
         """
         The first cause wins: how the transport ends after it is of no interest.
