@@ -177,13 +177,20 @@ class EntityOutcome:
     :ivar entity: the exchange, the queue or the binding.
     :ivar error: why it does not stand, or None if it does.
     :ivar name: the name of a queue; the broker may have made it up.
+    :ivar unverified: why the broker neither declared the entity nor told whether it
+        exists, as the user has no permission to ask; the service assumes that it does.
+        Otherwise None.
     """
 
     entity: Entity
     error: BaseException | None = None
     name: str = ""
+    unverified: BaseException | None = None
 
     def __str__(self) -> str:
+        if self.unverified is not None:
+            reason = printable(str(self.unverified))
+            return f"{self.entity} is assumed to exist: {reason}"
         if self.error is None:
             return f"{self.entity} stands"
         return f"{self.entity}: {printable(str(self.error))}"

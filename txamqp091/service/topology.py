@@ -349,15 +349,17 @@ class Declaration:
                 found[_id(each)] = EntityOutcome(each.entity, None, each.name)
                 _warn_of_arguments(each.entity, other[_id(each)])
                 continue
+            unverified = None
             if each.ok:
                 text = "which exists; the service uses it as it is"
             elif isinstance(each.error, AccessRefused):
                 # RabbitMQ 4.3 wants the same permission for a passive declaration.  If
                 # it is missing, whoever consumes from it or publishes to it is told.
                 text = "nor ask whether it exists; the service assumes that it does"
+                unverified = each.error
             else:
                 continue
-            found[_id(each)] = EntityOutcome(each.entity, None, each.name)
+            found[_id(each)] = EntityOutcome(each.entity, None, each.name, unverified)
             _log.warn(
                 "The user may not declare the {entity}, {text}",
                 entity=str(each.entity),

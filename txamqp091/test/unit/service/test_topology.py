@@ -256,6 +256,13 @@ class ApplyTests(DeclaringCase):
                 )
             errors = [type(each.error) for each in outcomes if not each.ok]
             self.assertEqual(errors, [AccessRefused] * len(missing) + [AccessRefused])
+            assumed = [each for each in outcomes if each.unverified is not None]
+            names = [] if missing else ["exchange 'x'", "queue 'q'", "queue 'missing'"]
+            self.assertEqual([str(each.entity) for each in assumed], names)
+            for each in assumed:
+                self.assertIsInstance(each.unverified, AccessRefused)
+                self.assertTrue(each.ok)
+                self.assertIn("is assumed to exist: 403 ACCESS_REFUSED", str(each))
             said = [formatEvent(each) for each in logs if "text" in each]
             self.assertEqual(len(said), 3 - len(missing), said)
             self.assertIn("may not declare the exchange 'x', ", said[0])
