@@ -67,8 +67,8 @@ async def show(session: Session) -> int:
 @click.option("--discard", is_flag=True, help="Discard the messages that wait.")
 async def remove(session: Session, *, discard: bool) -> int:
     """
-    Remove the delay queues and their exchanges.  Stop the programs that publish with
-    delays first.
+    Remove the delay queues and their exchanges.  A program that publishes with a delay
+    declares them again.
 
     The command refuses to remove queues in which messages wait, unless --discard is
     given.

@@ -121,18 +121,31 @@ class Topology:
 
     def behind(self, exchange: str, routing_key: str) -> Topology:
         """
-        What a message needs to be routed: the exchange and all that is bound to it; for
-        the default exchange, the queue.
+        What a message needs on its way: the exchange, all that is bound to it, and what
+        is behind that, the dead-letter exchanges of its queues included; for the
+        default exchange, the queue.
         """
         if not exchange:
             return self.around(routing_key)
-        bindings = [each for each in self.bindings if each.source == exchange]
-        ends = {each.queue for each in bindings} | {each.exchange for each in bindings}
-        exchanges = [
-            each for each in self.exchanges if each.name in ends | {exchange} - {""}
-        ]
-        queues = [each for each in self.queues if each.key in ends]
-        return Topology.of(*exchanges, *queues, *bindings)
+        exchanges = [exchange]
+        queues: set[str] = set()
+        for name in exchanges:  # it grows
+            for binding in self.bindings:
+                if binding.source != name:
+                    continue
+                following = [binding.exchange]
+                queue = self.queue(binding.queue)
+                if queue is not None:
+                    queues.add(queue.key)
+                    following.append(queue.arguments.get("x-dead-letter-exchange", ""))
+                exchanges += [
+                    each for each in following if each and each not in exchanges
+                ]
+        return Topology.of(
+            *(each for each in self.exchanges if each.name in exchanges),
+            *(each for each in self.queues if each.key in queues),
+            *(each for each in self.bindings if each.source in exchanges),
+        )
 
     def around(self, queue: str) -> Topology:
         """

@@ -246,6 +246,27 @@ class DelayedTests(DelayCase):
             self.assertIsNone(self.successResultOf(each))
         self.assertEqual(len(self.arrived), 300)
 
+    def test_removed(self) -> None:
+        """
+        If the delay queues are removed while a program runs, it declares all of them
+        again for the next message.
+        """
+        self.publish("", "orders", 1)
+        self.passes(2)
+        parts = DelayQueues()
+        removing = self.service()
+        self.assertReady(removing)
+        assert removing.connection is not None
+        topology = Topology.of(*parts.exchanges, *parts.queues, parts.out)
+        removed = topology.delete(removing.connection)
+        self.turn(200)
+        self.successResultOf(removed)
+        self.assertEqual(self.broker.queues(), ["orders"])
+        sent = self.publisher.publish("", "orders", b"again", delay=5)
+        self.passes(20)
+        self.assertIsNone(self.successResultOf(sent))
+        self.assertEqual(self.arrived[-1][1].body, b"again")
+
     def test_no_destination(self) -> None:
         """
         A destination that does not exist is told at once, and the service stays ready.
