@@ -51,6 +51,9 @@ T = TypeVar("T")
 
 _Native = service.AMQPClientService
 
+#: How long an aborted connection may take to end, in seconds.
+_ABORTED = 10.0
+
 
 @overload
 def _in_tasks(function: Callable[P, object]) -> Callable[P, Any]: ...
@@ -231,12 +234,12 @@ class AMQPClient(_Bound):
                 await Answer(stopped, self._loop)
             return
         connection = self.native.connection
-        transport = None if connection is None else connection.transport
-        if transport is not None:
-            transport.abortConnection()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_GOODBYE):
-                await Answer(self.native.stopService(), self._loop)
+        if connection is not None and connection.transport is not None:
+            connection.transport.abortConnection()
+            # The loop reports the end in one of its next turns.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_ABORTED):
+                    await Answer(self.native.stopService(), self._loop)
 
     async def _stop_in_the_end(self, over: asyncio.Future[None]) -> None:
         """
