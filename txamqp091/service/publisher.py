@@ -8,7 +8,9 @@ it, and sends it again.
 
 from __future__ import annotations
 
-from typing import Literal
+import json
+from collections.abc import Callable
+from typing import Any, Literal
 from uuid import uuid4
 
 from twisted.internet.defer import Deferred, fail
@@ -69,6 +71,7 @@ class Publisher:
         window: int = DEFAULT_WINDOW,
         blocked_timeout: float | None = 60.0,
         nacked_again: RetryPolicy = NACKED_AGAIN,
+        encode: Callable[[Any], bytes] | Literal["json"] | None = None,
     ) -> None:
         """
         :param on_loss: what happens to a message that was sent and is not confirmed
@@ -82,12 +85,19 @@ class Publisher:
             blocks; None is for ever.
         :param nacked_again: when a nacked message is sent again; its ``max_attempts``
             includes the first attempt, so 1 is never again.
-        :raises ValueError: a limit is less than 1, or ``on_loss`` is unknown.
+        :param encode: makes the bytes of each body that is not ``bytes``: ``"json"``,
+            which also sets the property ``content_type``, or a function.
+        :raises ValueError: a limit is less than 1, or ``on_loss`` or ``encode`` is
+            unknown.
         """
         if on_loss not in ("resend", "fail"):
             raise ValueError(f"on_loss is {on_loss!r}, not 'resend' or 'fail'")
         if limit < 1 or size_limit < 1 or window < 1:
             raise ValueError("a limit is less than 1")
+        if isinstance(encode, str) and encode != "json":
+            raise ValueError(f"encode is {encode!r}, not 'json' or a function")
+        self._encode_body = _json if encode == "json" else encode
+        self._content_type = "application/json" if encode == "json" else None
         self._reactor = service.reactor
         self._adds_ids = on_loss == "resend"
         self._name = uuid4().hex
@@ -193,7 +203,7 @@ class Publisher:
         self,
         exchange: str,
         routing_key: str,
-        body: Body,
+        body: Any,
         properties: Properties | None = None,
         mandatory: bool = False,
         *,
@@ -202,6 +212,8 @@ class Publisher:
         """
         Publish a message.
 
+        :param body: bytes or text; or, if the publisher has an encoder, what that
+            makes bytes of.
         :param mandatory: fail if no queue takes it.  If it is not mandatory, the broker
             confirms it then, too.  A delayed message is checked when it is published:
             its exchange, or for the default exchange its queue, has to exist.
@@ -227,6 +239,11 @@ class Publisher:
 
             Cancelling it keeps it from being sent, or from being sent again.
         """
+        if self._encode_body is not None and not isinstance(body, bytes):
+            try:
+                body, properties = self._encoded_body(body, properties)
+            except Exception:
+                return fail()
         if delay:
             delayed = self._delayed(exchange, routing_key, body, properties, delay)
             return Deferred.fromCoroutine(delayed)
@@ -266,6 +283,23 @@ class Publisher:
             return fail(error)
         self._outbox.add(message)
         return message.deferred
+
+    def _encoded_body(
+        self, body: Any, properties: Properties | None
+    ) -> tuple[bytes, Properties | None]:
+        """
+        Encode a body.
+        """
+        assert self._encode_body is not None
+        encoded = self._encode_body(body)
+        if not isinstance(encoded, bytes):
+            kind = type(encoded).__name__
+            raise TypeError(f"the encoder returned {kind}, not bytes")
+        if self._content_type is not None:
+            properties = self._checked(EMPTY if properties is None else properties)
+            if properties.content_type is None:
+                properties = properties.replace(content_type=self._content_type)
+        return encoded, properties
 
     async def _delayed(
         self,
@@ -411,3 +445,7 @@ class Publisher:
             lambda _: None if result.called else result.callback(None)
         )
         return result
+
+
+def _json(body: Any) -> bytes:
+    return json.dumps(body, allow_nan=False).encode()

@@ -310,7 +310,7 @@ class WrappedPublisher(Publisher):
         self,
         exchange: str,
         routing_key: str,
-        body: Body,
+        body: Any,
         properties: Properties | None = None,
         mandatory: bool = False,
         *,
@@ -324,6 +324,11 @@ class WrappedPublisher(Publisher):
             return super().publish(
                 exchange, routing_key, body, properties, mandatory, delay=delay
             )
+        if self._encode_body is not None and not isinstance(body, bytes):
+            try:
+                body, properties = self._encoded_body(body, properties)
+            except Exception:
+                return fail()
         if self._send is None:
             return self._post(exchange, routing_key, body, properties, mandatory)
         try:

@@ -131,7 +131,7 @@ class PublishTests(PublisherCase):
         for failing, kind in (
             (publisher.publish("", "x" * 256, ""), EncodeError),
             (publisher.publish("", "work", "\udc00"), EncodeError),
-            (publisher.publish("", "work", 3), TypeError),  # type: ignore[arg-type]
+            (publisher.publish("", "work", 3), TypeError),
             (publisher.publish("", "work", "", wrong), TypeError),
             (
                 publisher.publish("", "work", "", Properties(headers=worse)),
@@ -561,3 +561,69 @@ class EndTests(PublisherCase):
         for each in published:
             self.failureResultOf(each, ConnectionClosed)
         self.assertEqual(repr(publisher), "<Publisher, 0 messages outstanding, closed>")
+
+
+class EncodeTests(ServiceCase):
+    """
+    A publisher with an encoder.
+    """
+
+    def publish(self, publisher: Publisher, body: Any, **more: Any) -> Deferred[None]:
+        """
+        Publish a body.
+        """
+        sent = publisher.publish("", "work", body, **more)
+        self.turn()
+        return sent
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.broker.declare_queue("work")
+        self.client = self.service()
+
+    def test_json(self) -> None:
+        """
+        JSON is encoded by name, and says what it is; bytes stay what they are.
+        """
+        publisher = Publisher(self.client, encode="json")
+        for body in ({"tea": ["\u00e4"]}, "text", b"[1]"):
+            self.successResultOf(self.publish(publisher, body))
+        self.successResultOf(
+            self.publish(publisher, [2], properties=Properties(content_type="x/y"))
+        )
+        messages = self.broker.queue("work").messages
+        self.assertEqual(
+            [(each.body, each.properties.content_type) for each in messages],
+            [
+                (b'{"tea": ["\\u00e4"]}', "application/json"),
+                (b'"text"', "application/json"),
+                (b"[1]", None),
+                (b"[2]", "x/y"),
+            ],
+        )
+
+    def test_function(self) -> None:
+        """
+        A function may encode, also what is delayed.
+        """
+        publisher = Publisher(self.client, encode=lambda number: b"%d" % number)
+        self.successResultOf(self.publish(publisher, 7))
+        self.successResultOf(self.publish(publisher, 8, delay=1))
+        self.passes(2)
+        bodies = [each.body for each in self.broker.queue("work").messages]
+        self.assertEqual(bodies, [b"7", b"8"])
+
+    def test_failures(self) -> None:
+        """
+        What cannot be encoded fails, and so does an encoder that returns text.
+        """
+        publisher = Publisher(self.client, encode="json")
+        self.failureResultOf(self.publish(publisher, object()), TypeError)
+        self.failureResultOf(self.publish(publisher, float("nan")), ValueError)
+        text: Any = str
+        publisher = Publisher(self.client, encode=text)
+        failure = self.failureResultOf(self.publish(publisher, 1), TypeError)
+        self.assertIn("the encoder returned str, not bytes", str(failure.value))
+        unknown: Any = "yaml"
+        with self.assertRaises(ValueError):
+            Publisher(self.client, encode=unknown)

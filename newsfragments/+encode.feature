@@ -1,0 +1,1 @@
+``Publisher(..., encode="json")``, or with a function, publishes objects.
