@@ -219,8 +219,15 @@ class _Attempt:
             self._cancelled = True
             running.cancel()
 
+        def settled(outcome: AMQPProtocol | Failure) -> None:
+            # An endpoint of asyncio ends after its cancellation, not during it.
+            if not result.called:
+                result.callback(outcome)
+            elif not isinstance(outcome, Failure):
+                outcome.close()
+
         result: Deferred[AMQPProtocol] = Deferred(cancel)
-        running.chainDeferred(result)
+        running.addBoth(settled)
         return result
 
     async def _run(self) -> AMQPProtocol:

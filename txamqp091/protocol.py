@@ -258,17 +258,20 @@ class AMQPProtocol(Protocol):
             if isinstance(consumer, Consumer)
         ]
 
-    def open_channel(self, *, settler: SettlerFactory = Settler) -> Deferred[Channel]:
+    def open_channel(
+        self, *, settler: SettlerFactory = Settler, number: int | None = None
+    ) -> Deferred[Channel]:
         """
         Open a channel.
 
         :param settler: the class of the object that sends the settlements of the
             channel's deliveries, a subclass of `txamqp091.message.Settler`: for
             adapters and services.
+        :param number: the channel's number; None is the next free one.
         :returns: fires with the `Channel`; fails with `ChannelsExhausted` when
             `channel_max` channels are open, with the reason when the connection ends
-            first, and with `LocalProtocolError` before `when_open` has fired.
-            Cancelling it closes the channel again.
+            first, and with `LocalProtocolError` before `when_open` has fired, or when
+            the number is not free.  Cancelling it closes the channel again.
         """
         result: Deferred[Channel] = Deferred(lambda _: None)
         channel = Channel(self, self._flow, settler)
@@ -287,7 +290,7 @@ class AMQPProtocol(Protocol):
         reply.addCallbacks(agreed, refused)
         try:
             self._check_open()
-            self._machine.open_channel(channel._attach, reply)
+            self._machine.open_channel(channel._attach, reply, number)
             self._channels.add(channel)
         except AMQPError as error:
             result.errback(error.with_traceback(None))

@@ -230,21 +230,29 @@ class ConnectionMachine:
     # -- the open connection ---------------------------------------------------
 
     def open_channel(
-        self, attach: Callable[[ChannelMachine], None], handle: ReplyHandle
+        self,
+        attach: Callable[[ChannelMachine], None],
+        handle: ReplyHandle,
+        number: int | None = None,
     ) -> ChannelMachine:
         """
-        Ask for a new channel, by the next free number.
+        Ask for a new channel.
 
         :param attach: gives the machine its sink, before anything is sent.
         :param handle: waits for the answer.
+        :param number: its number; None is the next free one.
         :raises ChannelsExhausted: when all numbers are taken.
-        :raises LocalProtocolError: when the connection is not open.
+        :raises LocalProtocolError: when the connection is not open, or the number is
+            not free.
         """
         if self.state is not State.OPEN:
             raise LocalProtocolError(
                 f"channel.open, while the connection is {self.state.value}"
             )
-        number = self._free_number()
+        if number is None:
+            number = self._free_number()
+        else:
+            self._take_number(number)
         channel = ChannelMachine(
             number,
             self._write,
@@ -276,6 +284,19 @@ class ConnectionMachine:
                 "open another connection (or raise channel_max, here and at the broker)"
             )
         return self._free_numbers.popleft()
+
+    def _take_number(self, number: int) -> None:
+        if not 1 <= number <= self.limits.channel_max:
+            raise LocalProtocolError(
+                f"a channel's number is from 1 to {self.limits.channel_max}, not "
+                f"{number}"
+            )
+        while self._next_number <= number:
+            self._free_numbers.append(self._next_number)
+            self._next_number += 1
+        if number not in self._free_numbers:
+            raise LocalProtocolError(f"channel {number} is in use")
+        self._free_numbers.remove(number)
 
     def _release(self, number: int, by_peer: bool) -> None:
         """

@@ -271,12 +271,14 @@ class BlockingConnection:
         """
         return self.native.blocked
 
-    def channel(self) -> BlockingChannel:
+    def channel(self, number: int | None = None) -> BlockingChannel:
         """
         Open a channel.
+
+        :param number: the channel's number; None is the next free one.
         """
         settler = Settler if self._driver.turns_by_itself else _FlushingSettler
-        native = self.ask(self.native.open_channel, settler=settler)
+        native = self.ask(self.native.open_channel, settler=settler, number=number)
         channel = BlockingChannel(self, native)
         self._channels.append(channel)
         ended = partial(_channel_ended, ref(channel))

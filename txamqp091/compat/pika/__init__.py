@@ -1,7 +1,7 @@
 # -*- test-case-name: txamqp091.test.unit.compat.test_pika -*-
 """
 pika's interface: ``import txamqp091.compat.pika as pika`` runs programs that were
-written for pika's ``BlockingConnection``.
+written for pika.
 
 The modules have pika's names.  ``docs/coming-from/pika.rst`` lists what differs.
 """
@@ -17,7 +17,12 @@ from txamqp091.compat.pika import (
     frame,
     spec,
 )
-from txamqp091.compat.pika.adapters import BlockingConnection
+from txamqp091.compat.pika.adapters import (
+    AsyncioConnection,
+    BaseConnection,
+    BlockingConnection,
+    SelectConnection,
+)
 from txamqp091.compat.pika.connection import (
     ConnectionParameters,
     SSLOptions,
@@ -32,6 +37,8 @@ from txamqp091.compat.pika.spec import BasicProperties
 __version__ = "1.4.4"
 
 __all__ = [
+    "AsyncioConnection",
+    "BaseConnection",
     "BasicProperties",
     "BlockingConnection",
     "ConnectionParameters",
@@ -40,6 +47,7 @@ __all__ = [
     "ExternalCredentials",
     "PlainCredentials",
     "SSLOptions",
+    "SelectConnection",
     "URLParameters",
     "__version__",
     "adapters",

@@ -336,9 +336,9 @@ _BY_CLASS: list[tuple[type[Exception], type[Exception]]] = [
 ]
 
 
-def translated(error: BaseException) -> BaseException:
+def translated(error: BaseException | None) -> Exception:
     """
-    pika's exception for one of ours; anything else stays as it is.
+    pika's exception for one of ours; any other exception stays as it is.
     """
     for ours, theirs in _BY_CLASS:
         if isinstance(error, ours):
@@ -356,4 +356,4 @@ def translated(error: BaseException) -> BaseException:
         return ended(error.reply_code, error.reply_text)
     if isinstance(error, errors.AMQPError):
         return AMQPError(str(error))
-    return error
+    return error if isinstance(error, Exception) else AMQPError(str(error))

@@ -211,6 +211,31 @@ class Basic:
 
         consumer_tag: str
 
+    @dataclass
+    class Ack:
+        """
+        The broker has taken a message.
+        """
+
+        delivery_tag: int = 0
+        multiple: bool = False
+
+    @dataclass
+    class Nack:
+        """
+        The broker could not take a message.
+        """
+
+        delivery_tag: int = 0
+        multiple: bool = False
+        requeue: bool = True
+
+    @dataclass
+    class GetEmpty:
+        """
+        There was no message to fetch.
+        """
+
     QosOk = spec.BasicQosOk
     ConsumeOk = spec.BasicConsumeOk
     CancelOk = spec.BasicCancelOk

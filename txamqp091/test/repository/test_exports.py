@@ -59,9 +59,10 @@ PUBLIC = {
         RPCServer RecoveringChannel RecoveringConsumer connect connect_future
     """,
     "txamqp091.compat.pika": """
-        BasicProperties BlockingConnection ConnectionParameters DeliveryMode
-        ExchangeType ExternalCredentials PlainCredentials SSLOptions URLParameters
-        __version__ adapters channel connection credentials exceptions frame spec
+        AsyncioConnection BaseConnection BasicProperties BlockingConnection
+        ConnectionParameters DeliveryMode ExchangeType ExternalCredentials
+        PlainCredentials SSLOptions SelectConnection URLParameters __version__
+        adapters channel connection credentials exceptions frame spec
     """,
 }
 

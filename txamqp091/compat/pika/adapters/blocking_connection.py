@@ -122,15 +122,17 @@ class BlockingConnection:
         """
         Open a channel.
 
-        :param channel_number: None; the connection chooses the number.
+        :param channel_number: None is the next free number.
+        :raises InvalidChannelNumber: the number is in use, or there is no such number.
         """
-        if channel_number is not None:
-            raise exceptions.InvalidChannelNumber(
-                "the connection chooses the number of a channel: leave it out"
-            )
         self._check_open()
-        with _pikas_errors():
-            return BlockingChannel(self, self.native.channel())
+        try:
+            with _pikas_errors():
+                return BlockingChannel(self, self.native.channel(channel_number))
+        except exceptions.AMQPError as error:
+            if isinstance(error.__cause__, errors.LocalProtocolError):
+                raise exceptions.InvalidChannelNumber(str(error)) from error.__cause__
+            raise
 
     def close(self, reply_code: int = 200, reply_text: str = "Normal shutdown") -> None:
         """
