@@ -685,12 +685,12 @@ class Connection(_Bound):
         """
         return self.native.blocked
 
-    def open_channel(self) -> Answer[Channel]:
+    def open_channel(self, *, number: int | None = None) -> Answer[Channel]:
         """
         Open a channel, as `txamqp091.protocol.AMQPProtocol.open_channel`.
         """
         self._check_loop()
-        opened = self.native.open_channel().addCallback(
+        opened = self.native.open_channel(number=number).addCallback(
             lambda native: Channel(self, native)
         )
         return _Precious(opened, self._loop, lambda channel: channel.native.close())
