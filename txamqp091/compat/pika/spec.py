@@ -294,6 +294,9 @@ class Connection:
         The broker does not block publishing any more.
         """
 
+    CloseOk = spec.ConnectionCloseOk
+    UpdateSecretOk = spec.ConnectionUpdateSecretOk
+
 
 class Confirm:
     """

@@ -66,7 +66,7 @@ OUTSIDE: dict[str, set[str]] = {
     "__main__": STANDARD_LIBRARY,
     "adapters": TWISTED,
     "asyncio": TWISTED | {"tornado"},
-    "compat": STANDARD_LIBRARY,
+    "compat": TWISTED | {"tornado"},  # by the module of that adapter only
     "testing": TWISTED | TLS,
     "facade": {"__future__", "importlib", "typing"},
 }
