@@ -9,11 +9,13 @@ left to Sphinx, which fails the build.
 
 from __future__ import annotations
 
+import ast
 import builtins
 import importlib
 import inspect
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from docutils import nodes
@@ -151,12 +153,30 @@ def documented_attributes(found: Any) -> set[str]:
     return names
 
 
+@cache
+def defined_names() -> set[str]:
+    """
+    The names of all classes and functions of the package, private ones too.
+    """
+    folder = Path(__file__).resolve().parent.parent / PACKAGE
+    definitions = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return {
+        node.name
+        for path in folder.rglob("*.py")
+        if "test" not in path.relative_to(folder).parts
+        for node in ast.walk(ast.parse(path.read_bytes()))
+        if isinstance(node, definitions)
+    }
+
+
 def exists(target: str, module: str | None, inside: str | None) -> bool:
     """
     Whether there is such a name: of ours, of the modules in which the text's class is
     defined, or of another package.
     """
     if target.partition(".")[0] in {*dir(builtins), *sys.stdlib_module_names}:
+        return True
+    if target in defined_names():
         return True
     if look_up(target) is not None:
         return True
