@@ -1,6 +1,6 @@
 """
-Tests for ``orders.py``, which need no broker: run them by ``trial test_orders.py``, or
-``python -m pytest test_orders.py``.
+Tests for ``orders.py``, which need no broker: run them by ``python -m twisted.trial
+test_orders``, or ``python -m pytest test_orders.py``.
 """
 
 from __future__ import annotations
