@@ -631,6 +631,7 @@ class Publisher(_Bound):
         window: int = DEFAULT_WINDOW,
         blocked_timeout: float | None = 60.0,
         nacked_again: service.RetryPolicy = NACKED_AGAIN,
+        encode: Callable[[Any], bytes] | Literal["json"] | None = None,
     ) -> None:
         """
         The parameters are those of `txamqp091.service.Publisher`.
@@ -643,6 +644,7 @@ class Publisher(_Bound):
             window=window,
             blocked_timeout=blocked_timeout,
             nacked_again=nacked_again,
+            encode=encode,
         )
         super().__init__(native, client._reactor)
 
