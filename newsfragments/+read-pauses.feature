@@ -1,1 +1,1 @@
-A connection reads less often while RabbitMQ sends small pieces fast (``read_pause``): consuming from RabbitMQ costs about a third less.
+A connection reads less often while RabbitMQ sends small pieces fast (``read_pause``): consuming from RabbitMQ costs less.

@@ -251,7 +251,7 @@ class ConsumerSettings:
     )
     join_acks: bool = setting(
         "Let the acknowledgements of messages that follow one another leave as one, "
-        "where they are settled at the same time.  The broker has a third less to do; "
+        "where they are settled at the same time.  The broker has less to do; "
         "no acknowledgement waits longer.",
         True,
     )
