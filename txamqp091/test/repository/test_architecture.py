@@ -333,13 +333,13 @@ class ReactorTests(SynchronousTestCase):
         Importing every module but the tests' installs no reactor.
         """
         names = [name for name in modules() if layer(name) != "test"]
-        adapters = [name for name in names if layer(name) == "asyncio"]
-        required = [name for name in names if name not in adapters]
+        extras = [name for name in names if layer(name) in ("asyncio", "cli")]
+        required = [name for name in names if name not in extras]
         loaded = run(
             "import sys, importlib\n"
             f"for name in {required!r}:\n"
             "    importlib.import_module(name)\n"
-            f"for name in {adapters!r}:\n"
+            f"for name in {extras!r}:\n"
             "    try:\n"
             "        importlib.import_module(name)\n"
             "    except ModuleNotFoundError as error:\n"
