@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 from txamqp091._channel_publisher import DEFAULT_WINDOW
 from txamqp091._observer import Observers, OneShot, observe
 from txamqp091.channel import Channel
-from txamqp091.errors import ChannelClosed, printable
+from txamqp091.errors import ChannelClosed, DeliveryAckTimeout, printable
 from txamqp091.message import Settler
 from txamqp091.protocol import AMQPProtocol
 from txamqp091.service.broker_quirks import STEP_TIMEOUT
@@ -37,6 +37,9 @@ from txamqp091.wire.method import Method
 from txamqp091.wire.spec import BasicAck, BasicNack
 
 _log = Logger(namespace="txamqp091.service")
+
+#: What helps against `DeliveryAckTimeout`, for the log.
+_REMEDY = "; settle each delivery within consumer_timeout, or raise that limit"
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -524,8 +527,10 @@ class RecoveringChannel:
             return  # the service will attach it to the next one
         delay = self._backoff.next(self.reactor.seconds())
         _log.warn(
-            "A channel has ended, and is opened again in {delay:.2f} s: {error}",
+            "A channel has ended, and is opened again in {delay:.2f} s: "
+            "{error}{remedy}",
             delay=delay,
             error=printable(str(error)),
+            remedy=_REMEDY if isinstance(error, DeliveryAckTimeout) else "",
         )
         self._call = self.reactor.callLater(delay, self._begin)

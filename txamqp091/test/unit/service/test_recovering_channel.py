@@ -9,8 +9,10 @@ from threading import Thread
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
+from txamqp091.arguments import quorum_queue
 from txamqp091.channel import Channel
 from txamqp091.errors import (
     ChannelClosed,
@@ -20,7 +22,8 @@ from txamqp091.errors import (
 )
 from txamqp091.message import Delivery
 from txamqp091.service.recovering_channel import Position, RecoveringChannel, together
-from txamqp091.test.support.service_case import Inbox, ServiceCase
+from txamqp091.test.support.service_case import Inbox, Place, ServiceCase
+from txamqp091.testing.memory import MemoryBroker
 
 
 class ChannelTests(ServiceCase):
@@ -334,6 +337,27 @@ class StaleTests(ServiceCase):
         self.turn()
         self.assertEqual(self.broker.queue("work").unacked, 0)
         self.assertEqual(consumer.channel.stale, rounds)
+
+    def test_unsettled_for_too_long(self) -> None:
+        """
+        RabbitMQ 4.3 closes a channel for a fetched message that is not settled in time:
+        the log has the cause and the remedy, and the channel comes back.
+        """
+        self.broker = MemoryBroker(self.reactor, version="4.3.6", consumer_timeout=3)
+        self.endpoint = Place(self.broker)
+        channel = self.service().channel()
+        self.broker.declare_queue("work", arguments=quorum_queue())
+        self.broker.publish("", "work", b"x")
+        getting = channel.basic_get("work")
+        self.turn()
+        self.assertIsNotNone(self.successResultOf(getting))
+        with capturedLogs() as logs:
+            self.passes(200)
+        [line] = [formatEvent(each) for each in logs if "remedy" in each]
+        self.assertIn("timed out", line)
+        self.assertIn("settle each delivery within consumer_timeout", line)
+        self.assertEqual(channel.opened, 2)
+        self.assertEqual(self.broker.queue("work").unacked, 0)
 
     def test_recovered(self) -> None:
         """
