@@ -11,6 +11,7 @@ from __future__ import annotations
 from txamqp091.compat.pika import (
     adapters,
     channel,
+    compat,
     connection,
     credentials,
     exceptions,
@@ -22,6 +23,9 @@ from txamqp091.compat.pika.adapters import (
     BaseConnection,
     BlockingConnection,
     SelectConnection,
+)
+from txamqp091.compat.pika.adapters.utils.connection_workflow import (
+    AMQPConnectionWorkflow,
 )
 from txamqp091.compat.pika.connection import (
     ConnectionParameters,
@@ -37,6 +41,7 @@ from txamqp091.compat.pika.spec import BasicProperties
 __version__ = "1.4.4"
 
 __all__ = [
+    "AMQPConnectionWorkflow",
     "AsyncioConnection",
     "BaseConnection",
     "BasicProperties",
@@ -52,6 +57,7 @@ __all__ = [
     "__version__",
     "adapters",
     "channel",
+    "compat",
     "connection",
     "credentials",
     "exceptions",

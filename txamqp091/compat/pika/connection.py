@@ -433,6 +433,15 @@ class Connection:
         except BaseException as error:
             self._loop.failed(error)
 
+    def call_later(
+        self, seconds: float, function: Callable[[], object]
+    ) -> IDelayedCall:
+        """
+        Have a function of the program called by the connection's loop.
+        """
+        later: IDelayedCall = self._loop.reactor.callLater(seconds, self.call, function)
+        return later
+
     def forget(self, channel: Channel) -> None:
         """
         A channel has ended.

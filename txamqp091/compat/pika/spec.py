@@ -124,6 +124,10 @@ class BasicProperties:
         stamp = values.get("timestamp")
         if isinstance(stamp, int | float):
             values["timestamp"] = datetime.fromtimestamp(int(stamp), UTC)
+        elif stamp is not None:
+            values["timestamp"] = in_utc(stamp)
+        if self.headers:
+            values["headers"] = in_utc(self.headers)
         return Properties(**values)
 
     @classmethod
@@ -156,6 +160,19 @@ def changeable(value: Any) -> Any:
     return value
 
 
+def in_utc(value: Any) -> Any:
+    """
+    The value, in which each ``datetime`` without a time zone is in UTC, as pika has it.
+    """
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value
+    if isinstance(value, Mapping):
+        return {name: in_utc(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [in_utc(each) for each in value]
+    return value
+
+
 def plain(value: Any) -> Any:
     """
     The value of an Enum; anything else as it is.
@@ -174,6 +191,8 @@ class Basic:
         What came with a message to a consumer.
         """
 
+        NAME = "Basic.Deliver"
+
         consumer_tag: str
         delivery_tag: int
         redelivered: bool = False
@@ -185,6 +204,8 @@ class Basic:
         """
         What came with a message that was fetched.
         """
+
+        NAME = "Basic.GetOk"
 
         delivery_tag: int
         redelivered: bool = False
@@ -198,6 +219,8 @@ class Basic:
         What came with a message that no queue took.
         """
 
+        NAME = "Basic.Return"
+
         reply_code: int
         reply_text: str = ""
         exchange: str = ""
@@ -209,6 +232,8 @@ class Basic:
         The broker has ended a consumer.
         """
 
+        NAME = "Basic.Cancel"
+
         consumer_tag: str
 
     @dataclass
@@ -216,6 +241,8 @@ class Basic:
         """
         The broker has taken a message.
         """
+
+        NAME = "Basic.Ack"
 
         delivery_tag: int = 0
         multiple: bool = False
@@ -226,6 +253,8 @@ class Basic:
         The broker could not take a message.
         """
 
+        NAME = "Basic.Nack"
+
         delivery_tag: int = 0
         multiple: bool = False
         requeue: bool = True
@@ -235,6 +264,8 @@ class Basic:
         """
         There was no message to fetch.
         """
+
+        NAME = "Basic.GetEmpty"
 
     QosOk = spec.BasicQosOk
     ConsumeOk = spec.BasicConsumeOk
@@ -286,6 +317,8 @@ class Connection:
         The broker blocks publishing.
         """
 
+        NAME = "Connection.Blocked"
+
         reason: str = ""
 
     @dataclass
@@ -293,6 +326,8 @@ class Connection:
         """
         The broker does not block publishing any more.
         """
+
+        NAME = "Connection.Unblocked"
 
     CloseOk = spec.ConnectionCloseOk
     UpdateSecretOk = spec.ConnectionUpdateSecretOk

@@ -59,10 +59,11 @@ PUBLIC = {
         RPCServer RecoveringChannel RecoveringConsumer connect connect_future
     """,
     "txamqp091.compat.pika": """
-        AsyncioConnection BaseConnection BasicProperties BlockingConnection
-        ConnectionParameters DeliveryMode ExchangeType ExternalCredentials
-        PlainCredentials SSLOptions SelectConnection URLParameters __version__
-        adapters channel connection credentials exceptions frame spec
+        AMQPConnectionWorkflow AsyncioConnection BaseConnection BasicProperties
+        BlockingConnection ConnectionParameters DeliveryMode ExchangeType
+        ExternalCredentials PlainCredentials SSLOptions SelectConnection
+        URLParameters __version__
+        adapters channel compat connection credentials exceptions frame spec
     """,
 }
 

@@ -17,6 +17,10 @@ from txamqp091.compat import pika
 from txamqp091.compat.pika import exceptions, spec
 from txamqp091.compat.pika.adapters.select_connection import IOLoop
 from txamqp091.compat.pika.adapters.tornado_connection import TornadoConnection
+from txamqp091.compat.pika.adapters.utils.connection_workflow import (
+    AMQPConnectionWorkflowAborted,
+    AMQPConnectionWorkflowFailed,
+)
 from txamqp091.compat.pika.channel import Channel
 from txamqp091.test.support.processes import free_ports
 from txamqp091.test.support.served import ServedTestCase, every_served
@@ -33,7 +37,13 @@ GUARD = 120
 class Callbacks(_Base):
     """
     Programs with callbacks.
+
+    :cvar kind: the class of the connection.
+    :ivar loop: the program's loop.
     """
+
+    kind: Any
+    loop: Any
 
     def setUp(self) -> None:
         super().setUp()
@@ -55,7 +65,7 @@ class Callbacks(_Base):
         """
         Begin to connect.
         """
-        raise NotImplementedError
+        return self.kind(parameters, opened, refused, ended, self.loop)
 
     def run_loop(self) -> None:
         """
@@ -378,6 +388,62 @@ class Callbacks(_Base):
         [error] = errors
         self.assertIsInstance(error, exceptions.AMQPConnectionError)
 
+    def test_create_connection(self) -> None:
+        """
+        The first broker that answers is connected to.
+        """
+        [port] = free_ports(1)
+        nowhere = pika.ConnectionParameters("127.0.0.1", port)
+        found: list[Any] = []
+
+        def done(result: Any) -> None:
+            found.append(result)
+            self.assertIsInstance(result, self.kind)
+            result.add_on_close_callback(self.ended)
+            result.close()
+
+        self.kind.create_connection(
+            [nowhere, self.parameters()], self.step(done), self.loop
+        )
+        self.run_program()
+        self.assertEqual(len(found), 1)
+
+    def test_create_connection_fails(self) -> None:
+        """
+        No broker answers: the errors of all attempts come at once.
+        """
+        [port] = free_ports(1)
+        nowhere = pika.ConnectionParameters(
+            "127.0.0.1", port, connection_attempts=2, retry_delay=0.01
+        )
+        found: list[Any] = []
+
+        def done(result: Any) -> None:
+            found.append(result)
+            self.stop()
+
+        self.kind.create_connection([nowhere, nowhere], done, self.loop)
+        self.run_program()
+        [error] = found
+        self.assertIsInstance(error, AMQPConnectionWorkflowFailed)
+        self.assertEqual(len(error.exceptions), 4)
+
+    def test_create_connection_aborted(self) -> None:
+        """
+        A program stops connecting.
+        """
+        found: list[Any] = []
+
+        def done(result: Any) -> None:
+            found.append(result)
+            self.stop()
+
+        self.kind.create_connection([self.parameters()], done, self.loop).abort()
+        self.assertEqual(found, [])
+        self.run_program()
+        [error] = found
+        self.assertIsInstance(error, AMQPConnectionWorkflowAborted)
+
     def test_close_while_opening(self) -> None:
         """
         A connection that is closed before it is open tells that it was.
@@ -406,13 +472,12 @@ class SelectTests(Callbacks, ServedTestCase):
     ``SelectConnection``.
     """
 
+    kind = pika.SelectConnection
+
     def prepare(self) -> None:
         self.loop = IOLoop()
         self.loop.call_later(GUARD, partial(self.fail, "the program hangs"))
         self.addCleanup(self.loop.close)
-
-    def connect(self, parameters: Any, opened: Any, refused: Any, ended: Any) -> Any:
-        return pika.SelectConnection(parameters, opened, refused, ended, self.loop)
 
     def run_loop(self) -> None:
         while True:
@@ -457,12 +522,11 @@ class AsyncioTests(_OnAsyncio, ServedTestCase):
     ``AsyncioConnection``.
     """
 
+    kind = pika.AsyncioConnection
+
     def prepare(self) -> None:
         self.loop = asyncio.new_event_loop()
         self.use(self.loop)
-
-    def connect(self, parameters: Any, opened: Any, refused: Any, ended: Any) -> Any:
-        return pika.AsyncioConnection(parameters, opened, refused, ended, self.loop)
 
     def run_loop(self) -> None:
         self.loop.run_forever()
@@ -477,13 +541,12 @@ class TornadoTests(_OnAsyncio, ServedTestCase):
     ``TornadoConnection``.
     """
 
+    kind = TornadoConnection
+
     def prepare(self) -> None:
         self.loop = AsyncIOLoop(make_current=False)
         self.addCleanup(self.loop.close)
         self.use(self.loop.asyncio_loop)
-
-    def connect(self, parameters: Any, opened: Any, refused: Any, ended: Any) -> Any:
-        return TornadoConnection(parameters, opened, refused, ended, self.loop)
 
     def run_loop(self) -> None:
         self.loop.start()
@@ -496,6 +559,8 @@ class IOLoopTests(SynchronousTestCase):
     """
     The loop of ``SelectConnection``.
     """
+
+    kind = pika.SelectConnection
 
     def test_calls(self) -> None:
         """

@@ -10,6 +10,7 @@ import importlib
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from textwrap import dedent
 from typing import Any
 
@@ -492,3 +493,32 @@ class NamesTests(SynchronousTestCase):
             self.assertIs(type(theirs.translated(ours)), expected, ours)
         other = OSError("no")
         self.assertIs(theirs.translated(other), other)
+
+    def test_naive_datetimes(self) -> None:
+        """
+        A ``datetime`` without a time zone is in UTC.
+        """
+        naive = datetime(2026, 1, 2, 3, 4, 5)
+        properties = BasicProperties(
+            headers={"at": naive, "more": [naive]}, timestamp=naive
+        )
+        native = properties.native()
+        aware = naive.replace(tzinfo=UTC)
+        self.assertEqual(native.headers, {"at": aware, "more": [aware]})
+        self.assertEqual(native.timestamp, aware)
+        self.assertEqual(properties.headers, {"at": naive, "more": [naive]})
+
+    def test_names_of_methods(self) -> None:
+        """
+        Methods have pika's names.
+        """
+        self.assertEqual(Basic.GetOk(1).NAME, "Basic.GetOk")
+        self.assertEqual(Basic.Deliver("tag", 1).NAME, "Basic.Deliver")
+
+    def test_compat(self) -> None:
+        """
+        pika's helpers for types are there.
+        """
+        self.assertEqual(pika.compat.as_bytes("é"), b"\xc3\xa9")
+        self.assertEqual(pika.compat.as_bytes(b"a"), b"a")
+        self.assertEqual(repr(pika.compat.long(7)), "7L")

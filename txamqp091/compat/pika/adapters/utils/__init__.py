@@ -1,0 +1,3 @@
+"""
+What pika's adapters have beside connections.
+"""
