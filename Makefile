@@ -24,7 +24,7 @@ FAULTS := txamqp091/test/faults
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help demo test unit coverage chaos reactors nightly lint format types docs package audit bench clean
+.PHONY: help demo test unit coverage chaos reactors nightly lint format types docs package audit release-check bench clean
 
 help:
 	@echo "make demo      see it at work for ten seconds; needs no server"
@@ -40,6 +40,7 @@ help:
 	@echo "make docs      the documentation, into docs/_build"
 	@echo "make package   build, check and install the sdist and the wheel"
 	@echo "make audit     look for known vulnerabilities in what is installed with it"
+	@echo "make release-check  everything that a release needs, but for the tests"
 	@echo "make bench     measure what this client costs, and the others"
 	@echo "make clean     remove what the commands above made"
 
@@ -96,9 +97,14 @@ types: $(VENV)/.with-dev $(VENV)/.with-test
 
 docs: $(VENV)/.with-docs
 	$(BIN)/sphinx-build -q -W --keep-going -n docs docs/_build
+	@echo "the first page is docs/_build/index.html"
 
 package: $(VENV)/.with-dev
 	.ci/package $(BIN)/python
+
+# Everything that a release needs, but for the tests; it publishes nothing.
+release-check: $(VENV)/.with-dev $(VENV)/.with-docs
+	.ci/release-check $(BIN)/python
 
 audit: $(VENV)/.with-audit
 	.ci/audit $(BIN)/python
