@@ -30,11 +30,27 @@ __all__ = [
 ]
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator, Sequence
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Coroutine,
+    Generator,
+    Sequence,
+)
 from functools import partial, wraps
 from importlib import import_module
 from ssl import SSLContext
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, cast
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeVar,
+    cast,
+)
 
 from twisted.internet.defer import CancelledError, Deferred, fail
 from twisted.python.failure import Failure
@@ -71,6 +87,8 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+U = TypeVar("U")
+U_co = TypeVar("U_co", covariant=True)
 
 _ONCE = "an answer is awaited once; keep what it gives"
 
@@ -88,9 +106,15 @@ class Answer(Coroutine[Any, Any, T]):
     verb's method is sent already, awaited or not.  When the task that awaits it is
     cancelled, so is the Deferred: the channel lives on.  An error that nothing awaits
     is logged, as Twisted does.
+
+    An ``async for`` or ``async with`` awaits it by itself::
+
+        async for delivery in channel.consume("work"):
     """
 
-    __slots__ = ("_deferred", "_loop", "_steps")
+    __slots__ = ("_context", "_deferred", "_loop", "_steps")
+
+    _context: Any
 
     def __init__(self, deferred: Deferred[T], loop: _Loop) -> None:
         """
@@ -116,6 +140,16 @@ class Answer(Coroutine[Any, Any, T]):
             deferred.addErrback(_ignore)
             deferred.cancel()
             raise
+
+    def __aiter__(self: Coroutine[Any, Any, AsyncIterable[U]]) -> AsyncIterator[U]:
+        return _Iteration(self)
+
+    async def __aenter__(self: Coroutine[Any, Any, _Context[U]]) -> U:
+        context = cast(Any, self)._context = await self
+        return await context.__aenter__()
+
+    async def __aexit__(self, *reason: Any) -> None:
+        await self._context.__aexit__(*reason)
 
     def _taken(self) -> Deferred[T]:
         deferred, self._deferred = self._deferred, None
@@ -146,6 +180,31 @@ class Answer(Coroutine[Any, Any, T]):
     def close(self) -> None:
         if self._steps is not None:
             self._steps.close()
+
+
+class _Context(Protocol[U_co]):
+    """
+    What ``async with`` takes.
+    """
+
+    async def __aenter__(self) -> U_co: ...
+
+    async def __aexit__(self, *reason: Any) -> Any: ...
+
+
+class _Iteration(AsyncIterator[U]):
+    """
+    The iteration over what an answer gives.
+    """
+
+    def __init__(self, answer: Coroutine[Any, Any, AsyncIterable[U]]) -> None:
+        self._answer = answer
+        self._iterator: AsyncIterator[U] | None = None
+
+    async def __anext__(self) -> U:
+        if self._iterator is None:
+            self._iterator = aiter(await self._answer)
+        return await anext(self._iterator)
 
 
 def _future(answer: Answer[T], loop: _Loop) -> asyncio.Future[T]:

@@ -141,6 +141,28 @@ class AioTests(AioTestCase):
 
         self.run_with_channel(scenario)
 
+    def test_consume_not_awaited(self) -> None:
+        """
+        ``async for`` and ``async with`` await the answer themselves, and raise what it
+        fails with.
+        """
+
+        async def scenario(channel: Channel, queue: str) -> None:
+            await channel.confirm_select()
+            await channel.basic_publish("", queue, "a")
+            async for delivery in channel.consume(queue):
+                delivery.ack()
+                break
+            async with channel.connection.open_channel() as other:
+                async with other.consume(queue) as deliveries:
+                    await channel.basic_publish("", queue, "b")
+                    self.assertIsInstance(deliveries, Deliveries)
+                with self.assertRaises(NotFound):
+                    async for _ in other.consume("nowhere"):
+                        pass
+
+        self.run_with_channel(scenario)
+
     def test_back_pressure(self) -> None:
         """
         Of what is not asked for, no more is read than a bound, and nothing is lost.
