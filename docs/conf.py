@@ -31,6 +31,7 @@ html_title = f"txamqp091 {release}"
 html_copy_source = False
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_search_scorer = str(CHECKOUT / "docs" / "search_scores.js")
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
