@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.unit.cli.test_streams -*-
+# -*- test-case-name: txamqp091.test.unit.cli.test_command_line -*-
 """
 The standard streams of a command: `Streams` reads bodies, and writes text for people,
 or a JSON object a line for programs.

@@ -384,6 +384,18 @@ class CodeTests(SynchronousTestCase):
         ]
         self.assertEqual(silent, [])
 
+    def test_tests_of_modules(self) -> None:
+        """
+        The first line of a module names a test module, or a package, that exists.
+        """
+        wrong = []
+        for path in sorted(PACKAGE.rglob("*.py")):
+            with path.open() as file:
+                found = re.match(r"# -\*- test-case-name: (\S+) -\*-", file.readline())
+            names = found[1].split(",") if found else []
+            wrong += [f"{path}: {each}" for each in names if each not in modules()]
+        self.assertEqual(wrong, [])
+
     def test_module_names(self) -> None:
         """
         No module has a name that says nothing, but where it is pika's.

@@ -1,4 +1,4 @@
-# -*- test-case-name: txamqp091.test.unit.testing.test_broker_topology -*-
+# -*- test-case-name: txamqp091.test.scenarios.test_permissions -*-
 """
 How the in-memory broker says no.
 
