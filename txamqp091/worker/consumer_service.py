@@ -689,9 +689,7 @@ class ConsumerService(Service):
         :param seconds: resume after so many seconds; None is never.  It replaces the
             time of an earlier pause.
         """
-        if self._resume_call is not None:
-            self._resume_call.cancel()
-            self._resume_call = None
+        self._cancel_resume()
         if seconds is not None:
             clock = self._client.reactor
             self._resume_call = clock.callLater(seconds, self._resume_again)
@@ -713,9 +711,7 @@ class ConsumerService(Service):
         """
         Consume again, if the service is paused.
         """
-        if self._resume_call is not None:
-            self._resume_call.cancel()
-            self._resume_call = None
+        self._cancel_resume()
         if not self.paused:
             return
         self.paused = False
@@ -727,6 +723,11 @@ class ConsumerService(Service):
             self._subscribe()
         else:
             ending.addCallback(lambda _: self._subscribe_after(reader))
+
+    def _cancel_resume(self) -> None:
+        if self._resume_call is not None:
+            self._resume_call.cancel()
+            self._resume_call = None
 
     def _resume_again(self) -> None:
         self._resume_call = None
@@ -893,7 +894,8 @@ class ConsumerService(Service):
 
     def _has_drained(self, in_order: bool) -> None:
         self.in_order = in_order
-        self.resume()
+        self._cancel_resume()
+        self.paused = False
         if self._keeping is not None:
             self._keeping.cancel()
         self._keep_offset()
