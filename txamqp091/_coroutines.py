@@ -40,9 +40,15 @@ def _continued(
     """
     while True:
         try:
-            step = partial(coroutine.send, (yield awaited))
+            value = yield awaited
+        except GeneratorExit:
+            # Nothing refers to it any more; the coroutine may have ended before this.
+            context.run(coroutine.close)
+            raise
         except BaseException as error:
             step = partial(coroutine.throw, error)
+        else:
+            step = partial(coroutine.send, value)
         try:
             awaited = context.run(step)
         except StopIteration as end:

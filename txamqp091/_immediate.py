@@ -27,7 +27,9 @@ def is_plain_tcp(transport: Any) -> bool:
     )
 
 
-def immediate_write(transport: Any) -> Callable[[bytes], object]:
+def immediate_write(
+    transport: Any, failed: Callable[[Exception], object]
+) -> Callable[[bytes], object]:
     """
     The ``write`` of a transport, or a function that does the same sooner.
 
@@ -36,6 +38,9 @@ def immediate_write(transport: Any) -> Callable[[bytes], object]:
     once: a call of the broker costs three quarters, and bursts of messages hardly ever
     wait here.  Of Twisted's transport this uses what its base classes use of one
     another.  Every other transport, such as that of TLS, is written to as ever.
+
+    :param failed: called with the error of a socket that takes nothing any more.  The
+        transport reads what is left, and may then call that an orderly end.
     """
     if not is_plain_tcp(transport):
         return transport.write  # type: ignore[no-any-return]
@@ -54,6 +59,8 @@ def immediate_write(transport: Any) -> Callable[[bytes], object]:
         sent = send(data)
         if sent == len(data):
             return
+        if isinstance(sent, Exception):
+            failed(sent)
         # What is left; or all, for the reactor to find out that the connection is lost.
         write(data[sent:] if isinstance(sent, int) and sent > 0 else data)
 

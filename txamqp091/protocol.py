@@ -18,6 +18,7 @@ from typing import Any, Self, cast
 from weakref import WeakSet
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
     IDelayedCall,
     IHandshakeListener,
@@ -118,6 +119,7 @@ class AMQPProtocol(Protocol):
         self.bytes_sent = 0
         self.untold = 0
         self._transport_write: Callable[[bytes], object]
+        self._write_failure: Exception | None = None
         self._outgoing = Outgoing(self.reactor, self._write)
         self._machine = ConnectionMachine(
             Role.CLIENT,
@@ -405,7 +407,7 @@ class AMQPProtocol(Protocol):
         # And so that all of it leaves by one system call: a fifth of that of 1 MiB.
         transport.SEND_LIMIT = 2 * _TRANSPORT_BUFFER
         transport.registerProducer(self, True)
-        self._transport_write = immediate_write(transport)
+        self._transport_write = immediate_write(transport, self._write_failed)
         seconds = self.parameters.read_pause
         if seconds and is_plain_tcp(transport):
             self._read_pauses = ReadPauses(
@@ -468,6 +470,8 @@ class AMQPProtocol(Protocol):
         """
         Twisted: the transport has gone.
         """
+        if self._write_failure is not None and reason.check(ConnectionDone):
+            reason = Failure(self._write_failure)
         self._end(self._reason or self._lost(reason))
         self._gone = True
         forget(self)
@@ -553,6 +557,9 @@ class AMQPProtocol(Protocol):
                 "a client certificate?)"
             )
         return _ABOUT.get(state, "")
+
+    def _write_failed(self, error: Exception) -> None:
+        self._write_failure = error
 
     def _write(self, data: bytes) -> None:
         self.bytes_sent += len(data)

@@ -6,8 +6,11 @@ nothing.
 
 from __future__ import annotations
 
+import gc
+import sys
 from contextvars import ContextVar
 from typing import Any
+from unittest import mock
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.trial.unittest import SynchronousTestCase
@@ -126,3 +129,33 @@ class BeginTests(SynchronousTestCase):
             return await Own()
 
         self.assertEqual(self.successResultOf(begin(coroutine())), "a question")
+
+
+class CollectedTests(SynchronousTestCase):
+    """
+    Coroutines that are collected while they wait.
+    """
+
+    def test_collected(self) -> None:
+        """
+        A coroutine whose Deferred is forgotten is closed, in whichever order the
+        collector finds its parts.
+        """
+        ended: list[str] = []
+
+        async def wait() -> None:
+            try:
+                await Deferred()
+            finally:
+                ended.append("closed")
+
+        coroutine = wait()
+        result = begin(coroutine)
+        self.assertIsInstance(result, Deferred)
+        coroutine.close()
+        self.assertEqual(ended, ["closed"])
+        with mock.patch.object(sys, "unraisablehook") as unraisable:
+            del result
+            gc.collect()
+        self.assertEqual(unraisable.call_args_list, [])
+        self.assertEqual(ended, ["closed"])

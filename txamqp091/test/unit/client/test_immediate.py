@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import socket
 
+from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Protocol
 from twisted.internet.tcp import Connection
 from twisted.internet.testing import MemoryReactor, StringTransport
@@ -29,7 +30,8 @@ class ImmediateTests(SynchronousTestCase):
         self.reactor = MemoryReactor()
         self.transport = Connection(ours, Protocol(), self.reactor)
         self.transport.connected = 1
-        self.write = immediate_write(self.transport)
+        self.errors: list[Exception] = []
+        self.write = immediate_write(self.transport, self.errors.append)
 
     def waiting(self) -> bool:
         """
@@ -89,10 +91,12 @@ class ImmediateTests(SynchronousTestCase):
 
     def test_lost(self) -> None:
         """
-        That the peer has gone is for the reactor to find out.
+        That the peer has gone is for the reactor to find out; the error is told.
         """
         self.theirs.close()
         self.write(b"lost")
+        [error] = self.errors
+        self.assertIsInstance(error, ConnectionLost)
         self.assertTrue(self.waiting())
         self.assertIsInstance(self.transport.doWrite(), Exception)
 
@@ -115,7 +119,7 @@ class ImmediateTests(SynchronousTestCase):
         self.transport.TLS = True
         encrypted: list[bytes] = []
         self.patch(self.transport, "write", encrypted.append)
-        immediate_write(self.transport)(b"secret")
+        immediate_write(self.transport, self.errors.append)(b"secret")
         self.assertEqual((encrypted, self.received()), ([b"secret"], b""))
 
     def test_others(self) -> None:
@@ -123,5 +127,5 @@ class ImmediateTests(SynchronousTestCase):
         Any other transport is written to as ever.
         """
         other = StringTransport()
-        immediate_write(other)(b"data")
+        immediate_write(other, self.errors.append)(b"data")
         self.assertEqual(other.value(), b"data")
