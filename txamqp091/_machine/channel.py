@@ -395,10 +395,8 @@ class ChannelMachine(Assembler):
             consumer, tag, redelivered, _, route = self._parse_deliver(method)
             if not self.dropping:
                 if not self._ending:
-                    limit, take = self._max_payload, consumer.delivered
-                    self._templates.learn(
-                        self, self.number, method, header, limit, take
-                    )
+                    take = consumer.delivered
+                    self._templates.learn(self, self.number, method, header, take)
                 consumer.delivered(
                     tag, redelivered, method, route, header[_HEADER_FIELDS:], body
                 )

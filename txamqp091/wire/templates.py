@@ -56,9 +56,11 @@ class _Channel(Protocol):
 
 class _Reader(Protocol):
     """
+    :ivar max_payload: the largest payload of a frame that is accepted, in octets.
     :ivar paused: whether no more is to be given out.
     """
 
+    max_payload: int
     paused: bool
 
 
@@ -98,7 +100,6 @@ class Template:
         "_head",
         "_key",
         "_length",
-        "_limit",
         "_method",
         "_middle",
         "_route",
@@ -118,14 +119,12 @@ class Template:
         number: int,
         method: bytes,
         header: bytes,
-        limit: int,
         take: Take,
     ) -> None:
         """
         :param number: the number of the channel.
         :param method: the payload of the method frame of a delivery.
         :param header: the payload of its header frame.
-        :param limit: the largest payload of a frame, in octets.
         :param take: takes the deliveries.
         """
         tag = _TAG + method[4]
@@ -147,7 +146,6 @@ class Template:
         self._key = middle[self._second]
         self._method = method
         self._length = len(method)
-        self._limit = limit
         self._take = take
         layout = _layout(len(self._head), len(middle), len(header) - _HEADER_FIELDS)
         self._unpack = layout.unpack_from
@@ -163,7 +161,7 @@ class Template:
         :returns: where the first one begins that is not.
         """
         unpack, take, size, end_octet = self._unpack, self._take, len(data), FRAME_END
-        limit = min(self._limit, self.channel.max_body)
+        limit = min(reader.max_payload, self.channel.max_body)
         while (start := position + self._size) < size:
             head, tag, bits, middle, whole, properties, seam, length = unpack(
                 data, position
@@ -217,7 +215,6 @@ class Templates:
         number: int,
         method: bytes,
         header: bytes,
-        limit: int,
         take: Take,
     ) -> None:
         """
@@ -231,7 +228,7 @@ class Templates:
             if self._unlike < _UNLIKE:
                 return
             self.forget()
-        self._all[name] = Template(channel, number, method, header, limit, take)
+        self._all[name] = Template(channel, number, method, header, take)
         self._own.append(name)
 
     def forget(self) -> None:
