@@ -96,7 +96,14 @@ def run_coroutine(
     :returns: fires with its result, or fails with its error.  Cancelling it cancels the
         task; it fires when the task has ended.
     """
-    return Deferred.fromFuture(loop.create_task(_bridged(coroutine, loop)))  # type: ignore[arg-type]
+    return Deferred.fromFuture(loop.create_task(_task(coroutine, loop)))
+
+
+async def _task(
+    coroutine: Coroutine[Any, Any, Any], loop: asyncio.AbstractEventLoop
+) -> Any:
+    # Since 3.12 a task takes no generator.
+    return await _bridged(coroutine, loop)  # type: ignore[arg-type]
 
 
 def _fired(

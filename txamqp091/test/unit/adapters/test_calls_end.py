@@ -400,7 +400,11 @@ class BlockingCallsTests(CallsTestCase):
             "made.connection.close()\n"
         )
         done = subprocess.run(
-            [sys.executable, "-c", program, self.uri, str(self.background)],
+            # Since 3.12, Python warns of fork in a process with threads.
+            [
+                *(sys.executable, "-W", "ignore::DeprecationWarning"),
+                *("-c", program, self.uri, str(self.background)),
+            ],
             cwd=CHECKOUT,
             capture_output=True,
             text=True,
