@@ -152,7 +152,7 @@ class Batches:
 
     def _cancelled(self, batch: _Batch, delivery: Delivery) -> None:
         """
-        Nobody waits for a delivery any more.
+        The runner has cancelled the Deferred of a delivery.
         """
         batch.outcomes.pop(delivery, None)
         if batch.result is not None:
@@ -198,17 +198,14 @@ class Batches:
         """
         The handler of a batch takes too long.
         """
-        result = batch.result
-        if result is not None and self._threads is None:
-            late = list(batch.outcomes)
+        assert batch.result is not None
+        if self._threads is None:  # a handler in a thread runs on
+            # What the cancelling ends with must not be the outcome.
             outcomes, batch.outcomes = batch.outcomes, {}
-            result.cancel()
+            batch.result.cancel()
             batch.outcomes = outcomes
-            for delivery in late:
-                batch.fail(delivery, HandlerTimeout(seconds))
-        else:  # it runs on: a thread cannot be cancelled
-            for delivery in list(batch.outcomes):
-                batch.fail(delivery, HandlerTimeout(seconds))
+        for delivery in list(batch.outcomes):
+            batch.fail(delivery, HandlerTimeout(seconds))
 
     def _ended(self, result: object, batch: _Batch, timer: IDelayedCall | None) -> None:
         self._running -= 1

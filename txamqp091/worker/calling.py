@@ -5,17 +5,19 @@ Calls a function of the user, whatever kind it is: `call`.
 
 from __future__ import annotations
 
-__all__ = ["call"]
+__all__ = ["call", "coroutine_of", "refuse_generator"]
 
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 
 from txamqp091.worker.asyncio_handlers import run_coroutine
+
+T = TypeVar("T")
 
 
 def call(
@@ -46,15 +48,28 @@ def _deferred(result: object, loop: asyncio.AbstractEventLoop | None) -> Deferre
         if loop is not None:
             return run_coroutine(result, loop)
         return Deferred.fromCoroutine(result)
-    if inspect.isgenerator(result) or inspect.isasyncgen(result):
-        raise TypeError(
-            "the function returned a generator, whose body did not run: decorate it "
-            "with inlineCallbacks, or make it an async def without yield"
-        )
+    refuse_generator(result, "function")
     if isinstance(result, Awaitable):
-        return _deferred(_await(result), loop)
+        return _deferred(coroutine_of(result), loop)
     return succeed(result)
 
 
-async def _await(result: Awaitable[Any]) -> Any:
+def refuse_generator(result: object, what: str) -> None:
+    """
+    Refuse a generator, which a call makes and does not run.
+
+    :param what: what was called.
+    :raises TypeError: it is one.
+    """
+    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+        raise TypeError(
+            f"the {what} returned a generator, whose body did not run: decorate it "
+            "with inlineCallbacks, or make it an async def without yield"
+        )
+
+
+async def coroutine_of(result: Awaitable[T]) -> T:
+    """
+    A coroutine that awaits something.
+    """
     return await result

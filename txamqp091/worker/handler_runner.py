@@ -54,7 +54,7 @@ from txamqp091.worker.asyncio_handlers import (
     run_coroutine,
 )
 from txamqp091.worker.batches import Batches
-from txamqp091.worker.calling import call
+from txamqp091.worker.calling import call, coroutine_of, refuse_generator
 from txamqp091.worker.counts import Counts, Histogram, MessageOutcome
 from txamqp091.worker.failure_policy import (
     Action,
@@ -374,7 +374,7 @@ class HandlerRunner:
         elif self._suspects or not self._slots.enter():
             run = _Run(delivery)
             self._queue(run)
-        elif not self._in_thread and self._threads is None:
+        elif self._threads is None:
             return self._call(delivery)
         else:
             run = _Run(delivery)
@@ -611,9 +611,7 @@ class HandlerRunner:
         if not run.running or run.answered or run.delivery.is_stale:
             return False
         run.started = self._last = self._clock.seconds()
-        seconds = self.options.timeout
-        if seconds and run.timer is None:
-            run.timer = self._clock.callLater(seconds, self._late, run, seconds)
+        self._limit_time(run)
         return True
 
     def _begin_in_thread(self, run: _Run) -> bool:
@@ -625,10 +623,13 @@ class HandlerRunner:
         if run.abandoned or run.delivery.is_stale or run.delivery.settled:
             return False
         self._begin(run)
-        seconds = self.options.timeout
-        if seconds:
-            run.timer = self._clock.callLater(seconds, self._late, run, seconds)
+        self._limit_time(run)
         return True
+
+    def _limit_time(self, run: _Run) -> None:
+        seconds = self.options.timeout
+        if seconds and run.timer is None:
+            run.timer = self._clock.callLater(seconds, self._late, run, seconds)
 
     def _awaited(self, result: object) -> object:
         """
@@ -642,22 +643,16 @@ class HandlerRunner:
             return None if result is None else self._awaited(result)
         if isinstance(result, Deferred):
             return result
-        if inspect.isgenerator(result) or inspect.isasyncgen(result):
-            raise TypeError(
-                "the handler returned a generator, whose body did not run: decorate it "
-                "with inlineCallbacks, or make it an async def without yield"
-            )
+        refuse_generator(result, "handler")
         if isinstance(result, Awaitable):
-            return self._awaited(_await(result))
+            return self._awaited(coroutine_of(result))
         return result if isinstance(result, Failure) else None
 
     def _wait(self, run: _Run, result: Deferred[Any]) -> None:
         run.result = result
-        seconds = self.options.timeout
-        if self._batches is not None or self._threads is not None:
-            seconds = 0.0  # they know when the handler begins
-        if seconds and run.timer is None and not result.called:
-            run.timer = self._clock.callLater(seconds, self._late, run, seconds)
+        # Batches and threads know when the handler begins.
+        if self._batches is None and self._threads is None and not result.called:
+            self._limit_time(run)
         result.addBoth(self._returned, run)
 
     def _returned(self, result: object, run: _Run) -> None:
@@ -1345,10 +1340,6 @@ class HandlerRunner:
             "outcome": outcome.value,
             "identity": identity(delivery),
         }
-
-
-async def _await(result: Awaitable[Any]) -> Any:
-    return await result
 
 
 def _wait_in(waiting: list[Deferred[None]]) -> Deferred[None]:
