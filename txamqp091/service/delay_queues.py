@@ -27,6 +27,7 @@ import hashlib
 import math
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from txamqp091.arguments import quorum_queue
@@ -72,11 +73,23 @@ class DelayQueues:
     All programs on a virtual host share them.
     """
 
-    def __init__(self) -> None:
-        self.exchanges = [
+    out = Exchange(name=_OUT, type="topic")
+
+    @cached_property
+    def exchanges(self) -> list[Exchange]:
+        """
+        The exchanges of the levels.
+        """
+        return [
             Exchange(name=_level_name(level), type="topic") for level in range(LEVELS)
         ]
-        self.queues = [
+
+    @cached_property
+    def queues(self) -> list[Queue]:
+        """
+        The queues of the levels.
+        """
+        return [
             Queue(
                 name=_level_name(level),
                 arguments=quorum_queue(
@@ -88,7 +101,6 @@ class DelayQueues:
             )
             for level in range(LEVELS)
         ]
-        self.out = Exchange(name=_OUT, type="topic")
 
     def entities(self) -> list[Entity]:
         """
