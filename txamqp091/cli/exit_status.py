@@ -7,31 +7,16 @@ from __future__ import annotations
 
 __all__ = ["CommandStatus", "status_of"]
 
-from enum import IntEnum
-
-from txamqp091.daemon.exit_status import exit_status
+from txamqp091.daemon.exit_status import Status, exit_status
 from txamqp091.errors import Nacked, Returned
 from txamqp091.service import SecretUnavailable
 
 
-class CommandStatus(IntEnum):
+class CommandStatus(Status):
     """
     How a command ended.  From 64 to 78 the numbers are those of the daemon, which are
     those of BSD's ``sysexits.h``.
-
-    :ivar meaning: what the status means.
     """
-
-    meaning: str
-
-    def __new__(cls, number: int, meaning: str) -> CommandStatus:
-        """
-        Make a member of a number and its meaning.
-        """
-        member = int.__new__(cls, number)
-        member._value_ = number
-        member.meaning = meaning
-        return member
 
     OK = 0, "done"
     NOTHING = 1, "the queue has no message, or none that matches"

@@ -5,9 +5,10 @@ Exit statuses of the daemon, and the errors that they stand for.
 
 from __future__ import annotations
 
-__all__ = ["ExitStatus", "exit_status"]
+__all__ = ["ExitStatus", "Status", "exit_status"]
 
 from enum import IntEnum
+from typing import Self
 
 from txamqp091.errors import (
     AccessRefused,
@@ -26,17 +27,16 @@ from txamqp091.errors import (
 from txamqp091.service.retry import is_permanent, is_refusal
 
 
-class ExitStatus(IntEnum):
+class Status(IntEnum):
     """
-    How the daemon ended: the numbers of BSD's ``sysexits.h`` with meanings close to
-    theirs, and 79 to 81, which are our own.
+    An exit status.
 
     :ivar meaning: what the status means.
     """
 
     meaning: str
 
-    def __new__(cls, number: int, meaning: str) -> ExitStatus:
+    def __new__(cls, number: int, meaning: str) -> Self:
         """
         Make a member of a number and its meaning.
         """
@@ -44,6 +44,13 @@ class ExitStatus(IntEnum):
         member._value_ = number
         member.meaning = meaning
         return member
+
+
+class ExitStatus(Status):
+    """
+    How the daemon ended: the numbers of BSD's ``sysexits.h`` with meanings close to
+    theirs, and 79 to 81, which are our own.
+    """
 
     OK = 0, "stopped by a signal; every handler finished"
     USAGE = 64, "the command line is wrong"
