@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import wraps
 from ssl import SSLContext
-from typing import Any, Literal, ParamSpec, Self, TypeVar, cast, overload
+from typing import Any, Literal, ParamSpec, TypeVar, cast, overload
 
 from twisted.internet.defer import Deferred
 
@@ -48,6 +48,7 @@ from txamqp091.worker.failure_policy import OnRefused
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Runs = TypeVar("Runs", "AMQPClient", "ConsumerService")
 
 _Native = service.AMQPClientService
 
@@ -116,6 +117,26 @@ def _fitting(where: Any, context: SSLContext | None) -> Any:
     return where
 
 
+async def _enter(self: Runs) -> Runs:
+    """
+    Start, and wait until it is ready: what ``async with`` begins with.
+    """
+    self.start()
+    try:
+        await self.when_ready()
+    except BaseException:
+        await self.stop()
+        raise
+    return self
+
+
+async def _leave(self: Runs, *reason: object) -> None:
+    """
+    Stop: what ``async with`` ends with.
+    """
+    await self.stop()
+
+
 class AMQPClient(_Bound):
     """
     A connection to a broker that comes back, with all that is on it: a
@@ -178,17 +199,8 @@ class AMQPClient(_Bound):
 
     # -- starting and stopping -----------------------------------------------------
 
-    async def __aenter__(self) -> Self:
-        self.start()
-        try:
-            await self.when_ready()
-        except BaseException:
-            await self.stop()
-            raise
-        return self
-
-    async def __aexit__(self, *reason: object) -> None:
-        await self.stop()
+    __aenter__ = _enter
+    __aexit__ = _leave
 
     def start(self) -> None:
         """
@@ -809,17 +821,8 @@ class ConsumerService(_Bound):
         )
         super().__init__(native, client._reactor)
 
-    async def __aenter__(self) -> Self:
-        self.start()
-        try:
-            await self.when_ready()
-        except BaseException:
-            await self.stop()
-            raise
-        return self
-
-    async def __aexit__(self, *reason: object) -> None:
-        await self.stop()
+    __aenter__ = _enter
+    __aexit__ = _leave
 
     def start(self) -> None:
         """
