@@ -324,13 +324,14 @@ class WrappedPublisher(Publisher):
             return super().publish(
                 exchange, routing_key, body, properties, mandatory, delay=delay
             )
+        if self._send is None:
+            return self._post(exchange, routing_key, body, properties, mandatory)
         if self._encode_body is not None and not isinstance(body, bytes):
+            # Here, since what is around each message gets its bytes.
             try:
                 body, properties = self._encoded_body(body, properties)
             except Exception:
                 return fail()
-        if self._send is None:
-            return self._post(exchange, routing_key, body, properties, mandatory)
         try:
             message = Message(
                 exchange,
